@@ -1,0 +1,93 @@
+"""Errors that a user can act on.
+
+Everything that encbench raises on bad input derives from :class:`EncbenchError`.
+Its message is one line, names the thing that is wrong and says what to do next;
+the command line prints it as it is and exits with :attr:`EncbenchError.exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class EncbenchError(Exception):
+    """Base of all errors with a message for the user."""
+
+    exit_code = 1
+
+
+class UsageError(EncbenchError):
+    """The command line, a spec string or a config says something impossible."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name is not in a registry; the message lists the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} '{name}'; {hint}")
+
+
+class MissingExtraError(EncbenchError):
+    """An optional library is not installed."""
+
+    def __init__(self, library: str, extra: str, what: str) -> None:
+        super().__init__(
+            f'{what} needs {library}, which is not installed: pip install "encbench[{extra}]"'
+        )
+
+
+class DataError(EncbenchError):
+    """A data set is missing, broken or not the one that was asked for."""
+
+
+class ImageError(DataError):
+    """One image file cannot be used; the message names it."""
+
+
+class DownloadError(EncbenchError):
+    """A hub or site cannot be reached, refuses access, or sent something else."""
+
+
+class ModelError(EncbenchError):
+    """A model's files are missing, damaged, unsafe to load or of an unknown layout."""
+
+
+class EncoderOutputError(EncbenchError):
+    """An encoder returned NaN, a wrong shape or something that is not TextFeatures."""
+
+
+class StoreError(EncbenchError):
+    """The store on disk cannot be written or read."""
+
+
+class RecordError(EncbenchError):
+    """A record or prediction on disk is damaged or of a newer schema."""
+
+
+def from_os_error(error: OSError, doing: str) -> EncbenchError:
+    """Put an operating-system error into one line that says what to do.
+
+    Args:
+        error: the error as Python raised it.
+        doing: what was being done, e.g. ``"writing /tmp/x.json"``.
+    """
+    reason = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again, "
+        "finished work is kept",
+        errno.EDQUOT: "your disk quota is used up; free some space and run the same command "
+        "again, finished work is kept",
+        errno.EACCES: "no permission; choose another folder or change its permissions",
+        errno.EPERM: "no permission; choose another folder or change its permissions",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "no such file or folder",
+        errno.ENOTDIR: "a part of that path is a file, not a folder",
+        errno.EISDIR: "that path is a folder, not a file",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return StoreError(f"{doing} failed: {reason}")

@@ -1,0 +1,62 @@
+"""One lazy registry, fed by entry points.
+
+A third party adds an encoder, a re-encoder, a probe or a report by an entry point in one
+of :data:`GROUPS`; encbench's own come in through the same door. Listing names imports
+nothing; an object is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .errors import EncbenchError, UnknownNameError
+
+GROUPS = {
+    "encoder": "encbench.encoders",
+    "re-encoder": "encbench.reencoders",
+    "probe": "encbench.probes",
+    "report": "encbench.reports",
+}
+
+
+@cache
+def _entries(kind: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUPS[kind]):
+        other = found.get(entry.name)
+        if other is not None and other.value != entry.value:
+            raise EncbenchError(
+                f"two packages register the {kind} '{entry.name}': {other.value} and "
+                f"{entry.value}; uninstall one of them"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """Registered names of a kind ('encoder', 're-encoder', 'probe', 'report'), sorted.
+
+    Raises:
+        EncbenchError: if two packages register the same name.
+    """
+    return sorted(_entries(kind))
+
+
+def get(kind: str, name: str) -> Any:
+    """The object registered under a name, imported now.
+
+    Raises:
+        UnknownNameError: with the nearest known names.
+        EncbenchError: if what the entry point names cannot be imported.
+    """
+    entries = _entries(kind)
+    if name not in entries:
+        raise UnknownNameError(kind, name, entries)
+    try:
+        return entries[name].load()
+    except (ImportError, AttributeError) as error:
+        raise EncbenchError(
+            f"{kind} '{name}' ({entries[name].value}) cannot be imported: {error}"
+        ) from error

@@ -1,0 +1,329 @@
+"""The core types. No I/O here, and no import of a sibling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from PIL.Image import Image
+from torch import Tensor
+
+# --------------------------------------------------------------------- text encoders
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a text encoder says about a batch of B prompts.
+
+    Attributes:
+        tokens: hidden states, one vector for each position.
+        mask: True where a position holds a real token. Special tokens that the
+            model itself adds (BOS, EOS, CLS, a chat template) are real tokens.
+        pooled: the model's own sentence vector, or None if it has none.
+        truncated: True where the prompt did not fit and was cut.
+    """
+
+    tokens: Float[Tensor, "B L D"]
+    mask: Bool[Tensor, "B L"]
+    truncated: Bool[Tensor, " B"]
+    pooled: Float[Tensor, "B P"] | None = None
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """Who an encoder is: enough to tell two encodings apart and to report on them.
+
+    Attributes:
+        spec: the canonical spec string, as in records and on the command line.
+        family: the adapter's name in the registry.
+        source: hub id, folder or architecture, as the spec says it.
+        revision: 40-hex hub revision or the content hash of the weights.
+        dim: width D of the token features.
+        max_tokens: longest prompt in tokens, special ones included; None = no limit.
+        licence: of the weights, as their own card says; 'unknown' if it doesn't.
+        recipe: how the prompt is dressed before tokenisation; 'plain' = not at all.
+        layer: which hidden state the tokens are: 'last', an index, 'penultimate', 'normavg'.
+        pooling: the pooling that the spec asks for.
+        dtype: of the computation, e.g. 'float32'.
+        parameters: number of weights used to encode text.
+        stage: of training; 'final' by default.
+        control: True for an encoder that is there for comparison only.
+    """
+
+    spec: str
+    family: str
+    source: str
+    revision: str
+    dim: int
+    max_tokens: int | None
+    licence: str = "unknown"
+    recipe: str = "plain"
+    layer: str = "last"
+    pooling: str = "mean"
+    dtype: str = "float32"
+    parameters: int = 0
+    stage: str = "final"
+    control: bool = False
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Turns prompts into features and knows no task.
+
+    ``encode`` may be given any number of prompts and returns features on any device.
+    The result for a prompt must not depend on its neighbours in the batch.
+    """
+
+    card: EncoderCard
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures: ...
+
+
+@runtime_checkable
+class JointEncoder(TextEncoder, Protocol):
+    """A text encoder whose ``pooled`` vectors share a space with image vectors."""
+
+    def encode_images(self, images: Sequence[Image]) -> Float[Tensor, "N P"]: ...
+
+
+# ------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated object: class name, area in pixels, box (x0, y0, x1, y1) in pixels."""
+
+    label: str
+    area: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a data set. ``path`` is None when its file is not there;
+    ``instances`` is None when the data set has no annotations for it."""
+
+    image_id: int
+    file_name: str
+    path: Path | None
+    width: int
+    height: int
+    instances: tuple[Instance, ...] | None = None
+    licence: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Caption:
+    caption_id: int
+    image_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """Images with their captions.
+
+    Attributes:
+        name: e.g. 'coco-val2017'.
+        pin: sha256 over the annotation files it was read from.
+        images: in the order of their ids.
+        captions: in the order of their ids; several for one image.
+        labels: all class names that ``instances`` may use, in the data set's order.
+        notes: what a reader must know (files missing, captions skipped), in words.
+    """
+
+    name: str
+    pin: str
+    images: tuple[ImageRecord, ...]
+    captions: tuple[Caption, ...]
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    prompt_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Long prompts, e.g. DPG-Bench. ``pin`` is a sha256 over ids and texts."""
+
+    name: str
+    pin: str
+    prompts: tuple[Prompt, ...]
+    notes: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------ re-encoders
+
+
+@dataclass(frozen=True)
+class ReEncoderCard:
+    """Who an image re-encoder is. ``needs`` says what it reads of an image."""
+
+    spec: str
+    revision: str
+    dim: int
+    needs: Literal["pixels", "instances"] = "pixels"
+    licence: str = "unknown"
+    parameters: int = 0
+
+
+@runtime_checkable
+class ReEncoder(Protocol):
+    """Turns images into vectors, to compare retrieved images with a query's own.
+
+    Raises:
+        ImageError: naming the file, if one image cannot be read.
+    """
+
+    card: ReEncoderCard
+
+    def encode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]: ...
+
+
+# ----------------------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with its 95 % interval. ``n``: items behind it; ``unscored``: items that failed."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+    unscored: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """What a probe measures.
+
+    Attributes:
+        name: as in the registry, in file names and in reports.
+        version: raised whenever the same input would give another score.
+        dataset: name and pin of the data it ran on, set by the run.
+        main_metric: the score that ranks by this probe alone.
+        direction: which way is better.
+        title: a few words for a reader.
+        orders: further scores by which encoders can be ordered (the same way round).
+    """
+
+    name: str
+    version: int
+    main_metric: str
+    title: str
+    dataset: str = ""
+    direction: Literal["higher", "lower"] = "higher"
+    orders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe found out about one encoder.
+
+    Attributes:
+        scores: by name.
+        items: one row for each item (image, prompt), column ``item`` holding its id;
+            the columns named in ``item_scores`` can be resampled.
+        item_scores: score name -> how its value follows from item columns. A name of one
+            column stands for that column's mean; a triple (value, floor, ceiling) for
+            (mean value - mean floor) / (mean ceiling - mean floor), where 0/0 is 0.
+        series: plot data by name (curves, histograms), JSON-ready.
+        notes: warnings in words.
+        main_metric: the main score, where the data at hand do not allow the probe's own.
+    """
+
+    scores: Mapping[str, Score]
+    items: pd.DataFrame
+    item_scores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    series: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    main_metric: str = ""
+
+
+@runtime_checkable
+class ProbeContext(Protocol):
+    """What a probe may use: an encoder behind its store, the data, the re-encoder.
+
+    All vectors come back in the order of the arguments, float32, on the CPU.
+    """
+
+    card: EncoderCard
+    captions: CaptionSet | None
+    prompts: PromptSet | None
+    reencoder: ReEncoderCard | None
+    options: Mapping[str, Any]
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
+        """Pooled vectors, by the pooling under test."""
+        ...
+
+    def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
+        """The model's own pooled vectors if it has a joint space with images, else None."""
+        ...
+
+    def embed_images(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        """Image vectors of the model's joint space."""
+        ...
+
+    def reencode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        """Image vectors of the re-encoder; a row of NaN for an image that cannot be read."""
+        ...
+
+    def truncated(self, prompts: Sequence[str]) -> Bool[Tensor, " N"]:
+        """Which prompts the encoder cut."""
+        ...
+
+    def throughput(self, prompts: Sequence[str]) -> Mapping[str, float]:
+        """How fast these prompts were encoded, as measured when they were."""
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """One measurement of one encoder.
+
+    ``run`` draws all its randomness from ``seed`` and looks at no more than ``limit``
+    items (all of them if None).
+    """
+
+    spec: ProbeSpec
+
+    def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement: ...
+
+
+# -------------------------------------------------------------------- images as scenes
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that a detector found: box (x0, y0, x1, y1) in pixels."""
+
+    label: str
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Bool[Tensor, "H W"] | None = None
+    color: str | None = None
+
+
+def default_device(name: str = "auto") -> torch.device:
+    """'auto' is CUDA where there is a usable card, else the CPU.
+
+    Raises:
+        ValueError: if CUDA is asked for by name and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("no usable CUDA device here; use --device cpu")
+    return torch.device(name)
