@@ -1,0 +1,316 @@
+"""Encoding: a plan over prompts, and an encoder behind its store.
+
+The plan is a pure function of the full list of prompts: the same prompts give the same
+shards, whatever the machine. A shard is the unit of work, of the store and of resuming.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .data.hub import ResolvedModel
+from .encoders import EncoderSpec, family_of
+from .encoders.checks import validate_features
+from .encoders.control import shuffle_rows
+from .encoders.pooling import pool as pool_tokens
+from .errors import EncbenchError, UsageError
+from .files import digest, read_json, write_json
+from .progress import bar, log
+from .store import Store
+from .types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
+
+SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
+LATENCY_PROMPT = "a photo of a brown dog and a red bicycle in front of a white house"
+
+
+def estimated_tokens(prompt: str) -> int:
+    """About how many tokens a prompt has, for any tokenizer: four bytes each, two special."""
+    return len(prompt.encode("utf-8", "surrogatepass")) // 4 + 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Unique prompts sorted by length, and the spans of them that are one shard each."""
+
+    prompts: tuple[str, ...]
+    shards: tuple[range, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest([SHARD_TOKENS, self.prompts])
+
+
+def plan(prompts: Iterable[str], shard_tokens: int = SHARD_TOKENS) -> Plan:
+    """Deduplicate, sort by length and pack to a token budget, counted with padding.
+
+    A prompt over the budget (encoders will cut it) gets a shard of its own.
+    """
+    unique = sorted(set(prompts), key=lambda p: (estimated_tokens(p), p))
+    shards: list[range] = []
+    start = 0
+    for index, prompt in enumerate(unique):  # ascending, so each prompt is the longest so far
+        if index > start and (index + 1 - start) * estimated_tokens(prompt) > shard_tokens:
+            shards.append(range(start, index))
+            start = index
+    if unique:
+        shards.append(range(start, len(unique)))
+    return Plan(tuple(unique), tuple(shards))
+
+
+class StoredEncoder:
+    """An encoder behind its store. Weights are loaded only when something is not stored yet.
+
+    Args:
+        spec: what to load; its pool option says nothing here but for 'mean-padded', which
+            changes what the encoder must return.
+        store: where vectors are kept.
+        device: where to compute.
+        pools: poolings that every pass over the prompts stores at once.
+        seed: of the permutation, for ``control:shuffle(...)``.
+
+    Raises:
+        EncbenchError: if the encoder's files cannot be found.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        store: Store,
+        device: torch.device,
+        pools: Sequence[str] = ("mean",),
+        seed: int = 0,
+    ) -> None:
+        self.spec = spec
+        self.store = store
+        self.device = device
+        self.pools = tuple(pools)
+        self.seed = seed
+        self.shuffled = spec.shuffled is not None
+        self.inner = spec.shuffled or spec
+        self.family = family_of(self.inner)
+        self.resolved: ResolvedModel = self.family.resolve(self.inner)
+        self._encoder: TextEncoder | None = None
+        self._memory: dict[tuple[str, str], tuple[Tensor, Tensor, list[dict[str, float]]]] = {}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that the token features depend on but the prompts, JSON-ready."""
+        options = {k: v for k, v in self.inner.options if k != "pool"}
+        if self.inner.dtype == "auto":
+            options["dtype"] = f"auto on {self.device.type}"
+        local = os.path.exists(self.inner.source)  # noqa: PTH110  (a spec's source may be no path at all)
+        return {
+            "family": self.inner.family,
+            "version": self.family.version,
+            "source": "" if local else self.inner.source,
+            "revision": self.resolved.revision,
+            "options": options,
+            "padded": self.inner.pool == "mean-padded",
+        }
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder itself, loaded on first use."""
+        if self._encoder is None:
+            started = time.perf_counter()
+            self._encoder = self.family.load(self.inner, self.resolved, self.device)
+            log.info("loaded %s in %.1f s", self.inner, time.perf_counter() - started)
+        return self._encoder
+
+    def release(self) -> None:
+        """Drop the weights and what is held in memory; the store keeps everything."""
+        self._encoder = None
+        self._memory.clear()
+        self.__dict__.pop("about", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The card, whether there is a joint space with images, and the latency of one prompt
+        in ms; kept in the store, so that a finished run needs no weights."""
+        path = self.store.entry({"about": self.identity}).folder / "about.json"
+        if path.exists():
+            try:
+                return read_json(path)
+            except EncbenchError as error:
+                log.warning("%s: made again", error)
+        encoder = self.encoder
+        validate_features(encoder.encode([LATENCY_PROMPT]), [LATENCY_PROMPT], encoder.card)
+        seconds = []
+        for _ in range(5):
+            started = time.perf_counter()
+            encoder.encode([LATENCY_PROMPT]).tokens.cpu()
+            seconds.append(time.perf_counter() - started)
+        found = {
+            "card": asdict(encoder.card),
+            "joint": isinstance(encoder, JointEncoder),
+            "latency_ms": 1000 * sorted(seconds)[2],
+        }
+        write_json(path, found)
+        return found
+
+    @property
+    def card(self) -> EncoderCard:
+        card = EncoderCard(**{**self.about["card"], "spec": str(self.spec)})
+        if self.shuffled:
+            from dataclasses import replace
+
+            card = replace(card, family="control", control=True)
+        return card
+
+    def embed(self, prompts: Sequence[str], pool: str = "mean") -> Float[Tensor, "N P"]:
+        """Pooled vectors in the order of the prompts, float32, on the CPU.
+
+        For ``control:shuffle(...)`` the vectors of the list's unique prompts are permuted.
+
+        Raises:
+            UsageError: if the encoder cannot be pooled so.
+            EncoderOutputError: if it returns NaN or wrong shapes.
+        """
+        rows, _, _ = self._stored(prompts, pool)
+        if self.shuffled:
+            rows = shuffle_rows(rows, self.seed)
+        index = {p: i for i, p in enumerate(plan(prompts).prompts)}
+        return rows[[index[p] for p in prompts]]
+
+    def truncated(self, prompts: Sequence[str], pool: str = "mean") -> Bool[Tensor, " N"]:
+        """Which prompts did not fit and were cut."""
+        _, cut, _ = self._stored(prompts, pool)
+        index = {p: i for i, p in enumerate(plan(prompts).prompts)}
+        return cut[[index[p] for p in prompts]]
+
+    def throughput(self, prompts: Sequence[str], pool: str = "mean") -> dict[str, float]:
+        """Prompts and real tokens a second, as measured when these prompts were encoded. The
+        first shard warms up and is left out where there are others."""
+        _, _, infos = self._stored(prompts, pool)
+        timed = infos[1:] or infos
+        seconds = sum(info["seconds"] for info in timed)
+        if not seconds:
+            return {}
+        return {
+            "prompts_per_second": sum(info["prompts"] for info in timed) / seconds,
+            "tokens_per_second": sum(info["tokens"] for info in timed) / seconds,
+        }
+
+    def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
+        """Features of the real tokens of each prompt, in the order of the prompts, on the CPU,
+        in the dtype of the computation. Stored, too."""
+        work = plan(prompts)
+        self._fill(work, ("tokens",))
+        entry = self._entry(work)
+        parts: list[Tensor] = []
+        for number in range(len(work.shards)):
+            found = entry.read(number, "tokens")
+            if found is None:
+                raise EncbenchError(f"{entry.path(number, 'tokens')} vanished; run again")
+            parts.extend(found[0]["tokens"].split(found[0]["lengths"].tolist()))
+        index = {p: i for i, p in enumerate(work.prompts)}
+        return [parts[index[p]] for p in prompts]
+
+    # ------------------------------------------------------------------------ inside
+
+    def _entry(self, work: Plan) -> Any:
+        return self.store.entry({"encoder": self.identity, "prompts": work.digest})
+
+    def _stored(
+        self, prompts: Sequence[str], pool: str
+    ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
+        work = plan(prompts)
+        key = (work.digest, pool)
+        if key not in self._memory:
+            wanted = tuple(dict.fromkeys((pool, *self.pools)))
+            parts = self._fill(work, wanted, pool)
+            self._memory[key] = (
+                torch.cat([tensors["pooled"] for tensors, _ in parts]),
+                torch.cat([tensors["truncated"] for tensors, _ in parts]),
+                [info for _, info in parts],
+            )
+        return self._memory[key]
+
+    def _fill(self, work: Plan, kinds: Sequence[str], wanted: str | None = None) -> list[Any]:
+        """Make every shard of every kind that is not stored yet, in one pass over the prompts.
+
+        Returns:
+            the shards of the kind ``wanted``.
+        """
+        entry = self._entry(work)
+        wanted = wanted or kinds[0]
+        result: list[Any] = []
+        with bar(f"encoding {self.inner}", len(work.prompts)) as advance:
+            for number, span in enumerate(work.shards):
+                found = entry.read(number, wanted)
+                if found is None:
+                    missing = [wanted, *(k for k in kinds if k != wanted)]
+                    missing = [
+                        k for k in missing if not entry.path(number, k).exists() or k == wanted
+                    ]
+                    batch = [work.prompts[i] for i in span]
+                    made = self._make(batch, list(dict.fromkeys(missing)), wanted)
+                    for kind, (tensors, info) in made.items():
+                        entry.write(number, kind, tensors, info)
+                    found = entry.read(number, wanted)
+                    if found is None:
+                        raise EncbenchError(f"{entry.path(number, wanted)} cannot be read back")
+                result.append(found)
+                advance(len(span))
+        return result
+
+    def _make(
+        self, batch: list[str], kinds: Sequence[str], wanted: str
+    ) -> dict[str, tuple[dict[str, Tensor], dict[str, float]]]:
+        started = time.perf_counter()
+        features = self.encoder.encode(batch)
+        validate_features(features, batch, self.encoder.card)
+        if features.tokens.is_cuda:
+            torch.cuda.synchronize()
+        lengths = features.mask.sum(1).cpu()
+        info = {
+            "seconds": time.perf_counter() - started,
+            "prompts": len(batch),
+            "tokens": int(lengths.sum()),
+        }
+        made: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
+        for kind in kinds:
+            if kind == "tokens":
+                made[kind] = ({"tokens": features.tokens[features.mask], "lengths": lengths}, info)
+                continue
+            try:
+                pooled = pool_tokens(features, kind)
+            except UsageError:
+                if kind == wanted:
+                    raise
+                continue  # asked for beside the one that matters; who wants it alone is told
+            made[kind] = ({"pooled": pooled.float(), "truncated": features.truncated}, info)
+        return made
+
+
+def encode(encoder: TextEncoder, prompts: Sequence[str]) -> TextFeatures:
+    """Encode without a store, with the same checks. For training on the fly.
+
+    Raises:
+        EncoderOutputError: if the encoder returns NaN or wrong shapes.
+    """
+    features = encoder.encode(prompts)
+    validate_features(features, prompts, encoder.card)
+    return features
+
+
+def bytes_of(card: EncoderCard) -> int:
+    """Memory of the weights, in bytes."""
+    return card.parameters * {"float32": 4, "bfloat16": 2, "float16": 2}.get(card.dtype, 4)
+
+
+def identity_of(encoder: StoredEncoder, pool: str) -> Mapping[str, Any]:
+    """What an encoder's scores depend on beside data and seed."""
+    shuffle = {"shuffle": encoder.seed} if encoder.shuffled else {}
+    return {**encoder.identity, "pool": pool, **shuffle}

@@ -1,0 +1,1 @@
+"""Exact search and retrieval metrics, as pure functions."""

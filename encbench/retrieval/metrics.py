@@ -1,0 +1,54 @@
+"""Retrieval metrics as pure functions over rankings and similarities."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+def mean_similarity_at(
+    similarities: Float[np.ndarray, "Q K"], ks: tuple[int, ...]
+) -> dict[int, Float[np.ndarray, " Q"]]:
+    """Mean similarity of the first k retrieved, for each query and each k.
+
+    Source: the average of EMF (arXiv 2604.18168, section 3.3), with its k left open.
+    """
+    sums = np.cumsum(similarities.astype(np.float64), axis=1)
+    return {k: sums[:, k - 1] / k for k in ks}
+
+
+def recall_at(
+    hits: Bool[np.ndarray, "Q K"], ks: tuple[int, ...]
+) -> dict[int, Float[np.ndarray, " Q"]]:
+    """1 where at least one of the first k retrieved is right, else 0, as in image-text
+    retrieval's R@k."""
+    return {k: hits[:, :k].any(axis=1).astype(np.float64) for k in ks}
+
+
+def retrieved_similarities(
+    vectors: Float[np.ndarray, "N P"],
+    queries: Int[np.ndarray, " Q"],
+    retrieved: Int[np.ndarray, "Q K"],
+) -> Float[np.ndarray, "Q K"]:
+    """Cosine of each query's own row with the rows retrieved for it. Rows have length 1."""
+    return np.einsum("qp,qkp->qk", vectors[queries], vectors[retrieved])
+
+
+def random_similarity(
+    vectors: Float[np.ndarray, "N P"], queries: Int[np.ndarray, " Q"]
+) -> Float[np.ndarray, " Q"]:
+    """Each query row's mean cosine with all other rows: what random retrieval expects, exactly.
+
+    Rows have length 1 (or 0).
+    """
+    rows = vectors.astype(np.float64)
+    own = rows[queries]
+    total = rows.sum(axis=0)
+    return (own @ total - (own * own).sum(axis=1)) / (len(rows) - 1)
+
+
+def scale(value: float, floor: float, ceiling: float) -> float:
+    """(value - floor) / (ceiling - floor); 0/0 counts as 0, so that what carries no
+    information is worth nothing."""
+    span = ceiling - floor
+    return 0.0 if abs(span) < 1e-12 else (value - floor) / span

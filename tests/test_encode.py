@@ -1,0 +1,164 @@
+"""The plan, and an encoder behind its store: once, resumable, checked, the same on any path."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encbench.encode import SHARD_TOKENS, StoredEncoder, estimated_tokens, plan
+from encbench.encoders import EncoderSpec
+from encbench.errors import EncoderOutputError, UsageError
+from encbench.store import Store
+
+CPU = torch.device("cpu")
+PROMPTS = [f"a {c} {a} number {i}" for i in range(40) for c, a in (("red", "fox"), ("old", "ox"))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=200), max_size=60), st.integers(4, 400))
+def test_plan_holds_each_prompt_once_within_its_budget(prompts, budget):
+    made = plan(prompts, budget)
+    assert sorted(made.prompts) == sorted(set(prompts))
+    assert [i for span in made.shards for i in span] == list(range(len(made.prompts)))
+    for span in made.shards:
+        longest = max(estimated_tokens(made.prompts[i]) for i in span)
+        assert len(span) == 1 or longest * len(span) <= budget
+
+
+@given(st.lists(st.text(max_size=30), max_size=20), st.randoms())
+def test_plan_does_not_depend_on_order(prompts, random):
+    other = list(prompts)
+    random.shuffle(other)
+    assert plan(prompts) == plan(other)
+    assert plan(prompts).digest == plan(other).digest
+
+
+def test_shards_are_well_filled():
+    made = plan([f"a photo of object number {i}" for i in range(20_000)])
+    full = [len(s) * estimated_tokens(made.prompts[s[-1]]) for s in made.shards[:-1]]
+    assert min(full) > 0.95 * SHARD_TOKENS
+
+
+class Counting:
+    """An encoder of a file: counts its calls, and does what the test tells it to."""
+
+    def __init__(self) -> None:
+        from encbench.types import EncoderCard
+
+        self.card = EncoderCard("python:x", "python", "x", "0", 4, None)
+        self.calls: list[list[str]] = []
+        self.damage = None
+
+    def encode(self, prompts):
+        from encbench.types import TextFeatures
+
+        self.calls.append(list(prompts))
+        rows = np.array([[len(p), p.count("a"), p.count("e"), 1] for p in prompts], np.float32)
+        tokens = torch.from_numpy(rows)[:, None].repeat(1, 2, 1)
+        mask = torch.ones(len(prompts), 2, dtype=torch.bool)
+        cut = torch.tensor([len(p) > 14 for p in prompts])
+        if self.damage == "nan":
+            tokens[0, 0, 0] = float("nan")
+        return TextFeatures(tokens, mask, cut, None)
+
+
+encoder = Counting()
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A stored encoder around a fresh Counting, with shards of a few prompts each."""
+    encoder.__init__()
+    monkeypatch.setattr("encbench.encode.plan", lambda prompts: plan(prompts, 60))
+
+    def make(text: str = "python:test_encode:encoder", **more) -> StoredEncoder:
+        return StoredEncoder(EncoderSpec.parse(text), Store(tmp_path / "store"), CPU, **more)
+
+    return make
+
+
+def test_each_prompt_is_encoded_once_and_given_back_in_order(stored):
+    wanted = [[len(p), p.count("a"), p.count("e"), 1] for p in PROMPTS]
+    first = stored()
+    assert first.embed(PROMPTS + PROMPTS[:3]).tolist() == wanted + wanted[:3]
+    encoded = [p for call in encoder.calls for p in call]
+    assert sorted(encoded) == sorted(set(PROMPTS))
+    again = stored()
+    assert again.embed(PROMPTS[::-1]).tolist() == wanted[::-1]
+    assert again.truncated(PROMPTS).tolist() == [len(p) > 14 for p in PROMPTS]
+    assert [p for call in encoder.calls for p in call] == encoded
+
+
+def test_several_poolings_in_one_pass(stored):
+    made = stored(pools=("mean", "max", "own"))
+    made.embed(PROMPTS)
+    count = len(encoder.calls)
+    made.embed(PROMPTS, "max")
+    assert len(encoder.calls) == count
+    with pytest.raises(UsageError, match="own"):  # this encoder has no vector of its own
+        made.embed(PROMPTS, "own")
+
+
+def test_a_damaged_shard_is_made_again_alone(stored, caplog):
+    made = stored()
+    rows = made.embed(PROMPTS)
+    count = len(encoder.calls)
+    shards = sorted(made._entry(plan(PROMPTS, 60)).folder.glob("*.mean.safetensors"))
+    assert len(shards) > 3
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    with caplog.at_level("WARNING", logger="encbench"):
+        assert torch.equal(stored().embed(PROMPTS), rows)
+    assert shards[1].name in caplog.text
+    assert len(encoder.calls) == count + 1
+
+
+def test_work_done_before_a_failure_is_kept(stored):
+    encoder.damage = None
+    made = stored()
+    work = plan(PROMPTS, 60)
+    original = encoder.encode
+
+    def dies(prompts):
+        if len(encoder.calls) == 3:
+            raise KeyboardInterrupt
+        return original(prompts)
+
+    encoder.encode = dies
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made.embed(PROMPTS)
+    finally:
+        del encoder.encode
+    encoder.calls.clear()
+    stored().embed(PROMPTS)
+    assert len(encoder.calls) == len(work.shards) - 3
+
+
+def test_nan_is_refused_by_name_and_nothing_of_it_is_stored(stored):
+    encoder.damage = "nan"
+    made = stored()
+    with pytest.raises(EncoderOutputError, match="python:test_encode:encoder"):
+        made.embed(PROMPTS)
+    assert not list(made._entry(plan(PROMPTS, 60)).folder.glob("*.safetensors"))
+
+
+def test_shuffle_permutes_the_vectors_of_the_list(stored):
+    plain = stored().embed(PROMPTS)
+    shuffled = stored("control:shuffle(python:test_encode:encoder)", seed=1)
+    rows = shuffled.embed(PROMPTS)
+    assert sorted(rows.tolist()) == sorted(plain.tolist())
+    assert not torch.equal(rows, plain)
+    assert torch.equal(
+        stored("control:shuffle(python:test_encode:encoder)", seed=1).embed(PROMPTS), rows
+    )
+    other = stored("control:shuffle(python:test_encode:encoder)", seed=2).embed(PROMPTS)
+    assert not torch.equal(other, rows)
+    assert shuffled.card.control
+    assert shuffled.card.spec == "control:shuffle(python:test_encode:encoder)"
+
+
+def test_tokens_are_those_of_real_positions(stored):
+    tokens = stored().tokens(PROMPTS)
+    assert [t.shape for t in tokens] == [(2, 4)] * len(PROMPTS)
+    assert [t[0, 0].item() for t in tokens] == [len(p) for p in PROMPTS]
