@@ -1,0 +1,426 @@
+"""Scores become ranks: one primary rule, intervals, paired differences, rival orders.
+
+The rule is fixed before anything is trained: encoders are ordered by the retrieval score on
+its floor-to-ceiling scale at k = 2 (recall at 2 where there are no images), with mean pooling
+over real tokens. Nothing else is averaged in; every other score is a named rival order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import norm, spearmanr
+
+from .errors import EncbenchError
+from .intervals import LEVEL, RESAMPLES, combine, resampled_means
+from .records import (
+    Pair,
+    Prediction,
+    Ranked,
+    RivalOrder,
+    RunRecord,
+    Variant,
+    read_items,
+    read_record,
+)
+
+RULE = {
+    "name": "retrieval-scaled",
+    "version": 1,
+    "probe": "retrieval",
+    "pooling": "mean",
+    "text": "caption retrieval, re-encoded images, floor-to-ceiling scale at k = 2 "
+    "(recall at 2 where there are no images), mean pooling over real tokens",
+}
+SATURATED = 0.98
+ALPHA = 0.05
+UNINFORMED = ("control:constant", "control:random")  # and each encoder's own shuffle
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One encoder's record with its items, ready to be compared."""
+
+    record: RunRecord
+    items: pd.DataFrame
+
+    @property
+    def spec(self) -> str:
+        return str(self.record.card["spec"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several encoders by one score on the same items, resampled together.
+
+    Attributes:
+        specs: by column.
+        values: each encoder's score.
+        draws: the same under B resamplings; rows are paired.
+        items: how many items all of them have.
+    """
+
+    specs: tuple[str, ...]
+    values: Float[np.ndarray, " E"]
+    draws: Float[np.ndarray, "B E"]
+    items: int
+
+    def interval(self, spec: str) -> tuple[float, float]:
+        low, high = np.percentile(self.draws[:, self.specs.index(spec)], LEVEL)
+        return float(low), float(high)
+
+
+def compare(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
+    """Put encoders side by side on the items that all of them have.
+
+    Raises:
+        EncbenchError: if they have no item in common.
+    """
+    columns = list(entrants[0].record.item_scores[score])
+    tables = []
+    for entrant in entrants:
+        table = entrant.items.set_index("item")[columns].dropna()
+        tables.append(table)
+    common = tables[0].index
+    for table in tables[1:]:
+        common = common.intersection(table.index)
+    if common.empty:
+        raise EncbenchError(
+            f"these encoders share no item for '{score}'; probe them on one data set"
+        )
+    common = common.sort_values()
+    stacked = np.concatenate([t.loc[common].to_numpy(np.float64) for t in tables], axis=1)
+    width = len(columns)
+    means = np.vstack([stacked.mean(axis=0), resampled_means(stacked, seed)])
+    found = np.stack(
+        [combine(means[:, i * width : (i + 1) * width]) for i in range(len(entrants))], axis=1
+    )
+    specs = tuple(entrant.spec for entrant in entrants)
+    return Comparison(specs, found[0], found[1:], len(common))
+
+
+def ranks(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
+    """1 + how many are better, along the last axis; equals share the better rank."""
+    return 1 + (values[..., None, :] > values[..., :, None]).sum(axis=-1)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected over their family by Holm's step-down method (Holm 1979)."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    running = 0.0
+    for place, index in enumerate(order):
+        running = max(running, min(1.0, (len(p) - place) * p[index]))
+        adjusted[index] = running
+    return adjusted.tolist()
+
+
+def pairs(comparison: Comparison, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
+    """Paired differences a - b: percentile intervals, and two-sided p from the bootstrap's
+    standard error, corrected by Holm over ``wanted``."""
+    made = []
+    for a, b in wanted:
+        i, j = comparison.specs.index(a), comparison.specs.index(b)
+        draws = comparison.draws[:, i] - comparison.draws[:, j]
+        difference = float(comparison.values[i] - comparison.values[j])
+        deviation = float(draws.std(ddof=1))
+        p = 2 * float(norm.sf(abs(difference) / deviation)) if deviation else float(difference == 0)
+        low, high = np.percentile(draws, LEVEL)
+        made.append(Pair(a, b, difference, float(low), float(high), p, p, False))
+    corrected = holm([pair.p for pair in made])
+    return [
+        dataclasses.replace(pair, p_holm=p, distinguishable=p < ALPHA)
+        for pair, p in zip(made, corrected, strict=True)
+    ]
+
+
+def load(paths: Sequence[Path]) -> tuple[list[Entrant], list[Entrant]]:
+    """Records with their items: encoders as they are ranked, and their variants, apart.
+
+    Raises:
+        RecordError: naming a damaged file.
+    """
+    main, variants = [], []
+    for path in paths:
+        record = read_record(path)
+        entrant = Entrant(record, read_items(path, record))
+        (variants if record.variant else main).append(entrant)
+    return main, variants
+
+
+def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) -> Prediction:
+    """Rank encoders from the files of their records.
+
+    Raises:
+        EncbenchError: if there is nothing to rank by, or records are of different data.
+    """
+    everything, variants = load(paths)
+    _same_data(everything)
+    primary = [e for e in everything if e.record.probe["name"] == RULE["probe"]]
+    if not primary:
+        raise EncbenchError(
+            "the ranking rests on the retrieval probe, and there is no record of it; give captions"
+        )
+    seed = primary[0].record.seed
+    metric = str(primary[0].record.probe["main_metric"])
+    comparison = compare(primary, metric, seed)
+    of = {entrant.spec: entrant.record for entrant in primary}
+    candidates = [spec for spec in comparison.specs if not of[spec].control]
+    order = _order(comparison, of, metric, candidates)
+    among = pairs(comparison, [_better_first(comparison, *p) for p in combinations(candidates, 2)])
+    against = pairs(comparison, _against_controls(comparison.specs, candidates))
+    best_first = [row.spec for row in order if not row.control]
+    values = dict(zip(comparison.specs, comparison.values.tolist(), strict=True))
+    warnings = _warnings(primary, comparison, order, candidates, failed)
+    return Prediction(
+        rule={**RULE, "metric": metric, "resamples": RESAMPLES},
+        data=_data(everything),
+        order=order,
+        pairs=among + against,
+        rivals=_rivals(everything, candidates, values),
+        sensitivity=_sensitivity(variants, primary, metric, best_first, seed),
+        advice=advise(order, among, against),
+        warnings=warnings,
+        failed=[dict(row) for row in failed],
+        records=sorted({e.record.key for e in everything}),
+        seed=seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def advise(
+    order: Sequence[Ranked], among: Sequence[Pair], against: Sequence[Pair]
+) -> dict[str, Any]:
+    """What to use, in words: the winner, what cannot be told from it, the cheapest of these.
+
+    Cost is the number of parameters, since that is the same on every machine. A control is
+    never named.
+    """
+    candidates = [row for row in order if not row.control]
+    if not candidates:
+        text = "No encoder to recommend: only controls were ranked."
+        return {"text": text, "use": None, "tied": [], "cheapest": None}
+    winner = candidates[0]
+    beaten = [p for p in against if p.a == winner.spec]
+    if not beaten or not all(p.distinguishable and p.difference > 0 for p in beaten):
+        text = (
+            f"Use none on this evidence: even the best, {winner.name}, is not clearly better than "
+            "controls that carry no information."
+        )
+        return {"text": text, "use": None, "tied": [], "cheapest": None}
+    unclear = {p.b for p in among if p.a == winner.spec and not p.distinguishable}
+    tied = [row for row in candidates[1:] if row.spec in unclear]
+    text = f"Use {winner.name}"
+    cheapest = min([winner, *tied], key=lambda row: (row.parameters, row.rank or 0))
+    if tied:
+        text += f"; not distinguishable from it: {', '.join(row.name for row in tied)}"
+        text += f"; cheapest of these: {cheapest.name}"
+    elif len(candidates) == 1:
+        text += "; it is the only candidate, and better than the controls without information"
+    return {
+        "text": text + ".",
+        "use": winner.spec,
+        "tied": [row.spec for row in tied],
+        "cheapest": cheapest.spec,
+    }
+
+
+# ---------------------------------------------------------------------------- inside
+
+
+def _order(
+    comparison: Comparison, of: Mapping[str, RunRecord], metric: str, candidates: list[str]
+) -> list[Ranked]:
+    columns = [comparison.specs.index(spec) for spec in candidates]
+    place = ranks(comparison.values[columns])
+    spread = ranks(comparison.draws[:, columns])
+    limits = np.percentile(spread, LEVEL, axis=0, method="inverted_cdf") if columns else None
+    rows = []
+    for i, spec in enumerate(comparison.specs):
+        record = of[spec]
+        low, high = comparison.interval(spec)
+        rank: dict[str, int] = {}
+        if spec in candidates and limits is not None:
+            c = candidates.index(spec)
+            rank = {
+                "rank": int(place[c]),
+                "rank_low": int(limits[0, c]),
+                "rank_high": int(limits[1, c]),
+            }
+        rows.append(
+            Ranked(
+                spec=spec,
+                name=record.name,
+                control=record.control,
+                value=float(comparison.values[i]),
+                low=low,
+                high=high,
+                n=comparison.items,
+                unscored=int(record.scores[metric].get("unscored", 0)),
+                parameters=int(record.card.get("parameters", 0)),
+                pooling=record.pooling,
+                stage=str(record.card.get("stage", "final")),
+                **rank,  # type: ignore[arg-type]
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.value, row.control, row.spec))
+
+
+def _better_first(comparison: Comparison, a: str, b: str) -> tuple[str, str]:
+    i, j = comparison.specs.index(a), comparison.specs.index(b)
+    return (a, b) if comparison.values[i] >= comparison.values[j] else (b, a)
+
+
+def _against_controls(specs: Sequence[str], candidates: Sequence[str]) -> list[tuple[str, str]]:
+    """Each candidate against the controls that carry no information."""
+    return [
+        (candidate, spec)
+        for candidate in candidates
+        for spec in specs
+        if spec.split("?")[0] in UNINFORMED or spec == f"control:shuffle({candidate})"
+    ]
+
+
+def _same_data(entrants: Sequence[Entrant]) -> None:
+    for probe in {e.record.probe["name"] for e in entrants}:
+        pins = {e.record.probe["dataset"] for e in entrants if e.record.probe["name"] == probe}
+        if len(pins) > 1:
+            raise EncbenchError(
+                f"the {probe} records are of different data ({', '.join(sorted(pins))}); "
+                "probe all encoders on one data set, in a folder of its own"
+            )
+
+
+def _data(entrants: Sequence[Entrant]) -> dict[str, str]:
+    return dict(
+        sorted({e.record.probe["name"]: e.record.probe["dataset"] for e in entrants}.items())
+    )
+
+
+def _rivals(
+    everything: Sequence[Entrant], candidates: list[str], primary: Mapping[str, float]
+) -> list[RivalOrder]:
+    """Every other score that orders encoders, by the probe's own word."""
+    found = []
+    for name in sorted({e.record.probe["name"] for e in everything}):
+        entrants = [e for e in everything if e.record.probe["name"] == name]
+        probe = entrants[0].record.probe
+        named = dict.fromkeys([probe["main_metric"], *probe.get("orders", [])])
+        for score in named:
+            if name == RULE["probe"] and score == probe["main_metric"]:
+                continue
+            having = {e.spec: e.record.scores[score] for e in entrants if score in e.record.scores}
+            if not having:
+                continue
+            better = -1 if probe.get("direction", "higher") == "higher" else 1
+            order = sorted(
+                (s for s in candidates if s in having),
+                key=lambda s: (better * having[s]["value"], s),
+            )
+            values = [having[s]["value"] for s in having]
+            agreement = None
+            if len(order) > 2:
+                theirs = [better * -1 * having[s]["value"] for s in order]
+                value = float(spearmanr(theirs, [primary[s] for s in order]).statistic)
+                agreement = value if np.isfinite(value) else None
+            found.append(
+                RivalOrder(
+                    probe=name,
+                    score=score,
+                    order=order,
+                    scores={
+                        s: {k: row[k] for k in ("value", "low", "high")}
+                        for s, row in having.items()
+                    },
+                    direction=probe.get("direction", "higher"),
+                    published=score.split("/")[0].split("@")[0] == "published",
+                    saturated=score.startswith("identification")
+                    and sum(v >= SATURATED for v in values) > len(values) / 2,
+                    agreement=agreement,
+                )
+            )
+    return found
+
+
+def _sensitivity(
+    variants: Sequence[Entrant],
+    primary: Sequence[Entrant],
+    metric: str,
+    best_first: list[str],
+    seed: int,
+) -> list[Variant]:
+    """The primary rule under every other layer and pooling that was asked for."""
+    groups: dict[str, dict[str, Entrant]] = {}
+    for entrant in variants:
+        record = entrant.record
+        if record.probe["name"] == RULE["probe"] and metric in record.item_scores:
+            named = dataclasses.replace(record, card={**record.card, "spec": record.variant_of})
+            groups.setdefault(record.variant, {})[record.variant_of] = Entrant(named, entrant.items)
+    found = []
+    for variant, group in sorted(groups.items()):
+        ranked = [spec for spec in best_first if spec in group]
+        if not ranked:
+            continue
+        comparison = compare([group[spec] for spec in ranked], metric, seed)
+        values = dict(zip(ranked, comparison.values.tolist(), strict=True))
+        flips, clear = [], []
+        for i, j in combinations(range(len(ranked)), 2):
+            if comparison.values[j] > comparison.values[i]:
+                flips.append([ranked[i], ranked[j]])
+                difference = comparison.draws[:, j] - comparison.draws[:, i]
+                if np.percentile(difference, LEVEL[0]) > 0:
+                    clear.append([ranked[i], ranked[j]])
+        asked = dict(parse_qsl(variant))
+        scores = {}
+        for spec in ranked:
+            low, high = comparison.interval(spec)
+            scores[spec] = {"value": values[spec], "low": low, "high": high}
+        found.append(
+            Variant(
+                layer=asked.get("layer", "as ranked"),
+                pooling=asked.get("pool", "as ranked"),
+                order=sorted(ranked, key=lambda spec: (-values[spec], spec)),
+                scores=scores,
+                flips=flips,
+                clear_flips=clear,
+            )
+        )
+    return found
+
+
+def _warnings(
+    primary: Sequence[Entrant],
+    comparison: Comparison,
+    order: Sequence[Ranked],
+    candidates: Sequence[str],
+    failed: Sequence[Mapping[str, str]],
+) -> list[str]:
+    found = []
+    if comparison.items < 100:
+        found.append(
+            f"Only {comparison.items} queries are behind the ranking; intervals are wide. "
+            "The published protocol uses 1,000."
+        )
+    for row in order:
+        if row.pooling != RULE["pooling"]:
+            found.append(
+                f"{row.name} is ranked with pool={row.pooling}, as its spec says, not with the "
+                "rule's mean over real tokens."
+            )
+    counts = {len(e.items["item"]) for e in primary}
+    if len(counts) > 1:
+        found.append("Encoders were scored on different items; only those in common are compared.")
+    found.extend(f"{row['spec']} failed and is not ranked: {row['error']}" for row in failed)
+    if len(candidates) == 1:
+        found.append("There is one candidate; a ranking needs a rival.")
+    return found

@@ -1,0 +1,198 @@
+"""From records to ranks: planted truths, intervals, advice, flips."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from encbench.errors import EncbenchError, RecordError
+from encbench.intervals import scores
+from encbench.ranking import holm, predict, ranks
+from encbench.records import (
+    RunRecord,
+    read_prediction,
+    write_prediction,
+    write_record,
+)
+
+SHUFFLE = "control:shuffle(st:good)"
+
+
+def write(
+    folder: Path,
+    spec: str,
+    quality: float,
+    *,
+    parameters: int = 10,
+    n: int = 300,
+    noise: float = 0.15,
+    variant: str = "",
+    variant_of: str = "",
+    pooling: str = "mean",
+    pin: str = "coco@1",
+    seed: int = 0,
+    probe: str = "retrieval",
+) -> Path:
+    """A record with known truth: published = quality + noise that all encoders share + own."""
+    shared = np.random.default_rng(99).normal(0, 0.3, n)
+    own = np.random.default_rng([seed, len(spec), int(quality * 1e6)]).normal(0, noise, n)
+    items = pd.DataFrame(
+        {
+            "item": [str(i) for i in range(n)],
+            "published@2": quality + shared + own,
+            "floor": 0.2,
+            "ceiling@2": 0.9,
+        }
+    )
+    names = {"scaled@2": ("published@2", "floor", "ceiling@2"), "published@2": ("published@2",)}
+    control = spec.startswith("control:")
+    record = RunRecord(
+        key=f"{spec}{variant}{probe}{quality}",
+        name=spec.split(":", 1)[1],
+        card={"spec": spec, "control": control, "parameters": parameters, "layer": "last"},
+        pooling=pooling,
+        probe={
+            "name": probe,
+            "version": 1,
+            "dataset": pin,
+            "main_metric": "scaled@2",
+            "direction": "higher",
+            "orders": ["published@2"],
+        },
+        scores={k: dataclasses.asdict(v) for k, v in scores(items, names, seed=0).items()},
+        item_scores={k: list(v) for k, v in names.items()},
+        variant=variant,
+        variant_of=variant_of,
+    )
+    slug = "".join(c if c.isalnum() else "-" for c in spec + variant)
+    path = folder / "records" / slug / f"{probe}.json"
+    write_record(path, record, items)
+    return path
+
+
+def field(folder: Path, qualities: dict[str, float], **more) -> list[Path]:
+    paths = [write(folder, spec, quality, **more) for spec, quality in qualities.items()]
+    floor = {"control:constant": 0.2, "control:random": 0.2, SHUFFLE: 0.2}
+    return paths + [write(folder, spec, quality, **more) for spec, quality in floor.items()]
+
+
+def test_planted_order_is_found_with_its_intervals(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.8, "st:fair": 0.7, "st:poor": 0.5})
+    found = predict(paths)
+    assert [r.spec for r in found.order if not r.control] == ["st:good", "st:fair", "st:poor"]
+    assert [r.rank for r in found.order if not r.control] == [1, 2, 3]
+    assert all(r.rank_low == r.rank == r.rank_high for r in found.order if not r.control)
+    assert all(r.low < r.value < r.high for r in found.order)
+    assert found.advice["use"] == "st:good"
+    assert found.advice["text"] == "Use good."
+    assert found.order[0].value == pytest.approx((0.8 - 0.2) / 0.7, abs=0.1)
+
+
+def test_what_cannot_be_told_apart_is_said_with_the_cheapest(tmp_path):
+    paths = field(tmp_path, {"st:poor": 0.4})
+    paths += [write(tmp_path, "st:good", 0.8, parameters=900, seed=1)]
+    paths += [write(tmp_path, "st:small", 0.7999, parameters=7, seed=2)]
+    found = predict(paths)
+    first, second = (r for r in found.order[:2])
+    assert {first.spec, second.spec} == {"st:good", "st:small"}
+    assert (first.rank_low, first.rank_high) == (1, 2)
+    assert found.advice["cheapest"] == "st:small"
+    assert "not distinguishable from it" in found.advice["text"]
+    assert "cheapest of these: small" in found.advice["text"]
+
+
+def test_differences_are_paired(tmp_path):
+    """Noise that encoders share makes single intervals overlap, but not the difference."""
+    paths = field(tmp_path, {"st:good": 0.75, "st:fair": 0.72}, noise=0.02)
+    found = predict(paths)
+    a, b = found.order[:2]
+    assert a.low < b.high  # overlap
+    pair = next(p for p in found.pairs if {p.a, p.b} == {"st:good", "st:fair"})
+    assert pair.distinguishable
+    assert pair.low > 0
+
+
+def test_a_control_never_wins(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.6})
+    paths.append(write(tmp_path, "control:bag-of-words", 0.9))
+    found = predict(paths)
+    assert found.order[0].spec == "control:bag-of-words"
+    assert found.order[0].rank is None
+    assert found.advice["use"] == "st:good"
+    assert "bag-of-words" not in found.advice["text"]
+    assert not any(p.a.startswith("control:") for p in found.pairs)
+
+
+def test_nobody_above_chance_means_no_advice(tmp_path):
+    found = predict(field(tmp_path, {"st:good": 0.2001, "st:fair": 0.2}, noise=0.3))
+    assert found.advice["use"] is None
+    assert found.advice["text"].startswith("Use none on this evidence")
+
+
+def test_only_controls(tmp_path):
+    found = predict(field(tmp_path, {}))
+    assert found.advice["use"] is None
+    assert found.advice["text"] == "No encoder to recommend: only controls were ranked."
+
+
+def test_flips_under_another_pooling_are_flagged(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.8, "st:fair": 0.6})
+    for spec, quality in (("st:good", 0.5), ("st:fair", 0.7)):
+        paths.append(
+            write(
+                tmp_path,
+                spec,
+                quality,
+                variant="layer=normavg&pool=max",
+                variant_of=spec,
+                pooling="max",
+            )
+        )
+    found = predict(paths)
+    (variant,) = found.sensitivity
+    assert (variant.layer, variant.pooling) == ("normavg", "max")
+    assert variant.order == ["st:fair", "st:good"]
+    assert variant.flips == variant.clear_flips == [["st:good", "st:fair"]]
+    assert [r.spec for r in found.order[:2]] == ["st:good", "st:fair"]
+
+
+def test_rival_orders_are_named_and_not_mixed_in(tmp_path):
+    qualities = {"st:good": 0.8, "st:fair": 0.7, "st:poor": 0.5}
+    paths = field(tmp_path, qualities)
+    for spec, quality in qualities.items():
+        paths.append(write(tmp_path, spec, 1 - quality, probe="later"))
+    found = predict(paths)
+    later = next(r for r in found.rivals if (r.probe, r.score) == ("later", "scaled@2"))
+    assert later.order == ["st:poor", "st:fair", "st:good"]
+    assert later.agreement == pytest.approx(-1)
+    assert [r.spec for r in found.order if not r.control] == list(qualities)
+    published = next(r for r in found.rivals if (r.probe, r.score) == ("retrieval", "published@2"))
+    assert published.published
+    assert ("retrieval", "scaled@2") not in [(r.probe, r.score) for r in found.rivals]
+
+
+def test_different_data_are_refused(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.8})
+    paths.append(write(tmp_path, "st:other", 0.7, pin="coco@2"))
+    with pytest.raises(EncbenchError, match="records are of different data"):
+        predict(paths)
+
+
+def test_prediction_holds_to_its_hash(tmp_path):
+    path = tmp_path / "prediction.json"
+    made = write_prediction(path, predict(field(tmp_path, {"st:good": 0.8})))
+    assert read_prediction(path) == made
+    again = dataclasses.replace(predict(field(tmp_path, {"st:good": 0.8})), created="later")
+    assert write_prediction(path, again).created == made.created
+    path.write_text(path.read_text().replace("Use good", "Use evil"))
+    with pytest.raises(RecordError, match="was changed after it was made"):
+        read_prediction(path)
+
+
+def test_holm_and_ranks_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    assert ranks(np.array([0.5, 0.9, 0.5])).tolist() == [2, 1, 2]
+    assert ranks(np.array([[1.0, 2.0], [2.0, 1.0]])).tolist() == [[2, 1], [1, 2]]
