@@ -1,0 +1,145 @@
+"""Many prompts through a model: sorted by length, packed to a token budget, put back in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import ModelError
+from ..progress import log
+from ..types import EncoderCard, TextFeatures
+from .pooling import EndedFeatures
+
+
+class Tokenised(NamedTuple):
+    """Token ids of each prompt, special ones included, after cutting; which ones were cut."""
+
+    ids: Sequence[Sequence[int]]
+    truncated: Sequence[bool]
+
+
+class Hidden(NamedTuple):
+    """What one forward pass gives: token features, and the model's own vector if it has one."""
+
+    tokens: Float[Tensor, "B L D"]
+    pooled: Float[Tensor, "B P"] | None
+
+
+class BatchedEncoder:
+    """Tokenise, sort by length, pack to a token budget, run, put back in order.
+
+    A subclass sets the attributes and gives :meth:`tokenise` and :meth:`forward`.
+
+    Attributes:
+        card: who it is.
+        device: where it computes.
+        batch_tokens: padded tokens in one forward pass; halved when CUDA runs out of memory.
+        width: run at this length always, padding included; None = at the batch's longest.
+        padded: return all of that width, for ``pool=mean-padded``.
+        pad_id: token id of padding.
+        ends: whether the tokenizer ends every prompt with an end-of-text token.
+    """
+
+    card: EncoderCard
+    device: torch.device
+    batch_tokens: int
+    width: int | None = None
+    padded: bool = False
+    pad_id: int = 0
+    ends: bool = False
+
+    def tokenise(self, prompts: list[str]) -> Tokenised:
+        raise NotImplementedError
+
+    def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
+        """One forward pass over right-padded ids. The hot path: nothing else runs per batch."""
+        raise NotImplementedError
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Features of any number of prompts, right-padded to the longest of them.
+
+        Positions that the mask leaves out carry no meaning, unless the spec asks for
+        ``pool=mean-padded``: then they are what the model computes for its padding.
+
+        Raises:
+            ModelError: if a single prompt does not fit into memory.
+        """
+        if not prompts:
+            none = torch.zeros(0, 0, dtype=torch.bool, device=self.device)
+            nothing = torch.zeros(0, 0, self.card.dim, device=self.device)
+            return TextFeatures(nothing, none, none.any(1))
+        ids, truncated = self.tokenise([printable(prompt) for prompt in prompts])
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
+        starts = np.cumsum(lengths) - lengths
+        order = np.argsort(-lengths, kind="stable")  # longest first: what fails, fails at once
+        longest = self.width if self.padded and self.width else int(lengths.max())
+
+        tokens: Tensor | None = None
+        pooled: Tensor | None = None
+        done = 0
+        while done < len(order):
+            width = self.width or int(lengths[order[done]])
+            rows = order[done : done + max(1, self.batch_tokens // width)]
+            columns = np.arange(width)
+            real = columns < lengths[rows, None]
+            batch = np.where(
+                real, flat[np.where(real, starts[rows, None] + columns, 0)], self.pad_id
+            )
+            try:
+                with torch.inference_mode():
+                    hidden = self.forward(
+                        torch.from_numpy(batch).to(self.device),
+                        torch.from_numpy(real).to(self.device),
+                    )
+            except torch.OutOfMemoryError as error:
+                self._shrink(len(rows), error)
+                continue
+            kept = min(width, longest)
+            if tokens is None:
+                shape = (len(order), longest, hidden.tokens.shape[-1])
+                tokens = hidden.tokens.new_zeros(shape)
+                if hidden.pooled is not None:
+                    pooled = hidden.pooled.new_zeros(len(order), hidden.pooled.shape[-1])
+            where = torch.from_numpy(rows).to(self.device)
+            tokens[where, :kept] = hidden.tokens[:, :kept]
+            if pooled is not None and hidden.pooled is not None:
+                pooled[where] = hidden.pooled
+            done += len(rows)
+        assert tokens is not None
+        mask = torch.from_numpy(np.arange(longest) < lengths[:, None]).to(self.device)
+        cut = torch.tensor(list(truncated), device=self.device)
+        return (EndedFeatures if self.ends else TextFeatures)(tokens, mask, cut, pooled)
+
+    def _shrink(self, prompts: int, error: Exception) -> None:
+        if prompts == 1:
+            raise ModelError(
+                f"{self.card.spec}: one prompt does not fit into the memory of {self.device}; use "
+                "?max_length=..., a smaller dtype, or --device cpu"
+            ) from error
+        self.batch_tokens = max(1, self.batch_tokens // 2)
+        torch.cuda.empty_cache()
+        log.warning(
+            "%s: out of memory on %s; going on with %d tokens a batch",
+            self.card.spec,
+            self.device,
+            self.batch_tokens,
+        )
+
+
+def printable(prompt: str) -> str:
+    """The prompt with lone surrogates, which no tokenizer takes, replaced by '?'."""
+    if prompt.isascii():
+        return prompt
+    return prompt.encode("utf-8", "replace").decode()
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Padded tokens in one forward pass: a GPU wants large ones, a CPU's caches small ones."""
+    return 16_384 if device.type == "cuda" else 4_096

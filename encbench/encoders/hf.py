@@ -1,0 +1,382 @@
+"""What adapters of trained models share: tokenisation, and loading that is safe.
+
+Models are only ever loaded from a local folder, from safetensors unless the spec says
+``pickle=true``, and without running code that comes with them unless it says
+``remote_code=true``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.hub import ResolvedModel
+from ..errors import EncbenchError, ModelError, UsageError
+from ..types import EncoderCard
+from .batching import Tokenised
+from .spec import EncoderSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+# -------------------------------------------------------------------------- tokenisation
+
+
+class HubTokeniser:
+    """A transformers tokenizer that also tells which prompts it cut.
+
+    Args:
+        tokenizer: as loaded.
+        max_length: in tokens, special ones included.
+        clean: applied to each prompt first, if any.
+
+    Raises:
+        UsageError: if max_length leaves no room for the prompt.
+        ModelError: if the tokenizer numbers segments, which no adapter passes on.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        clean: Callable[[str], str] | None = None,
+    ) -> None:
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length <= special:
+            raise UsageError(
+                f"max_length={max_length} leaves no room beside {special} special tokens; "
+                f"use at least {special + 1}"
+            )
+        sample = tokenizer("a")
+        if any(sample.get("token_type_ids") or ()):
+            raise ModelError(
+                "its tokenizer numbers segments (token_type_ids), which is not supported"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.clean = clean
+        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+        self.ends = bool(sample["input_ids"]) and sample["input_ids"][-1] in ends
+        self.pad_id = tokenizer.pad_token_id or 0
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, self.pad_id)
+        self._fill = next(i for i in candidates if i is not None)
+        if tokenizer.is_fast:
+            backend = tokenizer.backend_tokenizer
+            backend.no_padding()
+            backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+
+    def __call__(self, prompts: list[str]) -> Tokenised:
+        if self.clean is not None:
+            prompts = [self.clean(prompt) for prompt in prompts]
+        if self.tokenizer.is_fast:
+            encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(prompts)
+            ids = [encoding.ids for encoding in encodings]
+            # only a prompt that fills all positions can have been cut; asking each one is slow
+            full = self.max_length
+            truncated = [
+                len(row) >= full and bool(encoding.overflowing)
+                for row, encoding in zip(ids, encodings, strict=True)
+            ]
+        else:
+            whole = self.tokenizer(prompts)["input_ids"]
+            ids = self.tokenizer(prompts, truncation=True, max_length=self.max_length)["input_ids"]
+            truncated = [len(w) > len(row) for w, row in zip(whole, ids, strict=True)]
+        # a tokenizer without special tokens turns "" into nothing; an encoder must return something
+        return Tokenised([row or [self._fill] for row in ids], truncated)
+
+
+def max_length_of(spec: EncoderSpec, default: int, limit: int | None) -> int:
+    """The maximum length that a spec asks for.
+
+    Args:
+        default: where it asks for none.
+        limit: what the model can read; None = any length.
+
+    Raises:
+        UsageError: if it asks for more than that.
+    """
+    asked = spec.max_length
+    if asked is not None and limit is not None and asked > limit:
+        raise UsageError(f"max_length={asked} of '{spec}': this model reads at most {limit} tokens")
+    return asked or default
+
+
+# -------------------------------------------------------------------------------- loading
+
+
+def dtype_of(spec: EncoderSpec, device: torch.device) -> torch.dtype:
+    """What a spec's dtype means on a device: 'auto' is bfloat16 on CUDA, else float32."""
+    name = spec.dtype
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def card_of(
+    spec: EncoderSpec,
+    resolved: ResolvedModel,
+    dtype: torch.dtype,
+    *,
+    dim: int,
+    max_tokens: int | None,
+    parameters: int,
+    control: bool = False,
+) -> EncoderCard:
+    """A card with what the spec and the resolved files say filled in."""
+    return EncoderCard(
+        spec=str(spec),
+        family=spec.family,
+        source=spec.source,
+        revision=resolved.revision,
+        dim=dim,
+        max_tokens=max_tokens,
+        licence=resolved.licence,
+        layer=spec.layer,
+        pooling=spec.pool,
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=parameters,
+        control=control,
+    )
+
+
+def count_parameters(*modules: Any) -> int:
+    """Number of distinct weights of modules; a tied one counts once."""
+    found = {id(p): p.numel() for m in modules if m is not None for p in m.parameters()}
+    return sum(found.values())
+
+
+def folder_of(resolved: ResolvedModel) -> Path:
+    """The folder of a model that has one."""
+    if resolved.path is None:
+        raise ModelError(f"revision {resolved.revision} has no files")
+    return resolved.path
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A model's config file.
+
+    Raises:
+        ModelError: naming the file, if it is missing or not a JSON object.
+    """
+    path = folder / name
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{folder} lacks {name}: is it a folder of a model?") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object; download it again")
+    return value
+
+
+def refuse_remote_code(spec: EncoderSpec, what: str) -> None:
+    """Stop at a model that brings its own code, unless the spec allows it.
+
+    Raises:
+        ModelError: saying what to add and what that means.
+    """
+    if not spec.flag("remote_code"):
+        raise ModelError(
+            f"{spec} needs Python code that comes with the model ({what}); add ?remote_code=true "
+            "to run it, with all that your user account may do, if you trust its authors"
+        )
+
+
+def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, from tokenizer.json or a sentencepiece model.
+
+    Raises:
+        ModelError: if it is missing, broken, or brings its own code.
+    """
+    from transformers import AutoTokenizer
+
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and "auto_map" in read_config(folder, settings.name):
+        refuse_remote_code(spec, "its tokenizer")
+    known = ("tokenizer.json", "*.model", "vocab.*", "tokenizer_config.json")
+    if not any(any(folder.glob(pattern)) for pattern in known):
+        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json or a sentencepiece model)")
+    with readable_errors(spec, folder, "tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=spec.flag("remote_code")
+        )
+
+
+def load_model(
+    kind: Any, spec: EncoderSpec, folder: Path, dtype: torch.dtype, **more: Any
+) -> PreTrainedModel:
+    """A transformers model of a folder, in eval mode, on the CPU.
+
+    Args:
+        kind: the class whose ``from_pretrained`` loads it.
+        more: further arguments for that.
+
+    Raises:
+        ModelError: if weights are missing, broken or only pickled, or it brings its own code.
+    """
+    check_weights(spec, folder)
+    if "auto_map" in read_config(folder):
+        refuse_remote_code(spec, "auto_map in config.json")
+    with readable_errors(spec, folder, "model"), quiet():
+        model, info = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=None if spec.flag("pickle") else True,
+            trust_remote_code=spec.flag("remote_code"),
+            output_loading_info=True,
+            **more,
+        )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(
+            f"the weights in {folder} lack {missing[0]}"
+            + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + f"; they are not those of a {kind.__name__}, or incomplete"
+        )
+    return model.eval()
+
+
+def check_weights(spec: EncoderSpec, folder: Path) -> None:
+    """Weights must be there, and be safetensors unless the spec says ``pickle=true``.
+
+    Raises:
+        ModelError: naming the folder or the pickled file.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(chain.from_iterable(folder.glob(p) for p in ("*.bin", "*.pt", "*.pth")))
+    if not pickled:
+        raise ModelError(f"{folder} holds no weights (*.safetensors)")
+    if not spec.flag("pickle"):
+        raise ModelError(
+            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when "
+            f"loaded; add ?pickle=true to '{spec}' if you trust them"
+        )
+
+
+@contextmanager
+def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads into one line that names the file.
+
+    Raises:
+        ModelError: always in place of the library's error.
+    """
+    try:
+        yield
+    except EncbenchError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(
+            f"{spec} does not fit into memory; use ?dtype=bfloat16 or a smaller model"
+        ) from error
+    except ImportError as error:
+        raise ModelError(f"the {what} of {spec} needs a package: {_one_line(error)}") from error
+    except Exception as error:  # libraries raise what they like
+        broken = _broken_safetensors(folder)
+        if broken:
+            raise ModelError(f"{broken} is damaged; remove it and download it again") from error
+        text = str(error)
+        if "trust_remote_code" in text:
+            refuse_remote_code(spec, f"its {what}")
+        if "does not recognize this architecture" in text or "Unrecognized model" in text:
+            kind = _model_type(folder)
+            raise ModelError(
+                f"{folder}: model_type '{kind}' is unknown to the installed transformers; "
+                "pip install -U transformers, or write an adapter (python:module:attr)"
+            ) from error
+        raise ModelError(f"cannot load the {what} of {spec}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return said[:300] or type(error).__name__
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(read_config(folder).get("model_type", "(none)"))
+    except ModelError:
+        return "(none)"
+
+
+def _broken_safetensors(folder: Path) -> Path | None:
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError):
+            return path
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No table of unexpected keys and no bars: a text encoder leaves out the rest on purpose."""
+    from transformers.utils import logging as hub_logging
+
+    bars = hub_logging.is_progress_bar_enabled()
+    hub_logging.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    handler = logging.NullHandler()  # without one, logging.warning() would install its own
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        logging.disable(before)
+        if bars:
+            hub_logging.enable_progress_bar()
+
+
+def parts_of(spec: EncoderSpec) -> tuple[str, str]:
+    """Where model and tokenizer lie inside a repository: ('', ''), or what ``subfolder`` says
+    in the layout of diffusers (``text_encoder_2`` goes with ``tokenizer_2``)."""
+    folder = (spec.get("subfolder") or "").strip("/")
+    if ".." in folder.split("/") or os.path.isabs(folder):  # noqa: PTH117
+        raise UsageError(f"subfolder={folder} of '{spec}' must lie inside the model's folder")
+    return folder, folder.replace("text_encoder", "tokenizer")
+
+
+def patterns_of(spec: EncoderSpec, *more: str) -> list[str]:
+    """The files that a transformers text encoder consists of, for ``resolve_model``."""
+    model, tokenizer = (f"{part}/" if part else "" for part in parts_of(spec))
+    code = ["*.py"] if spec.flag("remote_code") else []
+    return [
+        *(model + name for name in ("config.json", *WEIGHT_FILES)),
+        *(tokenizer + name for name in TOKENIZER_FILES),
+        *more,
+        *code,
+    ]

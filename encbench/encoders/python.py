@@ -1,0 +1,193 @@
+"""Anybody's own encoder: ``python:package.module:name`` or ``python:path/to/file.py:name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor
+
+from ..data.hub import ResolvedModel
+from ..errors import EncbenchError, EncoderOutputError, ModelError, UsageError
+from ..files import digest, digest_files
+from ..types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
+from . import EncoderFamily
+from .checks import validate_features
+from .spec import COMMON_OPTIONS, EncoderSpec
+
+
+class CheckedEncoder:
+    """A custom encoder whose every output is checked."""
+
+    def __init__(self, inner: TextEncoder, card: EncoderCard) -> None:
+        self.inner, self.card = inner, card
+
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """What the custom encoder returns.
+
+        Raises:
+            EncoderOutputError: if that is not sound, or it raised something itself.
+        """
+        try:
+            features = self.inner.encode(prompts)
+        except EncbenchError:
+            raise
+        except Exception as error:
+            raise EncoderOutputError(
+                f"{self.card.spec} failed in encode(): {_said(error)}; see where with: "
+                f"python -m encbench.encoders.checks '{self.card.spec}' --traceback"
+            ) from error
+        validate_features(features, prompts, self.card)
+        return features
+
+
+class CheckedJointEncoder(CheckedEncoder):
+    """One that has a space in common with images."""
+
+    inner: JointEncoder
+
+    def encode_images(self, images: Sequence[Image]) -> Float[Tensor, "N P"]:
+        """Image vectors, as the custom encoder returns them.
+
+        Raises:
+            EncoderOutputError: if they are not one finite vector for each image.
+        """
+        try:
+            vectors = self.inner.encode_images(images)
+        except EncbenchError:
+            raise
+        except Exception as error:
+            raise EncoderOutputError(
+                f"{self.card.spec} failed in encode_images(): {_said(error)}"
+            ) from error
+        sound = isinstance(vectors, Tensor) and vectors.ndim == 2 and len(vectors) == len(images)
+        if not sound or not vectors.is_floating_point() or not vectors.isfinite().all():
+            raise EncoderOutputError(
+                f"{self.card.spec}: encode_images() must return a finite float tensor with one row "
+                f"for each of {len(images)} images"
+            )
+        return vectors
+
+
+def _said(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _parts(spec: EncoderSpec) -> tuple[str, str]:
+    module, colon, attribute = spec.source.rpartition(":")
+    if not colon or not module or not attribute:
+        raise UsageError(
+            f"'{spec}' must be python:module:attribute or python:path/to/file.py:attribute"
+        )
+    return module, attribute
+
+
+def _file(spec: EncoderSpec) -> Path:
+    """The source file that a spec names; for a package, its ``__init__.py``."""
+    module, _ = _parts(spec)
+    if module.endswith(".py"):
+        path = Path(module).expanduser()
+        if not path.is_file():
+            raise ModelError(f"'{spec}': there is no file {path}")
+        return path
+    try:
+        found = importlib.util.find_spec(module)
+    except Exception as error:  # importing the parent package can raise anything
+        raise ModelError(f"'{spec}': module {module} cannot be found: {_said(error)}") from error
+    if found is None or not found.origin or not Path(found.origin).is_file():
+        raise ModelError(
+            f"'{spec}': there is no module {module}; is it installed, or on PYTHONPATH?"
+        )
+    return Path(found.origin)
+
+
+def _attribute(spec: EncoderSpec) -> Any:
+    module_name, attribute = _parts(spec)
+    path = _file(spec)
+    try:
+        if module_name.endswith(".py"):
+            name = f"encbench_custom_{digest(str(path.resolve()))[:12]}"
+            made = importlib.util.spec_from_file_location(name, path)
+            assert made is not None
+            assert made.loader is not None
+            module = importlib.util.module_from_spec(made)
+            sys.modules[name] = module  # dataclasses and pickles look a class's module up
+            made.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ModelError(f"'{spec}': {path} cannot be imported: {_said(error)}") from error
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise ModelError(f"'{spec}': {module_name} has no attribute '{attribute}'")
+        value = getattr(value, part)
+    return value
+
+
+def _resolve(spec: EncoderSpec) -> ResolvedModel:
+    path = _file(spec)
+    revision = digest_files([path])
+    if spec.revision and not revision.startswith(spec.revision):
+        raise ModelError(f"'{spec}': {path} has content hash {revision[:12]}..., not that revision")
+    return ResolvedModel(None, revision)
+
+
+def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> CheckedEncoder:
+    for name, _ in spec.options:
+        if name != "pool" and name in COMMON_OPTIONS:
+            raise UsageError(
+                f"'{spec}': a custom encoder takes no option '{name}'; set it in its code"
+            )
+    if spec.pool == "mean-padded":
+        raise UsageError(f"'{spec}': padding is the custom encoder's own; use pool=mean")
+    inner: Any = _attribute(spec)
+    if inspect.isclass(inner) or not isinstance(inner, TextEncoder):
+        if not callable(inner):
+            raise ModelError(
+                f"'{spec}' is a {type(inner).__name__}; it must be a TextEncoder (card and "
+                "encode), its class, or a function that makes one"
+            )
+        try:
+            make: Any = inner
+            takes_device = "device" in inspect.signature(make).parameters
+            inner = make(device=device) if takes_device else make()
+        except EncbenchError:
+            raise
+        except Exception as error:
+            raise ModelError(f"'{spec}' cannot be made: {_said(error)}") from error
+    if not isinstance(inner, TextEncoder) or not isinstance(inner.card, EncoderCard):
+        raise EncoderOutputError(
+            f"'{spec}' gave a {type(inner).__name__} without card (an EncoderCard) or encode()"
+        )
+    card = replace(
+        inner.card,
+        spec=str(spec),
+        family=spec.family,
+        source=spec.source,
+        revision=resolved.revision,
+        pooling=spec.pool,
+    )
+    if isinstance(inner, JointEncoder):
+        return CheckedJointEncoder(inner, card)
+    return CheckedEncoder(inner, card)
+
+
+FAMILY = EncoderFamily(
+    name="python",
+    summary="your own encoder: a class, instance or function of a module or file",
+    examples=("python:my_package.my_module:MyEncoder", "python:./my_encoder.py:MyEncoder"),
+    resolve=_resolve,
+    load=_load,
+    real_weights="whatever yours loads",
+)

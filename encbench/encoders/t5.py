@@ -1,0 +1,119 @@
+"""Encoders of the T5 kind: T5 1.0 and v1.1, Flan-T5, mT5, UMT5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..data.hub import ResolvedModel, resolve_model
+from ..errors import ModelError, UsageError
+from . import EncoderFamily
+from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .hf import (
+    HubTokeniser,
+    card_of,
+    count_parameters,
+    dtype_of,
+    folder_of,
+    load_model,
+    load_tokenizer,
+    max_length_of,
+    parts_of,
+    patterns_of,
+    read_config,
+)
+from .pooling import select_layer
+from .spec import EncoderSpec
+
+CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+DEFAULT_LENGTH = 512
+
+
+class T5Encoder(BatchedEncoder):
+    """Tokens are the encoder's hidden states; there is no vector of its own. The decoder of a
+    full checkpoint is not loaded. Positions are relative, so any maximum length works."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        resolved: ResolvedModel,
+        model: Any,
+        tokeniser: HubTokeniser,
+        device: torch.device,
+    ) -> None:
+        self.model = model.requires_grad_(False).to(device)
+        self.device = device
+        self.batch_tokens = default_batch_tokens(device)
+        self.layer = spec.layer
+        self._tokeniser = tokeniser
+        self.pad_id = tokeniser.pad_id
+        self.ends = tokeniser.ends
+        self.padded = spec.pool == "mean-padded"
+        self.width = tokeniser.max_length if self.padded else None
+        self.card = card_of(
+            spec,
+            resolved,
+            model.dtype,
+            dim=model.config.d_model,
+            max_tokens=tokeniser.max_length,
+            parameters=count_parameters(model),
+        )
+
+    def tokenise(self, prompts: list[str]) -> Tokenised:
+        return self._tokeniser(prompts)
+
+    def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
+        out = self.model(
+            input_ids=ids, attention_mask=mask.long(), output_hidden_states=self.layer != "last"
+        )
+        return Hidden(
+            select_layer(out.hidden_states or (), out.last_hidden_state, self.layer), None
+        )
+
+
+def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T5Encoder:
+    dtype = dtype_of(spec, device)
+    if dtype == torch.float16:
+        raise UsageError(f"'{spec}': T5 overflows in float16; use dtype=bfloat16 or float32")
+    model_part, tokenizer_part = parts_of(spec)
+    folder = folder_of(resolved) / model_part
+    kind = str(read_config(folder).get("model_type"))
+    if kind not in CLASSES:
+        raise ModelError(
+            f"{folder}: model_type '{kind}' is none of {', '.join(CLASSES)}; use another family "
+            "(see: encbench list encoders)"
+        )
+    import transformers
+
+    tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
+    tokeniser = HubTokeniser(tokenizer, max_length_of(spec, DEFAULT_LENGTH, None))
+    model = load_model(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
+    return T5Encoder(spec, resolved, model, tokeniser, device)
+
+
+def _resolve(spec: EncoderSpec) -> ResolvedModel:
+    return resolve_model(
+        spec.source, spec.revision, patterns=patterns_of(spec), pickle=spec.flag("pickle")
+    )
+
+
+FAMILY = EncoderFamily(
+    name="t5",
+    summary="T5 v1.1, Flan-T5, mT5 and UMT5 encoders (transformers)",
+    examples=(
+        "t5:google/flan-t5-xl",
+        "t5:google/t5-v1_1-xxl?max_length=256&pickle=true",
+        "t5:google/umt5-xxl?layer=normavg",
+        "t5:black-forest-labs/FLUX.1-schnell?subfolder=text_encoder_2",
+    ),
+    resolve=_resolve,
+    load=_load,
+    requires=lambda spec: [(spec.source, spec.revision)],
+    options={
+        "subfolder": "where the encoder lies in a diffusers folder, e.g. text_encoder_3 "
+        "(its tokenizer is then read from tokenizer_3)"
+    },
+)
