@@ -1,0 +1,271 @@
+"""COCO captions and instances in the 2017 layout, read by pycocotools.
+
+``annotations/captions_<split>.json``, ``annotations/instances_<split>.json`` (optional) and
+``<split>/<file_name>``, as https://cocodataset.org/#format-data describes them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import DataError
+from ..files import digest_files
+from ..types import Caption, CaptionSet, ImageRecord, Instance
+
+SITE = "http://images.cocodataset.org"
+FETCH = "run 'encbench data fetch coco --to FOLDER'"
+
+
+def load_coco(
+    root: Path, *, split: str | None = None, allow_missing_images: bool = False
+) -> CaptionSet:
+    """Read one split.
+
+    Empty captions are left out and counted in the notes; caption texts are as in the file.
+
+    Args:
+        root: folder that holds ``annotations``.
+        split: e.g. 'val2017'; None where there is only one captions file.
+        allow_missing_images: accept images whose files are not there (their path is None)
+            and count them in the notes.
+
+    Raises:
+        DataError: in one line, naming the file, if something is missing, broken, unsafe or of
+            another split.
+    """
+    captions_file, split = _captions_file(Path(root), split)
+    instances_file = captions_file.with_name(f"instances_{split}.json")
+    captions = _read(captions_file, ("images", "annotations"), ("id", "image_id", "caption"))
+    notes: list[str] = []
+
+    texts = []
+    for entry in captions.anns.values():
+        if entry["image_id"] not in captions.imgs:
+            raise DataError(
+                f"{captions_file}: caption {entry['id']} belongs to image {entry['image_id']}, "
+                "which the file does not list"
+            )
+        text = entry["caption"]
+        if not isinstance(text, str):
+            raise DataError(f"{captions_file}: caption {entry['id']} is no text: {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{captions_file}: caption {entry['id']} holds half of a surrogate pair, which no "
+                "tokenizer reads"
+            ) from error
+        if text.strip():
+            texts.append(Caption(entry["id"], entry["image_id"], text))
+    empty = len(captions.anns) - len(texts)
+    if empty:
+        notes.append(f"{empty:,} empty captions of {captions_file.name} were left out")
+    if not texts:
+        raise DataError(f"{captions_file} holds no captions")
+
+    names = {key: _file_name(image, captions_file) for key, image in captions.imgs.items()}
+    paths = _find(Path(root) / split, names, split, allow_missing_images, notes)
+    objects, labels = _instances(instances_file, captions.imgs.keys())
+    licences = _licences(captions.dataset.get("licenses"))
+    images = tuple(
+        ImageRecord(
+            image_id=key,
+            file_name=names[key],
+            path=paths[key],
+            width=_pixels(image.get("width")),
+            height=_pixels(image.get("height")),
+            instances=objects.get(key),
+            licence=licences.get(str(image.get("license")), ""),
+            url=str(image.get("flickr_url") or image.get("coco_url") or ""),
+        )
+        for key, image in sorted(captions.imgs.items())
+    )
+    read = [captions_file, *([instances_file] if instances_file.is_file() else [])]
+    return CaptionSet(
+        name=f"coco-{split}",
+        pin=digest_files(read),
+        images=images,
+        captions=tuple(sorted(texts, key=lambda caption: caption.caption_id)),
+        labels=labels,
+        notes=tuple(notes),
+    )
+
+
+def _licences(entries: Any) -> dict[str, str]:
+    listed = [entry for entry in entries or () if isinstance(entry, dict)]
+    return {str(entry.get("id")): str(entry.get("name", "")) for entry in listed}
+
+
+def _pixels(size: Any) -> int:
+    """A width or height; 0 where the file has none."""
+    return size if isinstance(size, int) else 0
+
+
+def _captions_file(root: Path, split: str | None) -> tuple[Path, str]:
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; check the path, or {FETCH}")
+    folder = root / "annotations"
+    found = sorted(folder.glob("captions_*.json"))
+    there = ", ".join(path.name for path in found)
+    if not found:
+        raise DataError(
+            f"no captions_<split>.json in {folder}; {FETCH}, or take it from "
+            f"{SITE}/annotations/annotations_trainval2017.zip"
+        )
+    if split is None:
+        if len(found) > 1:
+            raise DataError(f"{folder} holds several splits ({there}); choose one by --split")
+        split = found[0].stem.removeprefix("captions_")
+    path = folder / f"captions_{split}.json"
+    if path not in found:
+        raise DataError(f"no captions_{split}.json in {folder}; there: {there}")
+    return path, split
+
+
+def _read(path: Path, keys: Sequence[str], entry_keys: Sequence[str]) -> Any:
+    """A file as an indexed ``pycocotools.coco.COCO``, checked as far as its index needs.
+
+    pycocotools reports neither broken files nor duplicate ids and prints as it reads, so the
+    file is parsed here and handed over.
+    """
+    from pycocotools.coco import COCO
+
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is broken JSON at line {error.lineno}, column {error.colno} (byte "
+            f"{error.pos:,}): {error.msg}; remove it and {FETCH}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be a COCO file") from error
+
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+        has = _keys(content) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise DataError(f"{path} is no COCO file: it needs {', '.join(keys)} and has {has}")
+    for key in keys:
+        _check_entries(path, key, content[key], entry_keys if key == "annotations" else ("id",))
+
+    coco = COCO()
+    coco.dataset = content
+    with redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _check_entries(path: Path, key: str, entries: list[Any], needed: Sequence[str]) -> None:
+    numbers = [name for name in needed if name.endswith("id")]
+    seen: set[int] = set()
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: number {number} of its {key} is no record")
+        for name in needed:
+            if name not in entry:
+                raise DataError(
+                    f"{path}: number {number} of its {key} has no '{name}' (it has "
+                    f"{_keys(entry)}); is this the right kind of file?"
+                )
+        for name in numbers:
+            if not isinstance(entry[name], int):
+                raise DataError(
+                    f"{path}: {name} {entry[name]!r} (number {number} of its {key}) is not a "
+                    "whole number"
+                )
+        if entry["id"] in seen:
+            raise DataError(f"{path} has the id {entry['id']} twice among its {key}")
+        seen.add(entry["id"])
+
+
+def _keys(record: Mapping[str, Any]) -> str:
+    return ", ".join(map(ascii, record)) or "nothing"
+
+
+def _file_name(image: Mapping[str, Any], path: Path) -> str:
+    """An image's file name, refused where it would lead out of the image folder."""
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{path}: image {image['id']} has no file_name")
+    outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    if outside or "\\" in name or ":" in name or not name.isprintable():
+        raise DataError(
+            f"{path}: image {image['id']} has the file_name {name!r}, which does not stay inside "
+            "the image folder; refused"
+        )
+    return name
+
+
+def _find(
+    folder: Path, names: Mapping[int, str], split: str, allow_missing: bool, notes: list[str]
+) -> dict[int, Path | None]:
+    # one listing in place of a question for each of up to 118,287 files
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    paths: dict[int, Path | None] = {}
+    for key, name in names.items():
+        found = name in there if "/" not in name else (folder / name).is_file()
+        paths[key] = folder / name if found else None
+    missing = sorted(key for key, path in paths.items() if path is None)
+    strangers = sorted(name for name in there if name.lower().endswith((".jpg", ".jpeg", ".png")))
+    if len(missing) == len(names) and strangers:
+        raise DataError(
+            f"the images in {folder} (first: {strangers[0]}) are not those of "
+            f"captions_{split}.json (first: {names[min(names)]}): captions and images are of "
+            "different splits"
+        )
+    if missing:
+        what = f"{len(missing):,} of {len(names):,} images are missing in {folder}"
+        first = names[missing[0]]
+        if not allow_missing:
+            raise DataError(
+                f"{what} (first: {first}); they come from {SITE}/zips/{split}.zip ({FETCH}), or "
+                "go on with what is there by --allow-missing-images"
+            )
+        notes.append(f"{what} (first: {first})")
+    return paths
+
+
+def _instances(
+    path: Path, known: Iterable[int]
+) -> tuple[dict[int, tuple[Instance, ...]], tuple[str, ...]]:
+    """Objects by image id for the images that the file lists, and all class names."""
+    if not path.is_file():
+        return {}, ()
+    keys = ("images", "annotations", "categories")
+    coco = _read(path, keys, ("id", "image_id", "category_id", "area", "bbox"))
+    known = set(known)
+    listed = set(coco.imgs) | {entry["image_id"] for entry in coco.anns.values()}
+    others = sorted(listed - known)
+    if others:
+        raise DataError(
+            f"{path} is of other images: {len(others):,} of its {len(listed):,} are not in "
+            f"{path.name.replace('instances', 'captions')} (first: {others[0]})"
+        )
+    found: dict[int, list[Instance]] = {key: [] for key in coco.imgs}
+    names = {key: str(entry.get("name", key)) for key, entry in coco.cats.items()}
+    for entry in coco.anns.values():
+        try:
+            x, y, width, height = map(float, entry["bbox"])
+            label, area = names[entry["category_id"]], float(entry["area"])
+            possible = area >= 0 and all(map(math.isfinite, (area, x, y, width, height)))
+        except (KeyError, TypeError, ValueError):
+            possible = False
+        if not possible:
+            raise DataError(
+                f"{path}: instance {entry['id']} has an unknown category or an impossible box or "
+                "area"
+            )
+        found.setdefault(entry["image_id"], []).append(
+            Instance(label, area, (x, y, x + width, y + height))
+        )
+    return {key: tuple(objects) for key, objects in found.items()}, tuple(
+        names[key] for key in sorted(names)
+    )

@@ -1,0 +1,414 @@
+"""The only part that downloads models. Everything it fetches is pinned and checked.
+
+A model named by a spec is either a local folder or a hub repository. Folders are pinned by
+the content hash of their files, repositories by their 40-hex revision; one that was named
+without a revision is resolved at its first download and written to a lock file, which later
+runs hold to.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import DownloadError, EncbenchError, ModelError, StoreError, from_os_error
+from ..files import read_json, write_json
+from ..progress import log
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+SAFETENSORS = "*.safetensors"
+CARD = "README.md"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+SIZES: Mapping[str, int] = {
+    "BLIP3o/BLIP3o-NEXT-SFT-3B": 10_000_000_000,
+    "facebook/dinov2-large": 1_220_000_000,
+    "PixArt-alpha/PixArt-XL-2-1024-MS": 19_060_000_000,
+    "google/gemma-2-2b-it": 5_250_000_000,
+    "google/t5-v1_1-xxl": 44_500_000_000,
+    "openai/clip-vit-large-patch14": 1_710_000_000,
+    "sentence-transformers/all-MiniLM-L6-v2": 91_000_000,
+    "timm/vit_large_patch14_clip_224.openai": 1_710_000_000,
+    "timm/vit_large_patch16_dinov3.lvd1689m": 1_210_000_000,
+}
+"""Approximate bytes that encbench fetches of a repository, as their file lists on the hub show
+them (one set of weights and the tokenizer); only ever told, never relied on."""
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """Where a model's files are and what pins them.
+
+    Attributes:
+        path: folder with the files; None where there are none (controls, Python code).
+        revision: 40-hex hub revision, or a content hash.
+        licence: as the model card says; 'unknown' if it doesn't.
+    """
+
+    path: Path | None
+    revision: str
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True)
+class PlannedDownload:
+    """What a run would fetch of one repository.
+
+    Attributes:
+        repo: hub id or local folder.
+        revision: pinned, locked or cached; None if it is resolved at the first download.
+        cached: True if weights of that revision are on disk.
+        bytes: size on disk if cached, else about what would be downloaded; None if unknown.
+    """
+
+    repo: str
+    revision: str | None
+    cached: bool
+    bytes: int | None
+
+
+def cache_dir() -> Path:
+    """encbench's own cache folder: ``$ENCBENCH_CACHE``, else ``~/.cache/encbench``."""
+    return Path(os.environ.get("ENCBENCH_CACHE") or "~/.cache/encbench").expanduser()
+
+
+def resolve_model(
+    source: str, revision: str | None, *, patterns: Sequence[str], pickle: bool = False
+) -> ResolvedModel:
+    """Find a model's files, downloading those that are not there.
+
+    Args:
+        source: a local folder, else a hub id.
+        revision: hub commit, tag or branch; None = what the lock file says, else 'main'. For a
+            folder, the content hash that it must have.
+        patterns: which files, as shell patterns over paths inside the repository
+            (``*`` matches ``/`` too); the model card is fetched in any case. A pattern that
+            matches ``model.safetensors`` makes weights mandatory.
+        pickle: also take pickled weights (:data:`PICKLES`), where there are no safetensors.
+
+    Raises:
+        ModelError: if the folder or the weights are not there, or a file was changed.
+        DownloadError: if the hub cannot be reached or refuses.
+        StoreError: if the disk is full or the cache cannot be written.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _resolve_folder(folder, revision, patterns, pickle)
+    if folder.exists():
+        raise ModelError(f"{source} is a file; name the folder that it lies in")
+    if source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
+        raise ModelError(f"there is no folder {source}; check the path, or name a hub repository")
+    return _resolve_repository(source, revision, patterns, pickle)
+
+
+def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownload]:
+    """What :func:`resolve_model` would fetch, judged without the network."""
+    from huggingface_hub import constants
+
+    plan = []
+    for repo, revision in repos:
+        folder: Path | None = Path(repo).expanduser()
+        if not (folder and folder.is_dir()):
+            home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+            revision = _locked(repo, revision).get("revision") or revision
+            if not _COMMIT.fullmatch(revision or ""):
+                reference = home / "refs" / (revision or "main")
+                revision = reference.read_text().strip() if reference.is_file() else revision
+            folder = home / "snapshots" / revision if revision else None
+        files = _select(folder, ["*"], ()) if folder and folder.is_dir() else {}
+        cached = any(_matches(name, [SAFETENSORS, *PICKLES]) for name in files)
+        size = sum(p.stat().st_size for p in files.values()) if cached else SIZES.get(repo)
+        plan.append(PlannedDownload(repo, revision, cached, size))
+    return plan
+
+
+# ---------------------------------------------------------------------------- local folders
+
+
+def _resolve_folder(
+    folder: Path, revision: str | None, patterns: Sequence[str], pickle: bool
+) -> ResolvedModel:
+    everything = _select(folder, ["*"], ())
+    files = _weighed(folder, everything, patterns, pickle, str(folder))
+    content = _combined(digest_each(files))
+    if revision and not content.startswith(revision):
+        raise ModelError(
+            f"{folder} has content hash {content[:12]}..., not {revision}; "
+            "leave out '@...' to take the folder as it is"
+        )
+    return ResolvedModel(folder, content, _licence(folder))
+
+
+def _select(folder: Path, allow: Sequence[str], ignore: Sequence[str]) -> dict[str, Path]:
+    """Files by their name inside the folder, hidden ones left out, in name order."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden and _matches(name, allow) and not _matches(name, ignore) and path.is_file():
+            found[name] = path
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _weighed(
+    folder: Path, listing: Iterable[str], patterns: Sequence[str], pickle: bool, who: str
+) -> dict[str, Path]:
+    """The files of a folder to use, which must hold weights if the patterns ask for them.
+
+    Args:
+        listing: all names the model has, also those that are not in the folder.
+    """
+    files = _select(folder, patterns, PICKLES)
+    if not _matches("model.safetensors", patterns):
+        if not files:
+            raise ModelError(f"{who} holds none of {', '.join(patterns)}")
+        return files
+    if not any(_matches(name, [SAFETENSORS]) for name in files):
+        pickled = [n for n in listing if _matches(n, patterns) and _matches(n, PICKLES)]
+        if pickled and not pickle:
+            raise ModelError(
+                f"{who} has only pickled weights ({pickled[0]}), which can run code when loaded; "
+                "add ?pickle=true to its spec if you trust them"
+            )
+        files = _select(folder, patterns, ())
+        if not any(_matches(name, PICKLES) for name in files):
+            raise ModelError(f"{who} holds no weights ({SAFETENSORS})")
+    _check_shards(files, who)
+    return files
+
+
+def _check_shards(files: Mapping[str, Path], who: str) -> None:
+    """Every part that an index of sharded weights names must be there."""
+    for name, path in files.items():
+        if not name.endswith((".safetensors.index.json", ".bin.index.json")):
+            continue
+        parts = set(read_json(path).get("weight_map", {}).values())
+        beside = name.rpartition("/")[0]
+        missing = sorted(p for p in parts if (f"{beside}/{p}" if beside else p) not in files)
+        if missing:
+            raise ModelError(f"{who} lacks {missing[0]}, a part of its weights that {name} names")
+
+
+def _licence(folder: Path) -> str:
+    card = folder / CARD
+    if not card.is_file():
+        return "unknown"
+    from huggingface_hub import metadata_load
+
+    try:
+        metadata = metadata_load(card) or {}
+    except Exception:  # whatever is wrong with a model card, the model can still be used
+        return "unknown"
+    licence = metadata.get("license") or "unknown"
+    if licence == "other":
+        licence = metadata.get("license_name") or "other"
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+
+
+# ------------------------------------------------------------------------- content hashes
+
+
+def digest_each(files: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each file's bytes, by name.
+
+    A file is read once: its hash is kept under its path, size and time of change, since
+    reading 40 GB of weights again for each run would take longer than the run.
+
+    Raises:
+        StoreError: if a file cannot be read.
+    """
+    memory_file = cache_dir() / "file-hashes.json"
+    memory = _memory(memory_file)
+    fresh: dict[str, list[Any]] = {}
+    found = {}
+    for name, path in files.items():
+        try:
+            real = path.resolve()
+            stat = real.stat()
+            known = memory.get(str(real))
+            if isinstance(known, list) and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+                found[name] = known[2]
+                continue
+            with real.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+        fresh[str(real)] = [stat.st_size, stat.st_mtime_ns, found[name]]
+    if fresh:
+        try:
+            write_json(memory_file, _memory(memory_file) | fresh)
+        except StoreError as error:  # only time is lost without it
+            log.warning("hashes of weights are not kept: %s", error)
+    return found
+
+
+def _memory(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _combined(hashes: Mapping[str, str]) -> str:
+    """One hash over names and contents; the same as ``files.digest_files`` over the files."""
+    text = "".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes, key=Path))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------ hub repositories
+
+
+def _resolve_repository(
+    repo: str, revision: str | None, patterns: Sequence[str], pickle: bool
+) -> ResolvedModel:
+    locked = _locked(repo, revision)
+    wanted = locked.get("revision") or revision
+    allow, ignore = [*patterns, CARD], list(PICKLES)
+    folder = _fetch(repo, wanted, allow, ignore)
+    commit = folder.name
+    listing: Iterable[str] = ()
+    if _matches("model.safetensors", patterns) and not _select(folder, [SAFETENSORS], ()):
+        if pickle:
+            folder = _fetch(repo, commit, allow, [])
+        else:
+            listing = _listing(repo, commit, folder)
+    files = _weighed(folder, listing, patterns, pickle, repo)
+    hashes = digest_each(files)
+    _verify(repo, files, hashes, locked.get("files", {}))
+    if locked.get("revision") != commit or not hashes.items() <= locked.get("files", {}).items():
+        kept = locked.get("files", {}) if locked.get("revision") == commit else {}
+        _lock(repo, revision, {"revision": commit, "files": {**kept, **hashes}})
+    return ResolvedModel(folder, commit, _licence(folder))
+
+
+def _fetch(repo: str, revision: str | None, allow: list[str], ignore: list[str]) -> Path:
+    """The snapshot folder that holds the files; no request is made if it holds them all."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    download = partial(
+        snapshot_download, repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore
+    )
+    try:
+        if _COMMIT.fullmatch(revision or ""):
+            try:
+                return Path(download(local_files_only=True))
+            except LocalEntryNotFoundError:
+                pass
+        if not download_plan([(repo, revision)])[0].cached:
+            size = f" (about {SIZES[repo] / 1e9:.1f} GB)" if repo in SIZES else ""
+            log.info("downloading %s%s", repo, size)
+        return Path(download(endpoint=os.environ.get("HF_ENDPOINT") or None))
+    except Exception as error:  # the hub's client raises a dozen kinds, its http client more
+        raise _translated(error, repo, revision) from error
+
+
+def _listing(repo: str, commit: str, folder: Path) -> list[str]:
+    """All names in a repository, to say which pickle it is that would be needed."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        return sorted(api.list_repo_files(repo, revision=commit))
+    except Exception:  # offline: the files that are there must do
+        return list(_select(folder, ["*"], ()))
+
+
+def _verify(
+    repo: str, files: Mapping[str, Path], hashes: Mapping[str, str], locked: Mapping[str, str]
+) -> None:
+    for name, found in hashes.items():
+        blob = files[name].resolve()
+        # the hub's cache names a large file by the sha256 that the hub announced for it
+        announced = blob.name if _SHA256.fullmatch(blob.name) else None
+        if found != locked.get(name, found) or found != (announced or found):
+            raise DownloadError(
+                f"checksum mismatch: {name} of {repo} is not what the hub announced or what was "
+                f"downloaded before; remove {blob} and run again"
+            )
+
+
+def lock_file() -> Path:
+    """Where the revision and hashes of every downloaded repository are kept."""
+    return cache_dir() / "hub-lock.json"
+
+
+def _locked(repo: str, revision: str | None) -> dict[str, Any]:
+    """What the lock file says of a repository at a revision: {revision, files: name -> sha256}."""
+    path = lock_file()
+    if not path.exists():
+        return {}
+    try:
+        entry = read_json(path).get(_lock_key(repo, revision), {})
+        return {"revision": str(entry["revision"]), "files": dict(entry["files"])} if entry else {}
+    except (EncbenchError, AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"the lock file {path} is damaged; repair it, or remove it to resolve revisions anew"
+        ) from None
+
+
+def _lock(repo: str, revision: str | None, entry: dict[str, Any]) -> None:
+    path = lock_file()
+    held = read_json(path) if path.exists() else {}
+    write_json(path, dict(sorted({**held, _lock_key(repo, revision): entry}.items())))
+
+
+def _lock_key(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo
+
+
+def _translated(error: Exception, repo: str, revision: str | None) -> EncbenchError:
+    """What the hub's client raised, in one line that says what to do."""
+    from huggingface_hub import constants, errors
+
+    hub = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    instead = "or give a local folder in place of the hub id"
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return DownloadError(
+            f"{repo} is gated: accept the conditions at https://huggingface.co/{repo} and set "
+            f"HF_TOKEN or run `hf auth login`, {instead}"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DownloadError(
+            f"{repo} has no revision '{revision}'; name a branch, tag or commit that is listed at "
+            f"https://huggingface.co/{repo}/commits"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return DownloadError(
+            f"there is no repository {repo} on the hub, or it is private: check the name, set "
+            f"HF_TOKEN or run `hf auth login`, {instead}"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return ModelError(f"'{repo}' is neither a folder here nor a hub id (owner/name)")
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return DownloadError(
+            f"{repo} is not in the cache and HF_HUB_OFFLINE is set: unset it to download, {instead}"
+        )
+    if status is not None:
+        return DownloadError(f"{hub} answered {status} for {repo}; try again later, {instead}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        return from_os_error(error, f"downloading {repo} to {constants.HF_HUB_CACHE}")
+    if "onsistency check" in str(error):
+        return DownloadError(f"checksum mismatch: {hub} sent a damaged file of {repo}; run again")
+    reason = str(cause or error).strip().splitlines()
+    return DownloadError(
+        f"{hub} cannot be reached for {repo} ({reason[0] if reason else type(error).__name__}): "
+        f"check the network, set HF_HUB_OFFLINE=1 to use only what is in the cache, {instead}"
+    )

@@ -1,0 +1,194 @@
+"""Re-encoders of images, each in its own file and registered under ``encbench.reencoders``.
+
+A re-encoder file ends with ``FAMILY = ReEncoderFamily(...)``. To add one, write such a file
+and name it in an entry point.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+from urllib.parse import quote, unquote
+
+import torch
+from PIL import Image, ImageFile, ImageOps
+
+from .. import registry
+from ..data.hub import ResolvedModel
+from ..errors import EncbenchError, ImageError, UnknownNameError, UsageError
+from ..types import ImageRecord, ReEncoder, default_device
+
+__all__ = [
+    "ReEncoderFamily",
+    "ReEncoderSpec",
+    "in_batches",
+    "load_reencoder",
+    "open_image",
+    "reencoder_family",
+]
+
+MAX_PIXELS = 89_000_000  # just below where Pillow begins to warn of a decompression bomb
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ReEncoderSpec:
+    """A parsed ``family[:source][@revision][?option=value&...]``; ``str`` is its canonical form."""
+
+    family: str
+    source: str = ""
+    revision: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> ReEncoderSpec:
+        """Read a spec string.
+
+        Raises:
+            UsageError: if it is not of the form.
+        """
+        head, _, query = text.strip().partition("?")
+        rest, at, revision = head.rpartition("@")
+        if not at or "/" in revision:  # an @ inside a path names no revision
+            rest, revision = head, ""
+        family, _, source = rest.partition(":")
+        if not family:
+            raise UsageError(
+                f"'{text}' is no re-encoder; write family[:source][@revision][?option=value&...], "
+                "for example dinov3, labels or pixels"
+            )
+        options: dict[str, str] = {}
+        for part in filter(None, query.split("&")):
+            name, equals, value = part.partition("=")
+            if not equals or not name or not value:
+                raise UsageError(f"'{part}' in '{text}' is not an option; write name=value")
+            if name in options:
+                raise UsageError(f"'{text}' gives the option '{name}' twice")
+            options[name] = unquote(value)
+        return cls(family, source, revision or None, tuple(sorted(options.items())))
+
+    def get(self, name: str, default: str) -> str:
+        """An option's value as written, or ``default``."""
+        return dict(self.options).get(name, default)
+
+    def __str__(self) -> str:
+        text = self.family + (f":{self.source}" if self.source else "")
+        text += f"@{self.revision}" if self.revision else ""
+        options = "&".join(f"{name}={quote(value, safe='/:,.-')}" for name, value in self.options)
+        return f"{text}?{options}" if options else text
+
+
+@dataclass(frozen=True)
+class ReEncoderFamily:
+    """How one kind of re-encoder is found and loaded.
+
+    Attributes:
+        name: what a spec begins with.
+        summary: one line for ``encbench list``.
+        examples: spec strings that work.
+        needs: what it reads of an image.
+        resolve: finds the files (downloading them if it must) and the revision that pins them.
+        load: builds the re-encoder from resolved files on a device.
+        requires: what `resolve` would download, as (repository, revision) pairs; must not touch
+            the network.
+        options: names of its options, with what each does.
+        version: raised when the same weights and options would give other vectors.
+    """
+
+    name: str
+    summary: str
+    examples: tuple[str, ...]
+    needs: Literal["pixels", "instances"]
+    resolve: Callable[[ReEncoderSpec], ResolvedModel]
+    load: Callable[[ReEncoderSpec, ResolvedModel, torch.device], ReEncoder]
+    requires: Callable[[ReEncoderSpec], list[tuple[str, str | None]]] = lambda spec: []
+    options: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+
+
+def reencoder_family(text: str) -> tuple[ReEncoderFamily, ReEncoderSpec]:
+    """The family that a spec string names, and the parsed spec.
+
+    Raises:
+        UsageError: if the text is no spec, or there is no such family or option.
+    """
+    spec = ReEncoderSpec.parse(text)
+    family: ReEncoderFamily = registry.get("re-encoder", spec.family)
+    for name, _ in spec.options:
+        if name not in family.options:
+            if not family.options:
+                raise UsageError(f"the re-encoder '{spec.family}' has no options, so no '{name}'")
+            raise UnknownNameError(f"option of '{spec.family}' re-encoders", name, family.options)
+    return family, spec
+
+
+def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
+    """Find, download if needed, and load a re-encoder by its spec string.
+
+    Raises:
+        EncbenchError: in one line: unknown family or option, files missing or unsafe, hub
+            unreachable, licence not accepted.
+    """
+    family, spec = reencoder_family(text)
+    try:
+        where = device if isinstance(device, torch.device) else default_device(device)
+    except ValueError as error:
+        raise EncbenchError(str(error)) from error
+    return family.load(spec, family.resolve(spec), where)
+
+
+def open_image(image: ImageRecord) -> Image.Image:
+    """An image as RGB, turned as its EXIF data says; never one that is cut off or broken.
+
+    Transparency is dropped; 16-bit grey values are scaled to 8 bits.
+
+    Raises:
+        ImageError: naming the file, if it is missing, damaged or impossibly large.
+    """
+    if image.path is None:
+        raise ImageError(f"the file of image {image.image_id} ({image.file_name}) is not there")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched it on
+    try:
+        with Image.open(image.path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{image.path} claims {opened.width} x {opened.height} pixels; refused as a "
+                    "decompression bomb"
+                )
+            turned = ImageOps.exif_transpose(opened)
+            if turned.mode.startswith("I"):
+                turned = turned.point(lambda value: value / 256).convert("L")
+            return turned.convert("RGB")
+    except ImageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ImageError(f"cannot read the image {image.path}: {reason}") from error
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+        raise ImageError(f"cannot read the image {image.path}: {error}") from error
+
+
+def in_batches(
+    prepare: Callable[[ImageRecord], T], images: Sequence[ImageRecord], size: int, threads: int = 8
+) -> Iterator[list[T]]:
+    """Prepare images in threads, a few batches ahead of whoever takes them.
+
+    So decoding goes on while a device computes, and memory holds three batches at most.
+
+    Raises:
+        ImageError: from ``prepare``, when the batch that holds the image is taken.
+    """
+    ahead: deque[list[Future[T]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for start in range(0, len(images), size):
+                ahead.append([pool.submit(prepare, i) for i in images[start : start + size]])
+                if len(ahead) == 3:
+                    yield [future.result() for future in ahead.popleft()]
+            while ahead:
+                yield [future.result() for future in ahead.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)

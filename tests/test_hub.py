@@ -1,0 +1,445 @@
+"""The downloader, against a small stand-in for the hub on this machine."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from encbench.data import hub
+from encbench.data.hub import download_plan, resolve_model
+from encbench.errors import DownloadError, EncbenchError, ModelError, StoreError
+from encbench.files import digest_files
+
+REPO = "someone/some-model"
+COMMIT = "a" * 40
+NEXT = "b" * 40
+PATTERNS = ["*.json", "*.safetensors", "*.bin"]
+CARD = b"---\nlicense: apache-2.0\n---\n# A model\n"
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Serves repositories as the hub does; ``status`` overrides every answer."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, dict[str, bytes]] = {}  # commit -> name -> content
+        self.refs: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.error: tuple[int, str] | None = None
+        self.damage = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.requests.append(path)
+        if self.server.error:
+            status, code = self.server.error
+            self._send(status, b"{}", X_Error_Code=code)
+            return
+        if REPO not in path:
+            self._send(404, b"{}", X_Error_Code="RepoNotFound")
+            return
+        rest = path.partition(REPO)[2].strip("/").split("/")
+        revision = rest[1] if len(rest) > 1 else "main"
+        commit = self.server.refs.get(revision, revision)
+        files = self.server.files.get(commit)
+        if files is None:
+            self._send(404, b"{}", X_Error_Code="RevisionNotFound")
+            return
+        if rest[0] == "resolve":
+            content = files["/".join(rest[2:])]
+            sent = content[::-1] if self.server.damage and self.command == "GET" else content
+            self._send(
+                200, sent, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=commit
+            )
+        elif rest[0] == "tree":
+            entries = [
+                {"type": "file", "path": n, "size": len(c), "oid": "0" * 40}
+                for n, c in files.items()
+            ]
+            self._send(200, json.dumps(entries).encode(), Content_Type="application/json")
+        else:
+            siblings = [{"rfilename": name} for name in files]
+            body = {"id": REPO, "sha": commit, "siblings": siblings, "private": False, "tags": []}
+            self._send(200, json.dumps(body).encode(), Content_Type="application/json")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    from huggingface_hub import constants
+
+    fake = FakeHub()
+    fake.files[COMMIT] = {
+        "README.md": CARD,
+        "config.json": b'{"a": 1}',
+        "model.safetensors": b"weights",
+        "pytorch_model.bin": b"pickle",
+        "notes/unwanted.txt": b"x",
+    }
+    fake.refs["main"] = COMMIT
+    threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    monkeypatch.setenv("ENCBENCH_CACHE", str(tmp_path / "own"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    yield fake
+    fake.shutdown()
+    fake.server_close()
+
+
+def folder_with(path: Path, **files: bytes) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (path / name.replace("__", ".")).write_bytes(content)
+    return path
+
+
+# ------------------------------------------------------------------------- local folders
+
+
+def test_folder_is_pinned_by_the_files_that_match(tmp_path: Path) -> None:
+    folder = folder_with(
+        tmp_path / "m",
+        config__json=b"{}",
+        model__safetensors=b"w",
+        README__md=CARD,
+        notes__txt=b"1",
+    )
+    found = resolve_model(str(folder), None, patterns=PATTERNS)
+    assert found.path == folder
+    assert found.licence == "apache-2.0"
+    expected = digest_files([folder / "config.json", folder / "model.safetensors"], folder)
+    assert found.revision == expected
+
+    (folder / "notes.txt").write_bytes(b"2")
+    assert resolve_model(str(folder), None, patterns=PATTERNS).revision == expected
+    (folder / "model.safetensors").write_bytes(b"v")
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert resolve_model(str(folder), None, patterns=PATTERNS).revision != expected
+
+
+def test_digest_names_files_by_their_place(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "m", **{"b__json": b"{}", "a-b__json": b"1"})
+    folder_with(folder / "a", **{"z__json": b"2"})
+    files = [folder / "b.json", folder / "a-b.json", folder / "a" / "z.json"]
+    found = resolve_model(str(folder), None, patterns=["*.json"])
+    assert found.revision == digest_files(files, folder)
+
+
+def test_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_with(tmp_path / "m", model__safetensors=b"w")
+    first = resolve_model(str(folder), None, patterns=PATTERNS)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(hub.hashlib, "file_digest", refuse)
+    assert resolve_model(str(folder), None, patterns=PATTERNS) == first
+
+
+def test_works_without_a_place_to_keep_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ENCBENCH_CACHE", str(tmp_path / "file" / "cache"))
+    folder = folder_with(tmp_path / "m", model__safetensors=b"w")
+    assert len(resolve_model(str(folder), None, patterns=PATTERNS).revision) == 64
+
+
+def test_folder_may_be_held_to_its_hash(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "m", model__safetensors=b"w")
+    revision = resolve_model(str(folder), None, patterns=PATTERNS).revision
+    assert resolve_model(str(folder), revision[:12], patterns=PATTERNS).revision == revision
+    with pytest.raises(ModelError, match="has content hash"):
+        resolve_model(str(folder), "0" * 12, patterns=PATTERNS)
+
+
+def test_pickles_only_when_asked_for(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "m", config__json=b"{}", pytorch_model__bin=b"p")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*\?pickle=true"):
+        resolve_model(str(folder), None, patterns=PATTERNS)
+    found = resolve_model(str(folder), None, patterns=PATTERNS, pickle=True)
+    assert found.revision == digest_files(folder.iterdir(), folder)
+
+    both = folder_with(tmp_path / "b", model__safetensors=b"w", pytorch_model__bin=b"p")
+    revision = resolve_model(str(both), None, patterns=PATTERNS, pickle=True).revision
+    assert revision == digest_files([both / "model.safetensors"], both)
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    folder = folder_with(tmp_path / "m", **{"model-1__safetensors": b"w"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"lacks model-2\.safetensors"):
+        resolve_model(str(folder), None, patterns=PATTERNS)
+
+
+@pytest.mark.parametrize(
+    "source", ["/no/such/folder", "./no-such", "~/no-such-folder", r"C:\models\x", "a/b/c"]
+)
+def test_missing_folder_is_no_hub_id(source: str) -> None:
+    with pytest.raises(ModelError, match="there is no folder"):
+        resolve_model(source, None, patterns=PATTERNS)
+
+
+def test_useless_sources(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"w")
+    with pytest.raises(ModelError, match="is a file"):
+        resolve_model(str(file), None, patterns=PATTERNS)
+    empty = folder_with(tmp_path / "empty")
+    with pytest.raises(ModelError, match="holds no weights"):
+        resolve_model(str(empty), None, patterns=PATTERNS)
+    with pytest.raises(ModelError, match="holds none of"):
+        resolve_model(str(empty), None, patterns=["*.json"])
+    with pytest.raises(ModelError, match="neither a folder here nor a hub id"):
+        resolve_model("not a name!", None, patterns=PATTERNS)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        (b"---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0"),
+        (b"---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        (b"---\nlicense: other\n---\n", "other"),
+        (b"---\ntags: [x]\n---\n", "unknown"),
+        (b"# no front matter", "unknown"),
+        (b"---\n: [broken\n---\n", "unknown"),
+        (b"\xff\xfe", "unknown"),
+    ],
+)
+def test_licence_from_the_card(tmp_path: Path, card: bytes, licence: str) -> None:
+    folder = folder_with(tmp_path / "m", model__safetensors=b"w", README__md=card)
+    assert resolve_model(str(folder), None, patterns=PATTERNS).licence == licence
+
+
+# ----------------------------------------------------------------------- hub repositories
+
+
+def test_first_download_is_locked_and_later_runs_hold_to_it(server: FakeHub) -> None:
+    first = resolve_model(REPO, None, patterns=PATTERNS)
+    assert (first.revision, first.licence) == (COMMIT, "apache-2.0")
+    names = {p.name for p in first.path.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors"}
+    lock = json.loads(hub.lock_file().read_text())[REPO]
+    assert lock["revision"] == COMMIT
+    assert lock["files"]["model.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+
+    server.files[NEXT] = {**server.files[COMMIT], "model.safetensors": b"other"}
+    server.refs["main"] = NEXT
+    server.requests.clear()
+    assert resolve_model(REPO, None, patterns=PATTERNS) == first
+    assert server.requests == []  # no network at all
+
+
+def test_locked_revision_is_fetched_again_once_the_cache_is_gone(server: FakeHub) -> None:
+    import shutil
+
+    first = resolve_model(REPO, None, patterns=PATTERNS)
+    shutil.rmtree(first.path.parents[2])
+    server.files[NEXT] = {**server.files[COMMIT], "model.safetensors": b"other"}
+    server.refs["main"] = NEXT
+    assert resolve_model(REPO, None, patterns=PATTERNS).revision == COMMIT
+
+
+def test_other_patterns_of_a_locked_repository_fetch_what_is_missing(server: FakeHub) -> None:
+    resolve_model(REPO, None, patterns=["*.json"])
+    again = resolve_model(REPO, None, patterns=PATTERNS)
+    assert (again.path / "model.safetensors").read_bytes() == b"weights"
+    assert set(json.loads(hub.lock_file().read_text())[REPO]["files"]) == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_pinned_revision_and_branch(server: FakeHub) -> None:
+    server.files[NEXT] = {"model.safetensors": b"other"}
+    server.refs["old"] = NEXT
+    assert resolve_model(REPO, COMMIT, patterns=PATTERNS).revision == COMMIT
+    assert resolve_model(REPO, "old", patterns=PATTERNS).revision == NEXT
+    assert set(json.loads(hub.lock_file().read_text())) == {f"{REPO}@{COMMIT}", f"{REPO}@old"}
+
+
+def test_cached_repository_works_offline(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    first = resolve_model(REPO, None, patterns=PATTERNS)
+    hub.lock_file().unlink()  # as if another program had filled the cache
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve_model(REPO, None, patterns=PATTERNS) == first
+
+
+def test_pickles_of_a_repository(server: FakeHub) -> None:
+    del server.files[COMMIT]["model.safetensors"]
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*\?pickle=true"):
+        resolve_model(REPO, None, patterns=PATTERNS)
+    assert not any("pytorch_model.bin" in path for path in server.requests)
+    found = resolve_model(REPO, None, patterns=PATTERNS, pickle=True)
+    assert (found.path / "pytorch_model.bin").read_bytes() == b"pickle"
+    server.requests.clear()
+    assert resolve_model(REPO, None, patterns=PATTERNS, pickle=True) == found
+    assert server.requests == []
+
+
+def test_pickles_are_left_where_there_are_safetensors(server: FakeHub) -> None:
+    resolve_model(REPO, None, patterns=PATTERNS, pickle=True)
+    assert not any("pytorch_model.bin" in path for path in server.requests)
+
+
+def test_damaged_download_is_noticed(server: FakeHub) -> None:
+    server.damage = True
+    with pytest.raises(DownloadError, match=r"checksum mismatch: .*remove .* and run again"):
+        resolve_model(REPO, None, patterns=["*.safetensors"])
+    assert not hub.lock_file().exists()
+
+
+def test_changed_cache_is_noticed(server: FakeHub) -> None:
+    first = resolve_model(REPO, None, patterns=PATTERNS)
+    blob = (first.path / "model.safetensors").resolve()
+    blob.write_bytes(b"tampered")
+    with pytest.raises(DownloadError, match=r"checksum mismatch: model\.safetensors.*remove"):
+        resolve_model(REPO, None, patterns=PATTERNS)
+    blob.unlink()  # as the message says
+    again = resolve_model(REPO, None, patterns=PATTERNS)
+    assert (again.path / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_damaged_lock_file_is_named(server: FakeHub) -> None:
+    hub.lock_file().parent.mkdir(parents=True)
+    hub.lock_file().write_text("{")
+    with pytest.raises(ModelError, match=r"hub-lock\.json is damaged"):
+        resolve_model(REPO, None, patterns=PATTERNS)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "GatedRepo", rf"accept the conditions at https://huggingface\.co/{REPO} .*HF_TOKEN"),
+        (404, "RepoNotFound", "no repository"),
+        (401, "", "no repository"),
+        (404, "RevisionNotFound", "no revision"),
+        (503, "", "answered 503"),
+    ],
+)
+def test_refusals_are_one_clear_line(server: FakeHub, status: int, code: str, words: str) -> None:
+    server.error = (status, code)
+    with pytest.raises(DownloadError, match=words) as caught:
+        resolve_model(REPO, "main", patterns=PATTERNS)
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_switch(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match=r"HF_HUB_OFFLINE is set.*local folder"):
+        resolve_model(REPO, None, patterns=PATTERNS)
+    assert server.requests == []
+
+
+def test_disk_full(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        resolve_model(REPO, None, patterns=PATTERNS)
+
+
+def test_unreachable_hub_from_a_fresh_process(tmp_path: Path) -> None:
+    """HF_ENDPOINT and HF_HUB_OFFLINE are read when the client is imported."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "from encbench.data.hub import resolve_model\n"
+        "from encbench.errors import EncbenchError\n"
+        "try:\n"
+        f"    resolve_model({REPO!r}, None, patterns=['*.json'])\n"
+        "except EncbenchError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "ENCBENCH_CACHE": str(tmp_path)}
+    environment = {**os.environ, **settings, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.stdout.startswith(f"DownloadError {endpoint} cannot be reached for {REPO}")
+    assert "HF_HUB_OFFLINE" in done.stdout
+    assert "local folder" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+# ------------------------------------------------------------------------ what would be fetched
+
+
+def test_plan_asks_nobody(server: FakeHub, tmp_path: Path) -> None:
+    known = "google/gemma-2-2b-it"
+    plan = download_plan([(REPO, None), (known, "c" * 40)])
+    assert [p.cached for p in plan] == [False, False]
+    assert [p.revision for p in plan] == [None, "c" * 40]
+    assert plan[0].bytes is None
+    assert plan[1].bytes == hub.SIZES[known]
+
+    folder = folder_with(tmp_path / "m", model__safetensors=b"12345")
+    resolve_model(REPO, None, patterns=PATTERNS)
+    server.requests.clear()
+    repo, local = download_plan([(REPO, None), (str(folder), None)])
+    assert (repo.cached, repo.revision) == (True, COMMIT)
+    assert repo.bytes == len(CARD) + len(b'{"a": 1}') + len(b"weights")
+    assert (local.cached, local.bytes) == (True, 5)
+    assert server.requests == []
+
+
+def test_plan_finds_what_others_cached(server: FakeHub) -> None:
+    resolve_model(REPO, None, patterns=PATTERNS)
+    hub.lock_file().unlink()
+    assert download_plan([(REPO, None)])[0].revision == COMMIT
+
+
+def test_every_message_is_one_line(server: FakeHub) -> None:
+    for source in ("someone/other", "not a name!", "/no/such", "a/b/c"):
+        with pytest.raises(EncbenchError) as caught:
+            resolve_model(source, None, patterns=PATTERNS)
+        assert "\n" not in str(caught.value)
