@@ -45,21 +45,6 @@ def combine(means: Float[np.ndarray, "*B C"]) -> Float[np.ndarray, "*B"]:
     return np.reshape(np.array(flat), value.shape)
 
 
-def score(items: pd.DataFrame, columns: Sequence[str], *, seed: int, unscored: int = 0) -> Score:
-    """A score from item columns, over the rows where all of them have a value.
-
-    Returns:
-        value, number of items and the percentile bootstrap interval; NaN without any item.
-    """
-    table = items[list(columns)].to_numpy(np.float64)
-    table = table[np.isfinite(table).all(axis=1)]
-    if not len(table):
-        return Score(float("nan"), 0, float("nan"), float("nan"), unscored)
-    value = float(combine(table.mean(axis=0)[None])[0])
-    low, high = np.percentile(combine(resampled_means(table, seed)), LEVEL)
-    return Score(value, len(table), float(low), float(high), unscored)
-
-
 def scores(
     items: pd.DataFrame,
     item_scores: Mapping[str, Sequence[str]],
@@ -67,6 +52,31 @@ def scores(
     seed: int,
     unscored: int = 0,
 ) -> dict[str, Score]:
-    """:func:`score` for each name; names without any item are left out."""
-    made = {n: score(items, c, seed=seed, unscored=unscored) for n, c in item_scores.items()}
-    return {name: found for name, found in made.items() if found.n}
+    """Scores from item columns, each over the rows where all of its columns have a value.
+
+    Returns:
+        for each name its value, number of items and percentile bootstrap interval; names
+        without any item are left out.
+    """
+    groups: dict[bytes, list[str]] = {}
+    for name, columns in item_scores.items():
+        known = np.isfinite(items[list(columns)].to_numpy(np.float64)).all(axis=1)
+        if known.any():
+            groups.setdefault(known.tobytes(), []).append(name)
+    found: dict[str, Score] = {}
+    for known, names in groups.items():
+        rows = items[np.frombuffer(known, dtype=bool)]
+        columns = list(dict.fromkeys(c for name in names for c in item_scores[name]))
+        table = rows[columns].to_numpy(np.float64)
+        means = np.vstack([table.mean(axis=0), resampled_means(table, seed)])
+        for name in names:
+            values = combine(means[:, [columns.index(c) for c in item_scores[name]]])
+            low, high = np.percentile(values[1:], LEVEL)
+            found[name] = Score(float(values[0]), len(rows), float(low), float(high), unscored)
+    return {name: found[name] for name in item_scores if name in found}
+
+
+def score(items: pd.DataFrame, columns: Sequence[str], *, seed: int) -> Score:
+    """One score, as :func:`scores` makes it; NaN without any item."""
+    nothing = Score(float("nan"), 0, float("nan"), float("nan"))
+    return scores(items, {"": columns}, seed=seed).get("", nothing)

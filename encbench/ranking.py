@@ -150,12 +150,24 @@ def load(paths: Sequence[Path]) -> tuple[list[Entrant], list[Entrant]]:
     Raises:
         RecordError: naming a damaged file.
     """
-    main, variants = [], []
+    main: list[Entrant] = []
+    variants: list[Entrant] = []
     for path in paths:
         record = read_record(path)
         entrant = Entrant(record, read_items(path, record))
         (variants if record.variant else main).append(entrant)
-    return main, variants
+    specs_of: dict[str, set[str]] = {}
+    for entrant in main:
+        specs_of.setdefault(entrant.record.name, set()).add(entrant.spec)
+    unclear = {name for name, specs in specs_of.items() if len(specs) > 1}
+    return [_named(e, unclear) for e in main], [_named(e, unclear) for e in variants]
+
+
+def _named(entrant: Entrant, unclear: set[str]) -> Entrant:
+    """Two encoders of one name, from two runs into one folder, are named by their specs."""
+    if entrant.record.name not in unclear:
+        return entrant
+    return Entrant(dataclasses.replace(entrant.record, name=entrant.spec), entrant.items)
 
 
 def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) -> Prediction:
@@ -270,7 +282,7 @@ def _order(
                 parameters=int(record.card.get("parameters", 0)),
                 pooling=record.pooling,
                 stage=str(record.card.get("stage", "final")),
-                **rank,  # type: ignore[arg-type]
+                **rank,
             )
         )
     return sorted(rows, key=lambda row: (-row.value, row.control, row.spec))

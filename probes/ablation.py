@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from encbench.errors import DataError
-from encbench.intervals import score, scores
+from encbench.intervals import combine, score, scores
 from encbench.retrieval.search import DECIMALS, nearest, normalise
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
@@ -334,11 +334,11 @@ def _curve(
     for name in ("cosine", "baseline", "calibrated", "low", "high"):
         found[name] = []
     for _, value, baseline in rows:
-        table = pd.DataFrame({"v": value, "b": baseline, "one": 1.0})
-        raw = score(table, ("v",), seed=seed)
+        raw = score(pd.DataFrame({"v": value}), ("v",), seed=seed)
+        means = np.array([np.nanmean(value), np.nanmean(baseline), 1.0])
         found["cosine"].append(raw.value)
         found["low"].append(raw.low)
         found["high"].append(raw.high)
-        found["baseline"].append(score(table, ("b",), seed=seed).value)
-        found["calibrated"].append(score(table, ("v", "b", "one"), seed=seed).value)
+        found["baseline"].append(float(means[1]))
+        found["calibrated"].append(float(combine(means[None])[0]))
     return found

@@ -20,7 +20,7 @@ from encbench.retrieval.metrics import random_similarity
 from encbench.retrieval.search import normalise
 from encbench.types import Measurement, ProbeContext, ProbeSpec, Score
 
-SAMPLE = 1000  # texts behind the effective rank
+SAMPLE = 500  # texts behind the effective rank
 RESAMPLES = 50
 
 

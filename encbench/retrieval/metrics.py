@@ -13,7 +13,7 @@ def mean_similarity_at(
 
     Source: the average of EMF (arXiv 2604.18168, section 3.3), with its k left open.
     """
-    sums = np.cumsum(similarities.astype(np.float64), axis=1)
+    sums = np.cumsum(similarities, axis=1, dtype=np.float64)
     return {k: sums[:, k - 1] / k for k in ks}
 
 
@@ -22,7 +22,8 @@ def recall_at(
 ) -> dict[int, Float[np.ndarray, " Q"]]:
     """1 where at least one of the first k retrieved is right, else 0, as in image-text
     retrieval's R@k."""
-    return {k: hits[:, :k].any(axis=1).astype(np.float64) for k in ks}
+    found = np.logical_or.accumulate(hits, axis=1)
+    return {k: found[:, k - 1].astype(np.float64) for k in ks}
 
 
 def retrieved_similarities(

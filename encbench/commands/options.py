@@ -1,0 +1,208 @@
+"""The options that ``run`` and ``probe`` share, turned into a configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+DATA, PROBES, RUN = "Data", "Probes", "Run"
+
+
+def _merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
+    held = dict(ctx.default_map or {})
+    ctx.default_map = {**held, **values} if over else {**values, **held}
+
+
+def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take defaults from a TOML file whose keys are the flags' names."""
+    if path is None:
+        return None
+    from ..errors import UsageError
+
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    known = {p.name for p in ctx.command.params if p.name} - {"config"}
+    for key in values:
+        if key not in known:
+            listed = ", ".join(sorted(known))
+            raise UsageError(f"unknown key '{key}' in {path}; known: {listed}")
+    if "preset" in values:
+        read_preset(ctx, values["preset"])
+    _merge(ctx, values, over=True)
+    return path
+
+
+def read_preset(ctx: typer.Context, name: str | None) -> str | None:
+    """Take defaults from a preset; flags and TOML go over it."""
+    if name is not None:
+        from ..presets import preset
+
+        _merge(ctx, preset(name), over=False)
+    return name
+
+
+def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
+    """A command function with all the options of a run, around ``work(config, dry_run)``."""
+
+    def main(
+        ctx: typer.Context,
+        encoders: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Encoders to compare, family:source[@revision][?option=value&...]; several "
+                "after one flag. Controls are added by themselves. See: encbench list encoders.",
+                metavar="SPEC...",
+            ),
+        ] = None,
+        out: Annotated[
+            Path, typer.Option(help="Folder of this run: records, prediction, report.")
+        ] = Path("runs/encbench"),
+        config: Annotated[
+            Path | None,
+            typer.Option(
+                help="TOML file with the same keys as these flags; flags go over it.",
+                callback=read_config,
+                is_eager=True,
+            ),
+        ] = None,
+        preset: Annotated[
+            str | None,
+            typer.Option(
+                help="emf: the paper's four encoders and its protocol.",
+                callback=read_preset,
+                is_eager=True,
+            ),
+        ] = None,
+        coco: Annotated[
+            Path | None,
+            typer.Option(
+                help="COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without "
+                "--coco and --dpg, a small text set made by rule is used.",
+                rich_help_panel=DATA,
+            ),
+        ] = None,
+        coco_split: Annotated[
+            str | None,
+            typer.Option(
+                help="val2017 or train2017; needed where both are there.", rich_help_panel=DATA
+            ),
+        ] = None,
+        allow_missing_images: Annotated[
+            bool,
+            typer.Option(
+                help="Work on the images that are there; broken ones are unscored.",
+                rich_help_panel=DATA,
+            ),
+        ] = False,
+        dpg: Annotated[
+            Path | None,
+            typer.Option(
+                help="DPG-Bench prompts: folder of txt files, or jsonl.", rich_help_panel=DATA
+            ),
+        ] = None,
+        re_encoder: Annotated[
+            str,
+            typer.Option(
+                help="How retrieved images are compared: dinov3[:MODEL], dinov2[:MODEL], labels, "
+                "pixels, or none (text only). See: encbench list re-encoders.",
+                rich_help_panel=DATA,
+            ),
+        ] = "dinov3",
+        probes: Annotated[
+            list[str] | None,
+            typer.Option(help="Probes to run; all by default.", rich_help_panel=PROBES),
+        ] = None,
+        queries: Annotated[
+            int, typer.Option(help="Retrieval: how many queries.", rich_help_panel=PROBES)
+        ] = 1000,
+        ks: Annotated[
+            list[int] | None,
+            typer.Option(help="Retrieval: neighbours [1 2 5 10].", rich_help_panel=PROBES),
+        ] = None,
+        draws: Annotated[
+            int,
+            typer.Option(
+                help="Ablation: random versions of each prompt, half of its words removed.",
+                rich_help_panel=PROBES,
+            ),
+        ] = 5,
+        shares: Annotated[
+            list[float] | None,
+            typer.Option(help="Ablation: shares removed [.1 .3 .5 .7 .9].", rich_help_panel=PROBES),
+        ] = None,
+        units: Annotated[
+            list[str] | None,
+            typer.Option(help="Ablation: [words sentences].", rich_help_panel=PROBES),
+        ] = None,
+        places: Annotated[
+            list[str] | None,
+            typer.Option(help="Ablation: [anywhere start end].", rich_help_panel=PROBES),
+        ] = None,
+        layers: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Check the order under these layers, too: an index, penultimate, normavg.",
+                rich_help_panel=PROBES,
+            ),
+        ] = None,
+        pools: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Check the order under these poolings, too [max own]: mean, mean-padded, "
+                "last, eos, max, own.",
+                rich_help_panel=PROBES,
+            ),
+        ] = None,
+        limit: Annotated[
+            int | None,
+            typer.Option(help="At most so many items a probe, to try it out.", rich_help_panel=RUN),
+        ] = None,
+        seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=RUN)] = 0,
+        device: Annotated[
+            str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUN)
+        ] = "auto",
+        store: Annotated[
+            Path | None,
+            typer.Option(
+                help="Folder of the embedding store [$ENCBENCH_CACHE/store or "
+                "~/.cache/encbench/store].",
+                rich_help_panel=RUN,
+            ),
+        ] = None,
+        dry_run: Annotated[
+            bool,
+            typer.Option(
+                "--dry-run",
+                help="Print what would be done, downloaded and spent; do nothing.",
+                rich_help_panel=RUN,
+            ),
+        ] = False,
+    ) -> None:
+        from ..config import from_values
+        from ..progress import show_log
+
+        show_log()
+        values = {k: v for k, v in locals().items() if k in _FIELDS and v not in (None, [], ())}
+        work(from_values(values), dry_run)
+
+    main.__doc__ = work.__doc__
+    return main
+
+
+_FIELDS = (
+    "encoders", "out", "coco", "coco_split", "allow_missing_images", "dpg", "re_encoder", "probes",
+    "queries", "ks", "draws", "shares", "units", "places", "layers", "pools", "limit", "seed",
+    "device", "store",
+)  # fmt: skip

@@ -1,0 +1,209 @@
+"""What probes work on: the data, and encoders and images behind the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from PIL.Image import Image
+from PIL.Image import new as new_image
+from torch import Tensor
+
+from .config import RunConfig
+from .data.coco import load_coco
+from .data.dpg import load_prompts
+from .encode import StoredEncoder, bytes_of
+from .errors import ImageError
+from .files import digest
+from .progress import log
+from .store import Store, digest_of_files
+from .types import (
+    CaptionSet,
+    EncoderCard,
+    ImageRecord,
+    JointEncoder,
+    PromptSet,
+    ReEncoder,
+    ReEncoderCard,
+)
+from .vision import load_reencoder, open_image, reencoder_family
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the probes look at. ``None`` where there is nothing of a kind."""
+
+    captions: CaptionSet | None
+    prompts: PromptSet | None
+
+    @property
+    def pins(self) -> dict[str, str]:
+        sets = (self.captions, self.prompts)
+        return {s.name: s.pin for s in sets if s is not None}
+
+    def of(self, probe: str) -> str:
+        """The data a built-in probe depends on, as 'name@pin'; all of it for any other."""
+        used = {"retrieval": (self.captions,), "ablation": (self.prompts,)}.get(
+            probe, (self.captions, self.prompts)
+        )
+        return " + ".join(f"{s.name}@{s.pin}" for s in used if s is not None)
+
+
+def load_data(config: RunConfig) -> Data:
+    """The data sets that the configuration names; the embedded ones where it names none.
+
+    Raises:
+        DataError: one line about what is missing or broken.
+    """
+    if config.coco is None and config.dpg is None:
+        from .data.embedded import embedded_captions, embedded_prompts
+
+        return Data(embedded_captions(), embedded_prompts())
+    captions = prompts = None
+    if config.coco is not None:
+        captions = load_coco(
+            config.coco,
+            split=config.coco_split,
+            allow_missing_images=config.allow_missing_images or config.re_encoder == "none",
+        )
+    if config.dpg is not None:
+        prompts = load_prompts(config.dpg)
+    return Data(captions, prompts)
+
+
+class Context:
+    """What a probe gets: an encoder with one pooling, behind its store, and the data."""
+
+    def __init__(
+        self,
+        encoder: StoredEncoder,
+        pool: str,
+        data: Data,
+        images: Images | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.card: EncoderCard = encoder.card  # loads the encoder where nothing is stored yet
+        self.encoder = encoder
+        self.pool = pool
+        self.captions = data.captions
+        self.prompts = data.prompts
+        self.images = images
+        self.reencoder: ReEncoderCard | None = images.card if images else None
+        self.options = options
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
+        return self.encoder.embed(prompts, self.pool)
+
+    def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
+        if not self.encoder.about["joint"]:
+            return None
+        return self.encoder.embed(prompts, "own")
+
+    def embed_images(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        assert self.images is not None
+        return self.images.joint(self.encoder, images)
+
+    def reencode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        assert self.images is not None
+        return self.images.reencode(images)
+
+    def truncated(self, prompts: Sequence[str]) -> Bool[Tensor, " N"]:
+        return self.encoder.truncated(prompts, self.pool)
+
+    def throughput(self, prompts: Sequence[str]) -> Mapping[str, float]:
+        return {
+            **self.encoder.throughput(prompts, self.pool),
+            "latency_ms": self.encoder.about["latency_ms"],
+            "memory_bytes": bytes_of(self.encoder.card),
+        }
+
+
+class Images:
+    """Image vectors behind the store, from the re-encoder or from an encoder's joint space."""
+
+    def __init__(self, reencoder: ReEncoder, store: Store, *, skip_broken: bool) -> None:
+        self.reencoder = reencoder
+        self.card = reencoder.card
+        self.store = store
+        self.skip_broken = skip_broken
+
+    def reencode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        """A row for each image; NaN where its file is broken and that is allowed."""
+        if self.card.needs == "instances":
+            return self.reencoder.encode(images)
+        who = {
+            "re-encoder": self.card.spec,
+            "revision": self.card.revision,
+            "version": reencoder_family(self.card.spec)[0].version,
+        }
+        return self._rows(
+            who, images, self.reencoder.encode, lambda: self.card.dim, f"images by {self.card.spec}"
+        )
+
+    def joint(self, encoder: StoredEncoder, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
+        """Image vectors of an encoder's joint space; NaN as above."""
+
+        def embed(pictures: list[Image]) -> Tensor:
+            loaded = encoder.encoder
+            assert isinstance(loaded, JointEncoder)
+            return loaded.encode_images(pictures)
+
+        return self._rows(
+            {"joint space": encoder.identity},
+            images,
+            lambda batch: embed([open_image(image) for image in batch]),
+            lambda: embed([new_image("RGB", (8, 8))]).shape[1],
+            f"images by {encoder.inner}",
+        )
+
+    def _rows(
+        self,
+        who: Mapping[str, Any],
+        images: Sequence[ImageRecord],
+        encode: Callable[[Sequence[ImageRecord]], Tensor],
+        width: Callable[[], int],
+        what: str,
+    ) -> Tensor:
+        hashes = digest_of_files([image.path for image in images if image.path is not None])
+
+        def compute(span: range) -> Tensor:
+            batch = [images[i] for i in span]
+            try:
+                return encode(batch)
+            except ImageError as error:
+                if not self.skip_broken:
+                    raise ImageError(
+                        f"{error}; restore it, or leave broken images unscored by "
+                        "--allow-missing-images"
+                    ) from error
+            return torch.stack([self._one(encode, image, width) for image in batch])
+
+        return self.store.rows({**who, "images": digest(hashes)}, len(images), compute, what=what)
+
+    @staticmethod
+    def _one(
+        encode: Callable[[Sequence[ImageRecord]], Tensor],
+        image: ImageRecord,
+        width: Callable[[], int],
+    ) -> Tensor:
+        try:
+            return encode([image])[0].cpu()
+        except ImageError as error:
+            log.warning("%s; unscored", error)
+            return torch.full((width(),), float("nan"))
+
+
+def load_images(config: RunConfig, data: Data, store: Store, device: torch.device) -> Images | None:
+    """The re-encoder behind its store; None where there is nothing for it to see."""
+    if config.re_encoder == "none" or data.captions is None:
+        return None
+    if not any(i.path is not None or i.instances is not None for i in data.captions.images):
+        log.info("%s has no images: ranked by recall of captions", data.captions.name)
+        return None
+    reencoder = load_reencoder(config.re_encoder, device)
+    if hasattr(reencoder, "with_labels"):
+        reencoder = reencoder.with_labels(data.captions.labels)
+    return Images(reencoder, store, skip_broken=config.allow_missing_images)

@@ -1,0 +1,194 @@
+"""What a run will do and what it will cost, told before it starts, without the network."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .config import RunConfig
+from .context import Data, load_data
+from .data.hub import download_plan
+from .encode import estimated_tokens
+from .encoders import EncoderSpec, family_of
+from .errors import DataError, EncbenchError, UnknownNameError
+from .pipeline import device_of, specs_of
+from .presets import CAPTION_COUNTS, PARAMETERS
+from .vision import reencoder_family
+
+CAPTION_TOKENS = 16  # a COCO caption with special tokens
+PROMPT_TOKENS = 90  # a DPG-Bench prompt
+DPG_PROMPTS = 1065
+IMAGE_TOKENS = 200  # of a 224-pixel image at patch 16, registers included
+
+
+@dataclass(frozen=True)
+class PlannedEncoder:
+    """One line of the plan.
+
+    ``download`` in bytes (0 = at hand, None = unknown), ``seconds`` of computing (None where
+    the number of parameters is not known before loading), ``problem`` in words.
+    """
+
+    spec: str
+    download: int | None = 0
+    parameters: int | None = None
+    seconds: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What ``--dry-run`` prints."""
+
+    encoders: tuple[PlannedEncoder, ...]
+    reencoder: PlannedEncoder | None
+    controls: tuple[str, ...]
+    captions: int
+    images: int
+    long_prompts: int
+    tokens: int
+    device: str
+    rate: float
+    notes: tuple[str, ...]
+
+    @property
+    def download(self) -> int:
+        """Known bytes to download."""
+        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
+        return sum(row.download or 0 for row in rows)
+
+    @property
+    def seconds(self) -> float:
+        """Computing, as far as it is known."""
+        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
+        return sum((row.seconds or 0.0 for row in rows), 0.0)
+
+
+def plan_run(config: RunConfig) -> RunPlan:
+    """Look at the configuration, the data that is there and the cache; load no model.
+
+    Raises:
+        UsageError: for a configuration that makes no sense. Missing adapters and missing data
+            are part of the plan.
+    """
+    device = device_of(config)
+    notes: list[str] = []
+    data = _data(config, notes)
+    if data is not None and data.captions is not None:
+        captions = [c.text for c in data.captions.captions]
+        count = len(captions)
+        images = sum(i.path is not None for i in data.captions.images)
+        tokens = sum(map(estimated_tokens, captions))
+        notes += [f"{data.captions.name}: {note}" for note in data.captions.notes]
+    elif data is not None:
+        count = images = tokens = 0
+    else:
+        count, images = CAPTION_COUNTS.get(config.coco_split or "", (0, 0))
+        tokens = count * CAPTION_TOKENS
+    versions = _versions(config)
+    if data is not None and data.prompts is not None:
+        long_prompts = len(data.prompts.prompts)
+        length = sum(estimated_tokens(p.text) for p in data.prompts.prompts)
+    else:
+        long_prompts = 0 if data is not None and config.coco else DPG_PROMPTS
+        length = long_prompts * PROMPT_TOKENS
+    tokens += int(length * versions)
+    rate = matrix_rate(device)
+    encoders, controls = [], []
+    try:
+        specs = specs_of(config)
+    except UnknownNameError:  # an adapter that is not there: say so, line by line
+        specs = [EncoderSpec.parse(text) for text in config.encoders]
+    for spec in specs:
+        if spec.family == "control":
+            controls.append(str(spec))
+        else:
+            encoders.append(_encoder(spec, tokens, rate))
+    reencoder = _reencoder(config, images, rate) if config.re_encoder != "none" else None
+    return RunPlan(
+        tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,
+        device.type, rate, tuple(notes),
+    )  # fmt: skip
+
+
+def matrix_rate(device: torch.device, size: int = 1024) -> float:
+    """Measured floating-point operations a second of a square matrix product, in the dtype
+    that encoders use on the device by default (fp32 on a CPU, bf16 on a GPU)."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    size = 8192 if device.type == "cuda" else size
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def _data(config: RunConfig, notes: list[str]) -> Data | None:
+    """The data where it is there; else None, with a note that says how to get it."""
+    wanted = config.coco_split if config.coco is None else None
+    if wanted is not None:  # a preset names a split, but nobody said yet where it is
+        notes.append(
+            f"COCO {wanted} is needed: encbench data fetch coco --split {wanted} --to FOLDER, "
+            "then --coco FOLDER"
+        )
+        if config.dpg is None:
+            notes.append("DPG-Bench is needed: encbench data fetch dpg --to FOLDER, then --dpg")
+        return None
+    try:
+        return load_data(config)
+    except DataError as error:
+        notes.append(str(error))
+        return None
+
+
+def _versions(config: RunConfig) -> float:
+    """How many times each long prompt is encoded, counted in whole prompts: itself, its
+    distractor and every shortened version."""
+    few = [s for s in config.shares if 0.25 <= s <= 0.75]
+    settings = [0.5] * config.draws + [s for s in config.shares if s != 0.5]
+    settings += few * len([p for p in config.places if p != "anywhere"])
+    settings += few * len([u for u in config.units if u != "words"])
+    return 2 + sum(1 - share for share in settings)
+
+
+def _encoder(spec: EncoderSpec, tokens: int, rate: float) -> PlannedEncoder:
+    try:
+        family = family_of(spec)
+        needed = family.requires(spec)
+    except UnknownNameError as error:
+        return PlannedEncoder(str(spec), download=None, problem=f"not built yet: {error}")
+    except EncbenchError as error:
+        return PlannedEncoder(str(spec), download=None, problem=str(error))
+    download, seen = _download(needed)
+    parameters = PARAMETERS.get(spec.source)
+    if parameters is None and Path(spec.source).is_dir():
+        parameters = sum(f.stat().st_size for f in Path(spec.source).glob("*.safetensors")) // 4
+    seconds = 2 * parameters * tokens / rate if parameters else None
+    return PlannedEncoder(str(spec), download, parameters, seconds, seen)
+
+
+def _reencoder(config: RunConfig, images: int, rate: float) -> PlannedEncoder | None:
+    family, spec = reencoder_family(config.re_encoder)
+    if not images and family.needs == "pixels":
+        return None
+    needed = family.requires(spec)
+    download, seen = _download(needed)
+    parameters = next((PARAMETERS[repo] for repo, _ in needed if repo in PARAMETERS), None)
+    seconds = 2 * parameters * IMAGE_TOKENS * images / rate if parameters else None
+    return PlannedEncoder(str(spec), download, parameters, seconds, seen)
+
+
+def _download(needed: list[tuple[str, str | None]]) -> tuple[int | None, str]:
+    rows = [row for row in download_plan(needed) if not row.cached]
+    unknown = [row.repo for row in rows if row.bytes is None]
+    size = sum(row.bytes or 0 for row in rows)
+    if unknown:
+        return (size or None), f"size of {', '.join(unknown)} is not known before asking the hub"
+    return size, ""

@@ -1,0 +1,349 @@
+"""The main job: encoders through probes into records, then the ranking, then the report.
+
+Probes and reports come in through the registry. Everything that is finished is on disk, so
+the same command, started again, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from . import registry
+from .config import RunConfig
+from .context import Context, Data, Images, load_data, load_images
+from .encode import StoredEncoder, identity_of
+from .encoders import EncoderSpec, family_of
+from .encoders.control import CONTROLS
+from .errors import EncbenchError, ImageError, RecordError, StoreError, UsageError
+from .files import digest, write_json
+from .media import write_gallery
+from .progress import log
+from .ranking import predict
+from .records import (
+    Prediction,
+    RunRecord,
+    clean,
+    find_records,
+    provenance,
+    read_record,
+    write_prediction,
+    write_record,
+)
+from .store import Store
+from .types import (
+    CaptionSet,
+    Probe,
+    PromptSet,
+    default_device,
+)
+
+GENERIC = ("model", "checkpoint", "weights", "final", "text_encoder", "snapshot")
+"""Folder names that say nothing about what is in them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with."""
+
+    prediction: Prediction | None
+    report: Path | None
+    failed: tuple[dict[str, str], ...]
+
+
+def specs_of(config: RunConfig) -> list[EncoderSpec]:
+    """The candidates in the order given, then all controls: the five, and a shuffle of each
+    candidate. A control that was also named as an encoder comes once.
+
+    Raises:
+        UsageError: for a spec that is not one, or given twice.
+    """
+    given = [EncoderSpec.parse(text) for text in config.encoders]
+    for spec in given:
+        family_of(spec.shuffled or spec)
+        if given.count(spec) > 1:
+            raise UsageError(f"'{spec}' is given twice")
+    candidates = [spec for spec in given if spec.family != "control"]
+    shuffles = [EncoderSpec.parse(f"control:shuffle({spec})") for spec in candidates]
+    named = [spec for spec in given if spec.family == "control"]
+    controls = [EncoderSpec.parse(text) for text in CONTROLS]
+    return list(dict.fromkeys([*candidates, *named, *controls, *shuffles]))
+
+
+def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
+    """A short name for each spec, unique among them: the last part of the source, with the
+    options where two share it."""
+
+    def short(spec: EncoderSpec) -> str:
+        if spec.shuffled:
+            return f"shuffle({short(spec.shuffled)})"
+        if spec.family == "control":
+            return spec.source
+        if spec.family == "python":
+            return spec.source.rsplit("/", 1)[-1]
+        parts = [part for part in spec.source.split("/") if part]
+        if not Path(spec.source).exists() and spec.family == "clip":
+            return spec.source  # architecture and tag belong together
+        telling = [part for part in parts if part not in GENERIC]
+        return (telling or parts)[-1]
+
+    found = {spec: short(spec) for spec in specs}
+    for spec, name in found.items():
+        same = [other for other in specs if short(other) == name]
+        if len(same) > 1:
+            options = "&".join(f"{k}={v}" for k, v in (spec.shuffled or spec).options)
+            found[spec] = f"{name}?{options}" if options else f"{spec.family}:{name}"
+    for spec, name in list(found.items()):
+        if sum(other == name for other in found.values()) > 1:
+            found[spec] = str(spec)
+    return found
+
+
+def probe_all(
+    config: RunConfig, data: Data | None = None
+) -> tuple[list[Path], list[dict[str, str]]]:
+    """Every encoder and control through every probe. An encoder that fails is told and noted,
+    and the others go on.
+
+    Returns:
+        the records of this run, and the specs that failed with their errors.
+
+    Raises:
+        EncbenchError: for what concerns all encoders: data, re-encoder, store, output folder.
+    """
+    specs = specs_of(config)
+    device = device_of(config)
+    probes = load_probes(config)
+    store = Store(config.store)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / "config.json", clean(config.as_dict()))
+    data = data or load_data(config)
+    for note in (*_notes(data.captions), *_notes(data.prompts)):
+        log.info(note)
+    images = load_images(config, data, store, device)
+    probes = [p for p in probes if _possible(p, data)]
+    names = names_of(specs)
+    records: list[Path] = []
+    failed: list[dict[str, str]] = []
+    for spec in specs:
+        if spec.shuffled is not None and any(row["spec"] == str(spec.shuffled) for row in failed):
+            continue
+        try:
+            records += _probe_one(config, spec, names[spec], data, images, store, device, probes)
+        except (StoreError, ImageError):
+            raise  # it would hit the next encoder, too
+        except EncbenchError as error:
+            log.error("%s failed: %s", spec, error)
+            failed.append({"spec": str(spec), "error": str(error)})
+    return records, failed
+
+
+def run(config: RunConfig) -> Outcome:
+    """Probe, rank and report.
+
+    Raises:
+        EncbenchError: if nothing could be ranked.
+    """
+    records, failed = probe_all(config)
+    prediction = rank(config.out, records=records, failed=failed)
+    return Outcome(prediction, report(config.out), tuple(failed))
+
+
+def rank(
+    folder: Path,
+    *,
+    records: Sequence[Path] | None = None,
+    failed: Sequence[Mapping[str, str]] = (),
+) -> Prediction:
+    """Write ``prediction.json`` from a run's records, or from all that the folder holds.
+
+    Raises:
+        EncbenchError: if there is nothing to rank, or a file is damaged.
+    """
+    if records is None:
+        records = find_records(folder)
+    if not records:
+        raise EncbenchError(f"no records under {folder}; run 'encbench probe --out {folder}' first")
+    return write_prediction(folder / "prediction.json", predict(records, failed=failed))
+
+
+def report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run; returns its HTML page.
+
+    Raises:
+        EncbenchError: if there is no prediction, or a file is damaged.
+    """
+    build = registry.get("report", "default")
+    return build(folder, out)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device that the configuration asks for.
+
+    Raises:
+        UsageError: if it is not there.
+    """
+    try:
+        return default_device(config.device)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--device {config.device}: {error}") from error
+
+
+def load_probes(config: RunConfig) -> list[Probe]:
+    """The probes that the configuration names, or all.
+
+    Raises:
+        UnknownNameError: for one that is not registered.
+    """
+    return [registry.get("probe", name)() for name in config.probes or registry.names("probe")]
+
+
+def _possible(probe: Probe, data: Data) -> bool:
+    missing = {
+        "retrieval": ("captions", "--coco FOLDER") if data.captions is None else None,
+        "ablation": ("long prompts", "--dpg PATH") if data.prompts is None else None,
+    }.get(probe.spec.name)
+    if missing:
+        log.warning("%s is left out: no %s given (%s)", probe.spec.name, *missing)
+    return missing is None
+
+
+def _notes(dataset: CaptionSet | PromptSet | None) -> list[str]:
+    return [f"{dataset.name}: {note}" for note in dataset.notes] if dataset else []
+
+
+def _probe_one(
+    config: RunConfig,
+    spec: EncoderSpec,
+    name: str,
+    data: Data,
+    images: Images | None,
+    store: Store,
+    device: torch.device,
+    probes: Sequence[Probe],
+) -> list[Path]:
+    """One encoder, as it is ranked and under its variants."""
+    main = StoredEncoder(spec, store, device, _pools(config, spec), seed=config.seed)
+    written = [
+        _record(config, main, spec.pool, "", spec, name, data, images, probe) for probe in probes
+    ]
+    if spec.family != "control":
+        retrieval = [probe for probe in probes if probe.spec.name == "retrieval"]
+        for layer, pool in _variants(config, spec):
+            encoder = main
+            if layer is not None or pool == "mean-padded":
+                main.release()
+                changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
+                encoder = StoredEncoder(changed, store, device, _pools(config, spec))
+            variant = f"layer={layer}&pool={pool}" if layer else f"pool={pool}"
+            for probe in retrieval:
+                try:
+                    written.append(
+                        _record(config, encoder, pool, variant, spec, name, data, images, probe)
+                    )
+                except UsageError as error:  # this encoder has no such layer or pooling
+                    log.info("%s, %s: left out, %s", name, variant, error)
+    main.release()
+    return written
+
+
+def _pools(config: RunConfig, spec: EncoderSpec) -> tuple[str, ...]:
+    """Poolings to store in one pass: those of the same features."""
+    if spec.family == "control":
+        return (spec.pool,)
+    same = [pool for pool in config.pools if pool != "mean-padded"]
+    return tuple(dict.fromkeys([spec.pool, *same]))
+
+
+def _variants(config: RunConfig, spec: EncoderSpec) -> list[tuple[str | None, str]]:
+    """(layer, pooling) beside the one that is ranked; layer None = as ranked."""
+    layers = [None, *(layer for layer in config.layers if layer != spec.layer)]
+    pools = list(dict.fromkeys([spec.pool, *config.pools]))
+    return [(la, po) for la in layers for po in pools if (la, po) != (None, spec.pool)]
+
+
+def _record(
+    config: RunConfig,
+    encoder: StoredEncoder,
+    pool: str,
+    variant: str,
+    ranked: EncoderSpec,
+    name: str,
+    data: Data,
+    images: Images | None,
+    probe: Probe,
+) -> Path:
+    """The record of one encoder through one probe: the one on disk if it says the same thing,
+    else a new one."""
+    options = config.probe_options(probe.spec.name)
+    dataset = data.of(probe.spec.name)
+    key = digest(
+        clean(
+            {
+                "encoder": identity_of(encoder, pool),
+                "probe": [probe.spec.name, probe.spec.version],
+                "data": dataset,
+                "re-encoder": [images.card.spec, images.card.revision] if images else None,
+                "options": options,
+                "limit": config.limit,
+                "seed": config.seed,
+            }
+        )
+    )
+    folder = config.out / "records" / f"{slug(str(ranked))}-{digest(str(ranked))[:8]}"
+    file = slug(variant) if variant else "main"
+    path = folder / f"{probe.spec.name}.{file}.json"
+    if path.exists():
+        try:
+            old = read_record(path)
+            if old.key == key and path.with_name(old.items).exists():
+                if old.name != name:  # unique names depend on who else is in the run
+                    write_record(path, dataclasses.replace(old, name=name))
+                return path
+        except RecordError as error:
+            log.warning("%s: measured again", error)
+    log.info("%s: %s%s", name, probe.spec.name, f" ({variant})" if variant else "")
+    started = time.perf_counter()
+    context = Context(encoder, pool, data, images, options)
+    found = probe.run(context, seed=config.seed, limit=config.limit)
+    spec = asdict(probe.spec) | {"dataset": dataset}
+    if images and probe.spec.name == "retrieval":
+        spec["dataset"] += f" + {images.card.spec}@{images.card.revision}"
+    if found.main_metric:
+        spec["main_metric"] = found.main_metric
+    record = RunRecord(
+        key=key,
+        name=name,
+        card=asdict(encoder.card) | {"spec": str(encoder.spec)},
+        pooling=pool,
+        probe=spec,
+        scores={score: asdict(value) for score, value in found.scores.items()},
+        item_scores={score: list(columns) for score, columns in found.item_scores.items()},
+        series=dict(found.series),
+        notes=list(found.notes),
+        config=config.as_dict(),
+        seed=config.seed,
+        provenance=provenance() | {"device": _device_name(encoder.device)},
+        seconds=time.perf_counter() - started,
+        variant=variant,
+        variant_of=str(ranked) if variant else "",
+    )
+    write_record(path, record, found.items)
+    if not variant and "gallery" in found.series and data.captions is not None:
+        write_gallery(config.out, str(ranked), found.series["gallery"], data.captions)
+    return path
+
+
+def slug(text: str) -> str:
+    """A file name for a text: letters, digits, dot, dash; at most 60 characters."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text)
+    return kept.strip("-.")[-60:].strip("-.") or "encoder"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

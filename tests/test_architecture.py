@@ -1,0 +1,152 @@
+"""The shape of the project: imports point one way, nothing heavy at load, the wheel is whole."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPS = ("encbench", "probes", "reports")
+
+# What each part may import of this project. Parts are packages, or modules of encbench.
+BASE = {"types", "errors"}
+STORE = BASE | {"files", "progress", "registry"}
+ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
+ALLOWED = {
+    "encbench.types": set(),
+    "encbench.errors": set(),
+    "encbench.registry": {"errors"},
+    "encbench.progress": set(),
+    "encbench.files": {"errors"},
+    "encbench.store": STORE,
+    "encbench.retrieval": BASE | {"retrieval"},
+    "encbench.intervals": BASE | {"retrieval"},
+    "encbench.data": STORE | {"data"},
+    "encbench.encoders": STORE | {"data", "encoders"},
+    "encbench.vision": STORE | {"data", "encoders", "vision"},
+    "encbench.encode": ENGINE,
+    "encbench.records": BASE | {"files"},
+    "encbench.ranking": BASE | {"records", "intervals"},
+    "encbench.config": BASE | {"data"},
+    "encbench.presets": {"errors"},
+    "encbench.media": STORE | {"vision"},
+    "encbench.doctor": ENGINE,
+    "probes": {"types", "errors", "retrieval", "vision", "data", "store", "encoders", "intervals"},
+    "reports": {"types", "errors", "records", "files"},
+}
+FREE = {"encbench.cli", "encbench.commands", "encbench.pipeline", "encbench.context"}
+FREE |= {"encbench.estimate"}
+FREE |= {"encbench.__init__", "encbench.__main__"}
+
+
+def modules() -> list[Path]:
+    return [p for top in TOPS for p in (ROOT / top).rglob("*.py")]
+
+
+def part(path: Path) -> str:
+    inside = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(inside[:2]) if inside[0] == "encbench" else inside[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of what a file imports, anywhere in it."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            found |= {name} | {f"{name}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    here = part(path)
+    names = {
+        name for name in imported(path) if name.split(".")[0] in ("encbench", "probes", "reports")
+    }
+    if here not in FREE:
+        assert here in ALLOWED, (
+            f"{here} is new: say in tests/test_architecture.py what it may import"
+        )
+        mine = here.split(".")[-1]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "encbench" and rest:
+                target = rest.split(".")[0]
+                known = (ROOT / "encbench" / target).exists() or (
+                    ROOT / "encbench" / f"{target}.py"
+                ).exists()
+                assert not known or target in ALLOWED[here] | {mine}, f"{path} imports {name}"
+    for name in names:
+        top = name.split(".")[0]
+        if here.startswith("encbench"):
+            assert top == "encbench", (
+                f"{path} imports {name}: probes and reports come by entry point"
+            )
+        elif top != "encbench":
+            assert top == here, f"{path} imports {name}: records on disk are the only seam"
+
+
+@pytest.mark.parametrize("statement", ["import encbench", "import encbench.cli"])
+def test_import_loads_no_model_library(statement):
+    code = f"import sys; {statement}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+HEAVY = ("torch", "transformers", "numpy", "pandas", "faiss", "open_clip", "timm", "matplotlib")
+
+
+def test_help_loads_no_model_library():
+    code = (
+        "import sys\nfrom encbench.cli import main\ntry:\n    main(['--help'])\n"
+        f"except SystemExit:\n    print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "run" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_it_should(tmp_path):
+    """Built from the working tree, without the network: every module and template, no tests."""
+    pytest.importorskip("build")
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "-o",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in modules():
+        assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "reports" / "templates").iterdir():
+        assert path.relative_to(ROOT).as_posix() in names
+    assert "encbench/py.typed" in names
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"encbench", "probes", "reports"}
+
+
+def test_every_entry_point_is_there():
+    from encbench import registry
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    for kind, group in registry.GROUPS.items():
+        assert set(declared[group]) <= set(registry.names(kind))
+        for name in declared[group]:
+            assert registry.get(kind, name) is not None

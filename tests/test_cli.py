@@ -1,0 +1,99 @@
+"""The command line: help, several values, TOML, one line for each mistake."""
+
+from typing import NamedTuple
+
+import pytest
+
+from encbench.cli import main, spread
+from encbench.config import RunConfig, from_values
+from encbench.errors import UsageError
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process: exit status, standard output, standard error."""
+
+    def call(*words: str) -> Done:
+        with pytest.raises(SystemExit) as caught:
+            main(list(words))
+        out, err = capsys.readouterr()
+        return Done(caught.value.code or 0, out, err)
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """The one line of an error; checks that it is one line."""
+
+    def call(*words: str) -> str:
+        done = run(*words)
+        assert done.code != 0, done.out
+        lines = [line for line in done.err.splitlines() if line.startswith("encbench: ")]
+        assert len(lines) == 1, done.err
+        return lines[0]
+
+    return call
+
+
+def test_several_values_after_one_flag():
+    assert spread(["run", "--encoders", "a:b", "c:d", "--seed", "3"]) == [
+        "run", "--encoders=a:b", "--encoders=c:d", "--seed", "3",
+    ]  # fmt: skip
+    assert spread(["--layers", "-1", "-2", "--ks", "1", "2"]) == [
+        "--layers=-1", "--layers=-2", "--ks=1", "--ks=2",
+    ]  # fmt: skip
+    assert spread(["--encoders=x:y", "--", "--encoders", "z"]) == [
+        "--encoders=x:y", "--", "--encoders", "z",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["run", "probe", "rank", "report", "list", "data", "doctor"])
+def test_every_command_has_help(command, run):
+    done = run(command, "--help")
+    assert done.code == 0
+    assert "Usage" in done.out
+
+
+def test_mistakes_are_one_line(tmp_path, fails):
+    assert "No such command 'rnu'" in fails("rnu")
+    assert "--sed" in fails("run", "--sed", "3")
+    assert "Missing argument 'out'" in fails("rank")
+    assert "did you mean st" in fails("run", "--encoders", "sf:x", "--out", str(tmp_path))
+    assert "is not an encoder; write family:source" in fails("run", "--encoders", "minilm")
+    assert "unknown preset 'emff'; did you mean emf?" in fails("run", "--preset", "emff")
+    assert "no records under" in fails("rank", str(tmp_path))
+    assert "prediction.json" in fails("report", str(tmp_path))
+    line = fails("run", "--encoders", "control:constant", "--probes", "retrievel", "--limit", "5")
+    assert "unknown probe 'retrievel'; did you mean retrieval?" in line
+    assert "above 0 and below 1" in fails("run", "--shares", "0", "0.5")
+
+
+def test_toml_has_the_keys_of_the_flags(tmp_path, run, fails):
+    path = tmp_path / "run.toml"
+    path.write_text('encoders = ["control:constant"]\nqueries = 7\nre-encoder = "none"\n')
+    done = run("run", "--config", str(path), "--dry-run")
+    assert done.code == 0, done.err
+    assert "constant" in done.out
+    path.write_text("querys = 7\n")
+    assert "unknown key 'querys'" in fails("run", "--config", str(path))
+    path.write_text("queries = \n")
+    assert "is not valid TOML" in fails("run", "--config", str(path))
+    assert "cannot read" in fails("run", "--config", str(tmp_path / "none.toml"))
+
+
+def test_values_become_a_configuration():
+    made = from_values({"encoders": ["a:b"], "ks": [1, 3], "coco": "x", "seed": None})
+    assert made.encoders == ("a:b",)
+    assert made.ks == (1, 3)
+    assert made.seed == RunConfig().seed
+    with pytest.raises(UsageError, match="unknown configuration key 'foo'"):
+        from_values({"foo": 1})
+    with pytest.raises(UsageError, match="'ks' is not of the right type"):
+        from_values({"ks": ["many"]})
