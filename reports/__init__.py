@@ -1,0 +1,1 @@
+"""Reports: records on disk become tables, figures and pages."""

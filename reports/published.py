@@ -1,0 +1,66 @@
+"""The values that EMF prints (arXiv 2604.18168, Tables 1 and 2), and whom they belong to.
+
+They are shown beside a run's own values, never mixed into them: the paper is silent on most
+of its settings (see :data:`SILENT`), so even equal encoders on equal data may differ.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+REFERENCE = (
+    "'Extending One-Step Image Generation from Class Labels to Text via Discriminative Text "
+    "Representation' (EMF)"
+)
+LINK = "https://arxiv.org/abs/2604.18168"
+LABEL = "published (EMF Table 1/2)"
+
+SILENT = {
+    "Discriminability": (
+        "how many captions are retrieved (a figure shows two)",
+        "whether the query's own image is excluded",
+        "how many captions of an image are used",
+        "size, token and resolution of DINOv3",
+        "whether padding counts in the mean over tokens",
+        "text layer, template and maximum length",
+    ),
+    "Disentanglement": (
+        "how much of the prompt is removed",
+        "where it is removed",
+        "whether words or sentences are removed",
+        "how many random draws are taken",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One encoder's published values: mean cosines, and GenEval at four steps after
+    MeanFlow training where the paper tells it."""
+
+    name: str
+    discriminability: float
+    disentanglement: float
+    geneval: float | None
+    pattern: str  # of our spec strings; '' = no adapter measures this one
+
+
+TABLE = (
+    Published("BLIP3o-NEXT", 0.734, 0.999, 0.90, r"blip3o:.*blip3o-next"),
+    Published("CLIP ViT-L/14", 0.730, 0.967, None, r"clip:(vit-l-14/openai|.*-large-patch14)$"),
+    Published("Gemma (SANA-1.5)", 0.713, 0.987, 0.50, r"(gemma|causal):.*gemma-2-2b-it$"),
+    # PixArt's repositories carry the same T5 encoder as safetensors.
+    Published("T5 v1.1 XXL", 0.634, 0.893, None, r"t5:(.*t5-v1[_.-]1-xxl|pixart-alpha/)"),
+    Published("OpenUni (InternVL3)", 0.724, 0.996, 0.70, ""),
+    Published("Gemma after SFT", 0.694, 0.997, 0.47, ""),
+)  # fmt: skip
+
+
+def published_for(spec: str) -> Published | None:
+    """The row of the paper that a spec string's weights belong to, by its hub id."""
+    bare = re.sub(r"[?@].*", "", spec).lower()
+    for row in TABLE:
+        if row.pattern and re.match(row.pattern, bare):
+            return row
+    return None
