@@ -16,7 +16,7 @@ from .config import RunConfig
 from .data.coco import load_coco
 from .data.dpg import load_prompts
 from .encode import StoredEncoder, bytes_of
-from .errors import ImageError
+from .errors import DataError, ImageError
 from .files import digest
 from .progress import log
 from .store import Store, digest_of_files
@@ -58,6 +58,11 @@ def load_data(config: RunConfig) -> Data:
     Raises:
         DataError: one line about what is missing or broken.
     """
+    if config.coco is None and config.coco_split is not None:
+        raise DataError(
+            f"COCO {config.coco_split} is needed and no folder given: encbench data fetch coco "
+            f"--split {config.coco_split} --to FOLDER, then --coco FOLDER"
+        )
     if config.coco is None and config.dpg is None:
         from .data.embedded import embedded_captions, embedded_prompts
 

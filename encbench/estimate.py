@@ -10,6 +10,7 @@ import torch
 
 from .config import RunConfig
 from .context import Data, load_data
+from .data.fetch import fetch_plan
 from .data.hub import download_plan
 from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
@@ -53,12 +54,19 @@ class RunPlan:
     device: str
     rate: float
     notes: tuple[str, ...]
+    data_download: int = 0
 
     @property
     def download(self) -> int:
-        """Known bytes to download."""
+        """Known bytes to download: models and data."""
         rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
-        return sum(row.download or 0 for row in rows)
+        return self.data_download + sum(row.download or 0 for row in rows)
+
+    @property
+    def unknown_download(self) -> bool:
+        """Whether something of unknown size is to be downloaded, too."""
+        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
+        return any(row.download is None for row in rows)
 
     @property
     def seconds(self) -> float:
@@ -77,6 +85,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     device = device_of(config)
     notes: list[str] = []
     data = _data(config, notes)
+    to_fetch = 0
     if data is not None and data.captions is not None:
         captions = [c.text for c in data.captions.captions]
         count = len(captions)
@@ -88,6 +97,8 @@ def plan_run(config: RunConfig) -> RunPlan:
     else:
         count, images = CAPTION_COUNTS.get(config.coco_split or "", (0, 0))
         tokens = count * CAPTION_TOKENS
+        if config.coco is None and config.coco_split is not None:
+            to_fetch = fetch_plan("coco", config.coco_split).bytes or 0
     versions = _versions(config)
     if data is not None and data.prompts is not None:
         long_prompts = len(data.prompts.prompts)
@@ -98,11 +109,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     tokens += int(length * versions)
     rate = matrix_rate(device)
     encoders, controls = [], []
-    try:
-        specs = specs_of(config)
-    except UnknownNameError:  # an adapter that is not there: say so, line by line
-        specs = [EncoderSpec.parse(text) for text in config.encoders]
-    for spec in specs:
+    for spec in specs_of(config, known=False):
         if spec.family == "control":
             controls.append(str(spec))
         else:
@@ -110,7 +117,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     reencoder = _reencoder(config, images, rate) if config.re_encoder != "none" else None
     return RunPlan(
         tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,
-        device.type, rate, tuple(notes),
+        device.type, rate, tuple(notes), to_fetch,
     )  # fmt: skip
 
 
@@ -135,11 +142,14 @@ def _data(config: RunConfig, notes: list[str]) -> Data | None:
     wanted = config.coco_split if config.coco is None else None
     if wanted is not None:  # a preset names a split, but nobody said yet where it is
         notes.append(
-            f"COCO {wanted} is needed: encbench data fetch coco --split {wanted} --to FOLDER, "
-            "then --coco FOLDER"
+            f"COCO {wanted} is needed and counted in: encbench data fetch coco --split {wanted} "
+            "--to FOLDER, then --coco FOLDER"
         )
         if config.dpg is None:
-            notes.append("DPG-Bench is needed: encbench data fetch dpg --to FOLDER, then --dpg")
+            notes.append(
+                "DPG-Bench is needed (some MB): encbench data fetch dpg --to FOLDER, then "
+                "--dpg FOLDER/prompts"
+            )
         return None
     try:
         return load_data(config)
@@ -162,8 +172,9 @@ def _encoder(spec: EncoderSpec, tokens: int, rate: float) -> PlannedEncoder:
     try:
         family = family_of(spec)
         needed = family.requires(spec)
-    except UnknownNameError as error:
-        return PlannedEncoder(str(spec), download=None, problem=f"not built yet: {error}")
+    except UnknownNameError:
+        problem = f"missing: this version has no '{spec.family}:' encoders; name others"
+        return PlannedEncoder(str(spec), download=None, problem=problem)
     except EncbenchError as error:
         return PlannedEncoder(str(spec), download=None, problem=str(error))
     download, seen = _download(needed)

@@ -56,16 +56,18 @@ class Outcome:
     failed: tuple[dict[str, str], ...]
 
 
-def specs_of(config: RunConfig) -> list[EncoderSpec]:
+def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
     """The candidates in the order given, then all controls: the five, and a shuffle of each
     candidate. A control that was also named as an encoder comes once.
 
     Raises:
-        UsageError: for a spec that is not one, or given twice.
+        UsageError: for a spec that is not one, is given twice, or (if ``known``) is of no
+            registered family.
     """
     given = [EncoderSpec.parse(text) for text in config.encoders]
     for spec in given:
-        family_of(spec.shuffled or spec)
+        if known:
+            family_of(spec.shuffled or spec)
         if given.count(spec) > 1:
             raise UsageError(f"'{spec}' is given twice")
     candidates = [spec for spec in given if spec.family != "control"]

@@ -343,8 +343,8 @@ def _rivals(
             agreement = None
             if len(order) > 2:
                 theirs = [better * -1 * having[s]["value"] for s in order]
-                value = float(spearmanr(theirs, [primary[s] for s in order]).statistic)
-                agreement = value if np.isfinite(value) else None
+                if len(set(theirs)) > 1:  # else there is no order to agree with
+                    agreement = float(spearmanr(theirs, [primary[s] for s in order]).statistic)
             found.append(
                 RivalOrder(
                     probe=name,

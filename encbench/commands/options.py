@@ -61,7 +61,7 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         encoders: Annotated[
             list[str] | None,
             typer.Option(
-                help="Encoders to compare, family:source[@revision][?option=value&...]; several "
+                help="Encoders to compare, family:source@revision?option=value&...; several "
                 "after one flag. Controls are added by themselves. See: encbench list encoders.",
                 metavar="SPEC...",
             ),
@@ -115,7 +115,7 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         re_encoder: Annotated[
             str,
             typer.Option(
-                help="How retrieved images are compared: dinov3[:MODEL], dinov2[:MODEL], labels, "
+                help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, labels, "
                 "pixels, or none (text only). See: encbench list re-encoders.",
                 rich_help_panel=DATA,
             ),
@@ -129,7 +129,7 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         ] = 1000,
         ks: Annotated[
             list[int] | None,
-            typer.Option(help="Retrieval: neighbours [1 2 5 10].", rich_help_panel=PROBES),
+            typer.Option(help="Retrieval: neighbours (1 2 5 10).", rich_help_panel=PROBES),
         ] = None,
         draws: Annotated[
             int,
@@ -140,15 +140,15 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         ] = 5,
         shares: Annotated[
             list[float] | None,
-            typer.Option(help="Ablation: shares removed [.1 .3 .5 .7 .9].", rich_help_panel=PROBES),
+            typer.Option(help="Ablation: shares removed (.1 .3 .5 .7 .9).", rich_help_panel=PROBES),
         ] = None,
         units: Annotated[
             list[str] | None,
-            typer.Option(help="Ablation: [words sentences].", rich_help_panel=PROBES),
+            typer.Option(help="Ablation: words, sentences (both).", rich_help_panel=PROBES),
         ] = None,
         places: Annotated[
             list[str] | None,
-            typer.Option(help="Ablation: [anywhere start end].", rich_help_panel=PROBES),
+            typer.Option(help="Ablation: anywhere, start, end (all).", rich_help_panel=PROBES),
         ] = None,
         layers: Annotated[
             list[str] | None,
@@ -160,8 +160,8 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         pools: Annotated[
             list[str] | None,
             typer.Option(
-                help="Check the order under these poolings, too [max own]: mean, mean-padded, "
-                "last, eos, max, own.",
+                help="Check the order under these poolings, too (max own): mean, mean-padded, last, "
+                "eos, max, own.",
                 rich_help_panel=PROBES,
             ),
         ] = None,
@@ -176,8 +176,8 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         store: Annotated[
             Path | None,
             typer.Option(
-                help="Folder of the embedding store [$ENCBENCH_CACHE/store or "
-                "~/.cache/encbench/store].",
+                help="Folder of the embedding store (default $ENCBENCH_CACHE/store or "
+                "~/.cache/encbench/store).",
                 rich_help_panel=RUN,
             ),
         ] = None,

@@ -14,7 +14,8 @@ app = typer.Typer(add_completion=False)
 def report(
     out: Annotated[Path, typer.Argument(help="Folder of a run, with prediction.json in it.")],
     to: Annotated[
-        Path | None, typer.Option(help="Where to write it [OUT/report].", show_default=False)
+        Path | None,
+        typer.Option(help="Where to write it (default OUT/report).", show_default=False),
     ] = None,
 ) -> None:
     """Write the report of a run: HTML, Markdown, CSV, TeX and figures."""

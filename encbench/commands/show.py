@@ -63,38 +63,49 @@ def failures(failed: Sequence[dict[str, str]]) -> None:
 
 def plan(made: RunPlan) -> None:
     """What a run would do."""
-    table = Table(title="Encoders", title_justify="left", box=None)
-    for name in ("spec", "download", "parameters", "time", "problem"):
-        table.add_column(name, overflow="fold")
-    for row in made.encoders:
-        table.add_row(*_cells(row))
-    if made.reencoder:
-        table.add_row(*_cells(made.reencoder, "re-encoder "))
-    console.print(table)
-    console.print(f"controls: {', '.join(map(escape, made.controls)) or 'the usual'}")
+    lines = [_line(row, made.device) for row in made.encoders]
+    console.print("[bold]encoders[/bold]")
+    console.print("\n".join(lines) or "  none given: --encoders SPEC...", soft_wrap=True)
+    console.print("[bold]re-encoder[/bold]")
+    none = "  none: no images, so the ranking is by recall of captions"
+    console.print(_line(made.reencoder, made.device) if made.reencoder else none, soft_wrap=True)
+    console.print("[bold]controls[/bold]")
+    console.print("  " + ", ".join(map(escape, made.controls)), soft_wrap=True)
+    console.print("[bold]data[/bold]")
     console.print(
-        f"data: {made.captions:,} captions, {made.images:,} images, {made.long_prompts:,} long "
-        f"prompts; about {made.tokens:,} tokens for each encoder"
+        f"  {made.captions:,} captions, {made.images:,} images, {made.long_prompts:,} long "
+        f"prompts; about {made.tokens:,} tokens for each encoder",
+        soft_wrap=True,
     )
     for note in made.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"  [yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+    console.print("[bold]in all[/bold]")
+    more = " and what is of unknown size" if made.unknown_download else ""
+    console.print(f"  to download: about {decimal(made.download)}{more}")
     console.print(
-        f"to download: about {decimal(made.download)}; computing: about {_time(made.seconds)} on "
-        f"this {made.device} ({made.rate / 1e12:.2f} TFLOP/s measured, all of it assumed to be "
-        "used: expect two to four times that)"
+        f"  computing: {_time(made.seconds)} to {_time(4 * made.seconds)} on this {made.device} "
+        f"(matrix products run at {made.rate / 1e12:.2f} TFLOP/s here; the lower figure assumes "
+        "all of that)",
+        soft_wrap=True,
     )
 
 
-def _cells(row: PlannedEncoder, prefix: str = "") -> list[str]:
-    unknown = "unknown"
-    size = unknown if row.download is None else decimal(row.download) if row.download else "at hand"
-    return [
-        prefix + escape(row.spec),
-        size,
-        f"{row.parameters / 1e6:,.0f}M" if row.parameters else unknown,
-        unknown if row.seconds is None else _time(row.seconds),
-        escape(row.problem),
-    ]
+def _line(row: PlannedEncoder, device: str) -> str:
+    if row.problem and row.download is None and row.parameters is None:
+        return f"  {escape(row.spec)}\n    [red]{escape(row.problem)}[/red]"
+    unknown = "of unknown size"
+    size = unknown if row.download is None else decimal(row.download)
+    facts = ["at hand" if row.download == 0 else f"to download: {size}"]
+    if row.parameters:
+        facts.append(f"{row.parameters / 1e6:,.0f}M parameters")
+    facts.append(
+        "time unknown before loading"
+        if row.seconds is None
+        else f"at least {_time(row.seconds)} on this {device}"
+    )
+    if row.problem:
+        facts.append(escape(row.problem))
+    return f"  {escape(row.spec)}\n    {', '.join(facts)}"
 
 
 def _time(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class Hidden(NamedTuple):
     pooled: Float[Tensor, "B P"] | None
 
 
-class BatchedEncoder:
+class BatchedEncoder(ABC):
     """Tokenise, sort by length, pack to a token budget, run, put back in order.
 
     A subclass sets the attributes and gives :meth:`tokenise` and :meth:`forward`.
@@ -54,12 +55,13 @@ class BatchedEncoder:
     pad_id: int = 0
     ends: bool = False
 
+    @abstractmethod
     def tokenise(self, prompts: list[str]) -> Tokenised:
-        raise NotImplementedError
+        """Token ids of prompts, special ones included, cut to the maximum length."""
 
+    @abstractmethod
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         """One forward pass over right-padded ids. The hot path: nothing else runs per batch."""
-        raise NotImplementedError
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of any number of prompts, right-padded to the longest of them.
