@@ -205,7 +205,16 @@ def load_images(config: RunConfig, data: Data, store: Store, device: torch.devic
     """The re-encoder behind its store; None where there is nothing for it to see."""
     if config.re_encoder == "none" or data.captions is None:
         return None
-    if not any(i.path is not None or i.instances is not None for i in data.captions.images):
+    family, _ = reencoder_family(config.re_encoder)
+    images = data.captions.images
+    if family.needs == "instances" and config.coco is not None:
+        if not any(image.instances for image in images):
+            raise DataError(
+                f"--re-encoder {config.re_encoder} needs annotated objects, and "
+                f"{data.captions.name} has none; add annotations/instances_<split>.json, or use "
+                "another re-encoder"
+            )
+    elif not any(image.path is not None for image in images):
         log.info("%s has no images: ranked by recall of captions", data.captions.name)
         return None
     reencoder = load_reencoder(config.re_encoder, device)

@@ -20,7 +20,7 @@ from .context import Context, Data, Images, load_data, load_images
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
-from .errors import EncbenchError, ImageError, RecordError, StoreError, UsageError
+from .errors import DataError, EncbenchError, RecordError, StoreError, UsageError
 from .files import digest, write_json
 from .media import write_gallery
 from .progress import log
@@ -132,15 +132,19 @@ def probe_all(
     names = names_of(specs)
     records: list[Path] = []
     failed: list[dict[str, str]] = []
-    for spec in specs:
+    candidates = [spec for spec in specs if spec.family != "control"]
+    for number, spec in enumerate(specs):
         if spec.shuffled is not None and any(row["spec"] == str(spec.shuffled) for row in failed):
             continue
+        if failed and number == len(failed) == len(candidates):  # candidates come first
+            others = f" ({number - 1} others failed, too)" if number > 1 else ""
+            raise EncbenchError(f"{failed[0]['spec']} failed: {failed[0]['error']}{others}")
         try:
             records += _probe_one(config, spec, names[spec], data, images, store, device, probes)
-        except (StoreError, ImageError):
+        except (StoreError, DataError):
             raise  # it would hit the next encoder, too
         except EncbenchError as error:
-            log.error("%s failed: %s", spec, error)
+            log.warning("%s failed; going on with the others", names[spec])
             failed.append({"spec": str(spec), "error": str(error)})
     return records, failed
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from encbench.errors import DataError, UsageError
+from encbench.errors import DataError
 from encbench.intervals import scores
 from encbench.retrieval.metrics import (
     mean_similarity_at,
@@ -68,8 +68,7 @@ class RetrievalProbe:
         """Measure one encoder.
 
         Raises:
-            DataError: without captions.
-            UsageError: if a k is larger than the gallery.
+            DataError: without captions, or if a k is larger than the gallery.
         """
         if context.captions is None or not context.captions.captions:
             raise DataError("the retrieval probe needs captions; give --coco FOLDER")
@@ -273,7 +272,7 @@ def _rows(context: ProbeContext, texts: list[str], notes: list[str]) -> Float[np
 
 def _check_k(ks: Sequence[int], room: int, name: str) -> None:
     if max(ks) > room:
-        raise UsageError(
+        raise DataError(
             f"k = {max(ks)} is larger than the gallery of {name}, which has {room} beside the "
             "query; lower --ks or use more images"
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from encbench.errors import DataError, UsageError
+from encbench.errors import DataError
 from encbench.types import (
     Caption,
     CaptionSet,
@@ -149,7 +149,7 @@ def test_the_sample_is_seeded_and_does_not_depend_on_other_images():
 
 
 def test_k_beyond_the_gallery_and_missing_data_are_one_line():
-    with pytest.raises(UsageError, match="k = 60 is larger than the gallery of made, which has 59"):
+    with pytest.raises(DataError, match="k = 60 is larger than the gallery of made, which has 59"):
         retrieval(knows_topic, ks=(60,))
     with pytest.raises(DataError, match="needs captions"):
         RetrievalProbe().run(Planted(knows_topic), seed=0)
