@@ -97,3 +97,26 @@ def test_values_become_a_configuration():
         from_values({"foo": 1})
     with pytest.raises(UsageError, match="'ks' is not of the right type"):
         from_values({"ks": ["many"]})
+
+
+def test_list_and_doctor_say_what_is_there(run):
+    for what, names in (
+        ("encoders", ("clip", "control", "python", "st", "t5", "max_length")),
+        ("re-encoders", ("dinov2", "dinov3", "labels", "pixels")),
+        ("probes", ("ablation", "diagnostics", "retrieval")),
+        ("presets", ("emf",)),
+    ):
+        done = run("list", what)
+        assert done.code == 0
+        assert all(name in done.out for name in names)
+    done = run("doctor")
+    assert "faiss wheel" in done.out
+    assert done.code == 0, done.out
+
+
+def test_the_papers_preset_is_planned_offline(run):
+    done = run("run", "--preset", "emf", "--dry-run")
+    assert done.code == 0
+    for said in ("clip:ViT-L-14/openai", "to download: 1.7 GB", "dinov3", "591,753 captions"):
+        assert said in done.out
+    assert "COCO train2017 is needed" in done.out
