@@ -29,6 +29,7 @@ from ..progress import bar, console
 # not https: the bucket's name has dots, so no certificate fits it; the sha256 vouches instead
 COCO = "http://images.cocodataset.org"
 ELLA_COMMIT = "3c228f1dc6c4d3cad0a47493816151a419f14db3"
+GENEVAL_COMMIT = "af4902f24d3ca90ebbb446dd9891a59e0f82725f"
 ATTEMPTS = 3  # in a row that bring nothing
 PAUSE = 2.0  # seconds between them
 TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
@@ -67,7 +68,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """What a download consists of. ``use`` is the folder, inside the root, to hand to a run."""
+    """What a download consists of. ``use`` is what, inside the root, to hand to a run."""
 
     name: str
     archives: tuple[Archive, ...]
@@ -122,7 +123,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
     """What ``fetch`` would download; looks at neither disk nor network.
 
     Args:
-        name: 'coco' or 'dpg'.
+        name: 'coco', 'dpg' or 'geneval'.
         split: of COCO: 'val2017' or 'train2017'.
 
     Raises:
@@ -139,8 +140,20 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
             blobs="76b2994d9dc82ed52c7a60de8ced5aa2d4f1a629e2abcd588392730e3e0f29ae",
         )
         return FetchPlan("dpg", (prompts,), "Apache-2.0 (TencentQQGYLab/ELLA)", use="prompts")
+    if name == "geneval":
+        metadata = Archive(
+            url=f"https://github.com/djghosh13/geneval/archive/{GENEVAL_COMMIT}.zip",
+            members=("*/prompts/evaluation_metadata.jsonl",),
+            folder="",
+            files=1,
+            bytes=None,
+            unpacked=100_000,
+            blobs="fbef137b7fb248d852b88ffcd1bebb597183e42ab37d441298f5d71f236efc55",
+        )
+        licence = "MIT (djghosh13/geneval)"
+        return FetchPlan("geneval", (metadata,), licence, use="evaluation_metadata.jsonl")
     if name != "coco":
-        raise UsageError(f"unknown data set '{name}'; known: coco, dpg")
+        raise UsageError(f"unknown data set '{name}'; known: coco, dpg, geneval")
     if split not in _IMAGES:
         raise UsageError(f"unknown COCO split '{split}'; known: {', '.join(_IMAGES)}")
     files, size, sha256 = _IMAGES[split]
@@ -180,7 +193,7 @@ def fetch(
     unpacked and removed afterwards.
 
     Args:
-        name: 'coco' or 'dpg'.
+        name: 'coco', 'dpg' or 'geneval'.
         root: folder to download to; made if it is not there.
         split: of COCO.
         confirm: asked once, with the plan of what is still missing in words, before anything is
@@ -188,7 +201,7 @@ def fetch(
         plan: another source in place of :func:`fetch_plan`'s.
 
     Returns:
-        the folder to hand to a run.
+        the folder, or file, to hand to a run.
 
     Raises:
         UsageError: if there is no such data set or split, or ``confirm`` said no.

@@ -1,0 +1,289 @@
+"""What is in an image: detectors behind one interface.
+
+The default is the published evaluator's model, Mask2Former (arXiv 2112.01527) with Swin-S
+trained on COCO instances, through transformers in place of mmdetection. Weights and scores are
+the same kind, but not bit for bit: transformers prepares images at the size in the checkpoint's
+configuration, which need not be mmdetection's, with its own resampling, and turns
+masks into pixels at 384 x 384 before it scales them to the image. So scores near a threshold
+can fall on the other side of it, and small objects are found less often.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..data.geneval import CLASSES
+from ..data.hub import resolve_model
+from ..encoders.hf import (
+    WEIGHT_FILES,
+    dtype_of,
+    folder_of,
+    load_model,
+    read_config,
+    readable_errors,
+)
+from ..encoders.spec import EncoderSpec
+from ..errors import EncbenchError, ModelError, UnknownNameError, UsageError
+from ..types import Detection, default_device
+from .verdict import THRESHOLD
+
+DEFAULT = "mask2former:facebook/mask2former-swin-small-coco-instance"
+OPTIONS = ("dtype", "pickle", "batch")
+CPU_MASKS = 16  # at a time, so that they stay in the processor's cache
+SIDE = 384  # of the masks that become pixels, as transformers has it for all Mask2Formers
+
+# What models call the classes for which GenEval has another word.
+_ALIASES = {
+    "mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard",
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv",
+    "pottedplant": "potted plant", "diningtable": "dining table", "cellphone": "cell phone",
+    "hair dryer": "hair drier", "doughnut": "donut",
+}  # fmt: skip
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds objects. One that knows their colours sets them, and no classifier is asked.
+
+    Attributes:
+        name: what tells its results from those of any other, e.g. a spec with its revision.
+        labels: all classes that it can find, by GenEval's names.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """The objects of each image, with scores from .3 up; an image's must not depend on the
+        others given with it."""
+        ...
+
+
+class Mask2FormerDetector:
+    """Mask2Former of transformers.
+
+    Images of one size go through the model together, so that none is padded and a batch gives
+    what its images give one by one.
+
+    Args:
+        labels: GenEval's name of each of the model's classes; see :func:`match_labels`.
+        batch: images at a time.
+        threshold: lowest score to report.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        processor: Any,
+        labels: Mapping[int, str],
+        *,
+        batch: int = 8,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        self.name, self.labels = name, tuple(labels[i] for i in sorted(labels))
+        self.model, self.processor = model, processor
+        self.batch, self.threshold = batch, threshold
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """The objects of each image, with masks and without colours."""
+        found: list[list[Detection]] = [[] for _ in images]
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(images):
+            by_size.setdefault((image.height, image.width), []).append(place)
+        for size, places in by_size.items():
+            for start in range(0, len(places), self.batch):
+                part = places[start : start + self.batch]
+                pixels = self.prepare([images[i] for i in part])
+                out = self.model(pixel_values=pixels)
+                made = self._read(out.class_queries_logits, out.masks_queries_logits, size)
+                for place, detections in zip(part, made, strict=True):
+                    found[place] = detections
+        return found
+
+    def prepare(self, images: Sequence[Image]) -> Float[Tensor, "B 3 h w"]:
+        """The model's input, as its own processor makes it, on its device."""
+        rgb = [image.convert("RGB") for image in images]
+        made = self.processor(images=rgb, return_tensors="pt", device=self.model.device)
+        pixels: Tensor = made["pixel_values"]
+        return pixels.to(self.model.device, self.model.dtype)
+
+    def _read(
+        self,
+        classes: Float[Tensor, "B Q C"],
+        masks: Float[Tensor, "B Q h w"],
+        size: tuple[int, int],
+    ) -> list[list[Detection]]:
+        image, label, score, mask = instances(classes.float(), masks.float(), size, self.threshold)
+        boxes = mask_boxes(mask).tolist()
+        made: list[list[Detection]] = [[] for _ in classes]
+        rows = zip(image.tolist(), label.tolist(), score.tolist(), boxes, mask.cpu(), strict=True)
+        for i, kind, value, box, pixels in rows:
+            made[i].append(Detection(self.labels[kind], tuple(box), value, pixels))
+        return made
+
+
+def instances(
+    class_logits: Float[Tensor, "B Q C"],
+    mask_logits: Float[Tensor, "B Q h w"],
+    size: tuple[int, int],
+    threshold: float,
+) -> tuple[
+    Int[Tensor, " N"], Int[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, "N height width"]
+]:
+    """Objects of a batch of images, all of one size (height, width).
+
+    Gives what ``Mask2FormerImageProcessor.post_process_instance_segmentation`` gives with
+    ``return_binary_maps`` (scores not rounded), on the model's device, and scales up no mask
+    whose class alone is below the threshold: a score is the class's probability times the mean
+    probability inside the mask, so that it cannot reach it any more.
+
+    Returns:
+        image, class, score and mask of each of N objects; those of one image in the library's
+        order.
+    """
+    queries, classes = class_logits.shape[1], class_logits.shape[2] - 1
+    likely = class_logits.softmax(-1)[..., :-1].flatten(1)
+    scores, places = likely.topk(queries, sorted=False)
+    image, rank = (scores >= threshold).nonzero(as_tuple=True)
+    score, place = scores[image, rank], places[image, rank]
+    kept = [torch.zeros_like(image[:0])]
+    masks = [mask_logits.new_zeros(0, *size, dtype=torch.bool)]
+    step = CPU_MASKS if mask_logits.device.type == "cpu" else max(len(image), 1)
+    for start in range(0, len(image), step):
+        rows = torch.arange(start, min(start + step, len(image)), device=image.device)
+        chosen = mask_logits[image[rows], place[rows] // classes]
+        chosen = interpolate(chosen[None], (SIDE, SIDE), mode="bilinear", align_corners=False)[0]
+        inside = chosen > 0
+        quality = chosen.sigmoid_().mul_(inside).flatten(1).sum(1)
+        score[rows] *= quality / (inside.flatten(1).sum(1) + 1e-6)
+        good = score[rows] >= threshold
+        if good.any():  # interpolate refuses a batch of none
+            mask = interpolate(inside[good][None].byte(), size, mode="nearest")[0].bool()
+            there = mask.flatten(1).any(1)
+            kept.append(rows[good][there])
+            masks.append(mask[there])
+    found = torch.cat(kept)
+    return image[found], place[found] % classes, score[found], torch.cat(masks)
+
+
+def mask_boxes(masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N 4"]:
+    """Boxes (x0, y0, x1, y1) around masks, in pixels; the last pixel lies before x1 and y1."""
+    sides = []
+    for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
+        hit = masks.any(axis).float()
+        sides.append((hit.argmax(1), length - hit.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = sides
+    return torch.stack([x0, y0, x1, y1], 1).float()
+
+
+def match_labels(names: Mapping[int, str], who: str) -> dict[int, str]:
+    """GenEval's names of a model's classes, all of which must be known.
+
+    Raises:
+        ModelError: naming the class that is not, or that two of the model's classes mean.
+    """
+    matched: dict[int, str] = {}
+    for number, name in sorted(names.items()):
+        label = _ALIASES.get(name.strip().lower(), name.strip().lower())
+        if label not in CLASSES:
+            raise ModelError(
+                f"{who} calls its class {number} '{name}', which is none of GenEval's 80; use a "
+                "model trained on COCO instances"
+            )
+        if label in matched.values():
+            raise ModelError(f"{who} has two classes for '{label}'; use another model")
+        matched[number] = label
+    if list(matched) != list(range(len(matched))):
+        raise ModelError(f"{who} does not number its classes from 0 up in its id2label")
+    return matched
+
+
+# -------------------------------------------------------------------------------- loading
+
+
+def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
+    """Find, download if needed, and load a detector.
+
+    Args:
+        text: ``mask2former[:SOURCE[@REVISION]][?dtype=...&batch=...&pickle=true]``, or
+            ``python:MODULE:NAME``, a function or class that takes the device.
+        device: 'auto', 'cpu', 'cuda' or a device.
+
+    Raises:
+        EncbenchError: in one line, if that does not work.
+    """
+    try:
+        where = device if isinstance(device, torch.device) else default_device(device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    family, colon, rest = text.partition(":")
+    name, question, options = family.partition("?")
+    if name == "mask2former":
+        full = text if colon else f"{DEFAULT}{question}{options}"
+        return load_mask2former(EncoderSpec.parse(full), where)
+    if family == "python" and rest.count(":") == 1:
+        return _own(rest, where)
+    raise UnknownNameError("detector", family, ["mask2former", "python:MODULE:NAME"])
+
+
+def load_mask2former(spec: EncoderSpec, device: torch.device) -> Mask2FormerDetector:
+    """Mask2Former from a local folder or the hub; safetensors unless the spec allows pickles.
+
+    Raises:
+        EncbenchError: in one line: unknown option, files missing, unsafe or of another model,
+            classes that are not GenEval's.
+    """
+    from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
+
+    for option, _ in spec.options:
+        if option not in OPTIONS:
+            raise UnknownNameError("option of the detector 'mask2former'", option, OPTIONS)
+    batch = spec.get("batch") or "8"
+    if not batch.isdecimal() or int(batch) < 1:
+        raise UsageError(f"batch={batch} of '{spec}' must be a whole number of at least 1")
+    resolved = resolve_model(
+        spec.source,
+        spec.revision,
+        patterns=["config.json", "preprocessor_config.json", *WEIGHT_FILES],
+        pickle=spec.flag("pickle"),
+    )
+    folder = folder_of(resolved)
+    config = read_config(folder)
+    if config.get("model_type") != "mask2former":
+        raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is no mask2former")
+    read_config(folder, "preprocessor_config.json")
+    dtype = torch.float32 if spec.dtype == "auto" else dtype_of(spec, device)
+    model = load_model(Mask2FormerForUniversalSegmentation, spec, folder, dtype)
+    labels = match_labels({int(i): str(n) for i, n in model.config.id2label.items()}, spec.source)
+    with readable_errors(spec, folder, "image preprocessing"):
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    model.requires_grad_(False)
+    # what a batch holds changes no result, so it is no part of the name
+    kept = spec.with_options(batch=None)
+    name = f"{kept.family}:{kept.source}@{resolved.revision[:12]}?dtype={str(dtype)[6:]}"
+    moved: Any = model
+    return Mask2FormerDetector(name, moved.to(device), processor, labels, batch=int(batch))
+
+
+def _own(where: str, device: torch.device) -> Detector:
+    module, _, attribute = where.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)(device)
+    except EncbenchError:
+        raise
+    except Exception as error:  # anybody's code
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"the detector python:{where} cannot be made: {said}") from error
+    if not isinstance(made, Detector):
+        raise ModelError(f"python:{where} is no detector: it needs name, labels and detect(images)")
+    return made

@@ -1,0 +1,107 @@
+"""All images of a scored folder on one HTML page, the worst prompts first.
+
+The page holds text, boxes, style and script; the images stay where they are and are named by
+relative paths, since thousands of them would not fit into one page. So the page opens offline
+as long as it and the images keep their places relative to each other.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..data.geneval import TASKS
+from ..errors import DataError
+from ..files import write_atomic
+from .score import ImageResult, PromptResult, Scoring
+from .tables import task_scores
+from .verdict import keep_objects
+
+NAME = "gallery.html"
+HUES = (0, 210, 120, 40, 280, 170, 320, 70)  # of boxes, one a class
+
+
+def build_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
+    """Write the page.
+
+    Args:
+        out: folder for ``gallery.html``.
+
+    Raises:
+        DataError: if the images are no longer where they were scored.
+        StoreError: if the page cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    out = Path(out).resolve()
+    root = scoring.images.resolve()
+    if not root.is_dir():
+        raise DataError(f"the images are no longer at {root}; score them again where they are")
+    source = files("encbench.geneval").joinpath("templates", NAME).read_text("utf-8")
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(source)
+    order = sorted(scoring.results, key=_worst_first)
+    rendered = page.render(
+        scoring=scoring,
+        tasks=[task for task in TASKS if any(r.prompt.task == task for r in order)],
+        scores=task_scores(scoring.results, seed=seed),
+        prompts=[_prompt(result, scoring, Path(os.path.relpath(root, out))) for result in order],
+    )
+    write_atomic(out / NAME, rendered.encode())
+    return out / NAME
+
+
+def _worst_first(result: PromptResult) -> tuple[float, int, int]:
+    share = result.right / result.scored if result.scored else 2.0  # unscored ones come last
+    return share, TASKS.index(result.prompt.task), result.prompt.prompt_id
+
+
+def _prompt(result: PromptResult, scoring: Scoring, root: Path) -> dict[str, Any]:
+    return {
+        "id": result.prompt.prompt_id,
+        "task": result.prompt.task,
+        "text": result.prompt.text,
+        "right": result.right,
+        "scored": result.scored,
+        "images": [_image(image, result, scoring, root) for image in result.images],
+    }
+
+
+def _image(
+    image: ImageResult, result: PromptResult, scoring: Scoring, root: Path
+) -> dict[str, Any]:
+    kept = keep_objects(image.objects, result.prompt.task, scoring.overlap_limit)
+    asked = {clause.label for clause in (*result.prompt.include, *result.prompt.exclude)}
+    used = {i for c in (image.verdict.clauses if image.verdict else ()) for i in c.objects}
+    boxes = []
+    for number, label in enumerate(sorted(asked)):
+        for place in kept.get(label, []):
+            found = image.objects[place]
+            x0, y0, x1, y1 = found.box
+            boxes.append(
+                {
+                    "x": x0,
+                    "y": y0,
+                    "width": max(x1 - x0, 0.0),
+                    "height": max(y1 - y0, 0.0),
+                    "hue": HUES[number % len(HUES)],
+                    "used": place in used,
+                    "says": " ".join(filter(None, (found.color, label, f"{found.score:.2f}"))),
+                }
+            )
+    others = sorted({label for label in kept if label not in asked})
+    state = "unscored" if image.verdict is None else "right" if image.verdict.correct else "wrong"
+    return {
+        "source": quote((root / image.file).as_posix()) if image.sha256 else "",
+        "file": image.file,
+        "width": image.size[0],
+        "height": image.size[1],
+        "state": state,
+        "reason": (image.verdict.reason if image.verdict else image.problem).split("\n"),
+        "boxes": boxes,
+        "others": others,
+    }
