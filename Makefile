@@ -1,4 +1,4 @@
-# make demo: set everything up and rank MiniLM against the controls on the embedded texts.
+# make demo: set everything up and rank MiniLM against the controls on embedded scenes.
 # make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))

@@ -24,12 +24,13 @@ class RunConfig:
     Attributes:
         encoders: candidate spec strings; controls come in by themselves.
         out: folder of the run.
-        coco: COCO folder; None for the embedded captions.
+        coco: COCO folder; None for the embedded scenes.
         coco_split: e.g. 'val2017'; None if the folder has only one.
         allow_missing_images: work on the images that are there.
-        dpg: DPG-Bench prompts, a folder of txt or a jsonl; None for the embedded prompts
+        dpg: DPG-Bench prompts, a folder of txt or a jsonl; None for long captions of scenes
             where ``coco`` is None too, else no ablation.
-        re_encoder: spec of the image re-encoder, or 'none'.
+        re_encoder: spec of the image re-encoder, or 'none'; None for 'dinov3', which on scenes
+            is 'labels', since scenes are known exactly.
         probes: names; empty for all that are registered.
         queries: of the retrieval probe.
         ks: neighbours at which retrieval is scored; 2 is always among them.
@@ -51,7 +52,7 @@ class RunConfig:
     coco_split: str | None = None
     allow_missing_images: bool = False
     dpg: Path | None = None
-    re_encoder: str = "dinov3"
+    re_encoder: str | None = None
     probes: tuple[str, ...] = ()
     queries: int = 1000
     ks: tuple[int, ...] = (1, 2, 5, 10)
@@ -92,6 +93,12 @@ class RunConfig:
                 need(value in known, f"{name} {value}: known are {', '.join(known)}")
         need(self.limit is None or self.limit >= 2, f"--limit must be at least 2, not {self.limit}")
         need(self.seed >= 0, f"--seed must not be negative: {self.seed}")
+
+    @property
+    def chosen_re_encoder(self) -> str:
+        """The re-encoder's spec, the default filled in."""
+        scenes = self.coco is None and self.dpg is None and self.coco_split is None
+        return self.re_encoder or ("labels" if scenes else "dinov3")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text."""

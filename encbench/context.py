@@ -15,6 +15,7 @@ from torch import Tensor
 from .config import RunConfig
 from .data.coco import load_coco
 from .data.dpg import load_prompts
+from .data.scenes.default import scene_captions, scene_prompts_long
 from .encode import StoredEncoder, bytes_of
 from .errors import DataError, ImageError
 from .files import digest
@@ -53,7 +54,7 @@ class Data:
 
 
 def load_data(config: RunConfig) -> Data:
-    """The data sets that the configuration names; the embedded ones where it names none.
+    """The data sets that the configuration names; the embedded scenes where it names none.
 
     Raises:
         DataError: one line about what is missing or broken.
@@ -64,9 +65,7 @@ def load_data(config: RunConfig) -> Data:
             f"--split {config.coco_split} --to FOLDER, then --coco FOLDER"
         )
     if config.coco is None and config.dpg is None:
-        from .data.embedded import embedded_captions, embedded_prompts
-
-        return Data(embedded_captions(), embedded_prompts())
+        return Data(scene_captions(), scene_prompts_long())
     captions = prompts = None
     if config.coco is not None:
         captions = load_coco(
@@ -203,21 +202,22 @@ class Images:
 
 def load_images(config: RunConfig, data: Data, store: Store, device: torch.device) -> Images | None:
     """The re-encoder behind its store; None where there is nothing for it to see."""
-    if config.re_encoder == "none" or data.captions is None:
+    text = config.chosen_re_encoder
+    if text == "none" or data.captions is None:
         return None
-    family, _ = reencoder_family(config.re_encoder)
+    family, _ = reencoder_family(text)
     images = data.captions.images
-    if family.needs == "instances" and config.coco is not None:
+    if family.needs == "instances":
         if not any(image.instances for image in images):
             raise DataError(
-                f"--re-encoder {config.re_encoder} needs annotated objects, and "
+                f"--re-encoder {text} needs annotated objects, and "
                 f"{data.captions.name} has none; add annotations/instances_<split>.json, or use "
                 "another re-encoder"
             )
     elif not any(image.path is not None for image in images):
         log.info("%s has no images: ranked by recall of captions", data.captions.name)
         return None
-    reencoder = load_reencoder(config.re_encoder, device)
+    reencoder = load_reencoder(text, device)
     if hasattr(reencoder, "with_labels"):
         reencoder = reencoder.with_labels(data.captions.labels)
     return Images(reencoder, store, skip_broken=config.allow_missing_images)

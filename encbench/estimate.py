@@ -114,7 +114,7 @@ def plan_run(config: RunConfig) -> RunPlan:
             controls.append(str(spec))
         else:
             encoders.append(_encoder(spec, tokens, rate))
-    reencoder = _reencoder(config, images, rate) if config.re_encoder != "none" else None
+    reencoder = _reencoder(config, images, rate) if config.chosen_re_encoder != "none" else None
     return RunPlan(
         tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,
         device.type, rate, tuple(notes), to_fetch,
@@ -186,7 +186,7 @@ def _encoder(spec: EncoderSpec, tokens: int, rate: float) -> PlannedEncoder:
 
 
 def _reencoder(config: RunConfig, images: int, rate: float) -> PlannedEncoder | None:
-    family, spec = reencoder_family(config.re_encoder)
+    family, spec = reencoder_family(config.chosen_re_encoder)
     if not images and family.needs == "pixels":
         return None
     needed = family.requires(spec)

@@ -88,7 +88,7 @@ SMALL = ("--queries", "60", "--draws", "2", "--shares", "0.3", "0.5", "0.7", "--
 
 @pytest.fixture(scope="module")
 def finished(custom, tmp_path_factory) -> Path:
-    """A small run on the embedded texts, uninterrupted."""
+    """A small run on the embedded scenes, uninterrupted."""
     out = tmp_path_factory.mktemp("finished")
     store = str(out / "store")
     with pytest.raises(SystemExit) as caught:

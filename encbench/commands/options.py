@@ -89,7 +89,7 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
             Path | None,
             typer.Option(
                 help="COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without "
-                "--coco and --dpg, a small text set made by rule is used.",
+                "--coco and --dpg, embedded scenes of coloured shapes are used.",
                 rich_help_panel=DATA,
             ),
         ] = None,
@@ -113,13 +113,14 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
             ),
         ] = None,
         re_encoder: Annotated[
-            str,
+            str | None,
             typer.Option(
                 help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, labels, "
-                "pixels, or none (text only). See: encbench list re-encoders.",
+                "pixels, or none (text only). Default dinov3, on scenes labels. See: encbench list "
+                "re-encoders.",
                 rich_help_panel=DATA,
             ),
-        ] = "dinov3",
+        ] = None,
         probes: Annotated[
             list[str] | None,
             typer.Option(help="Probes to run; all by default.", rich_help_panel=PROBES),
@@ -160,8 +161,8 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         pools: Annotated[
             list[str] | None,
             typer.Option(
-                help="Check the order under these poolings, too (max own): mean, mean-padded, last, "
-                "eos, max, own.",
+                help="Check the order under these poolings, too (max own): mean, mean-padded, "
+                "last, eos, max, own.",
                 rich_help_panel=PROBES,
             ),
         ] = None,

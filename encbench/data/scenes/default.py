@@ -1,0 +1,95 @@
+"""What a run works on when no data are named: scenes with captions, and long captions.
+
+An object's class is its colour and shape together ('red circle'), so that the ``labels``
+re-encoder calls two images alike if they show the same colours on the same shapes: an encoder
+that confuses which colour goes with which shape retrieves images that share nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ...errors import from_os_error
+from ...files import digest
+from ...types import Caption, CaptionSet, ImageRecord, Instance, Prompt, PromptSet
+from ..dpg import prompts_pin
+from ..hub import cache_dir
+from .captions import Style, caption
+from .coco import LABELS, png
+from .render import VERSION, boxes, masks, render, to_bytes
+from .sampler import sample
+from .splits import Tier
+from .world import SCENES, SceneBatch
+
+IMAGES = 400
+PROMPTS = 150
+SIDE = 128  # pixels
+FIVE: tuple[tuple[Tier, Style], ...] = (
+    ("A", "short"), ("A", "long"), ("B", "short"), ("B", "long"), ("C", "short"),
+)  # fmt: skip
+NOTE = "made by rule: it shows how the tool works on a small exact world, not on photographs"
+
+
+def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -> CaptionSet:
+    """Scenes of the 'probe-test' split, seen and held-out, five captions each.
+
+    Args:
+        files: draw the images into the cache folder unless they are there; without, their
+            paths are None (for text and ``labels`` only).
+
+    Raises:
+        StoreError: if the cache folder cannot be written.
+    """
+    batch = sample("probe-test", images, seed=seed, combos="both")
+    texts = [caption(scene, tier, style) for scene in batch for tier, style in FIVE]
+    pin = digest([VERSION, SIDE, [asdict(scene) for scene in batch], texts])
+    folder = _draw(batch, cache_dir() / "scenes" / pin[:16]) if files else None
+    visible = masks(batch, SIDE)
+    around, areas = boxes(visible).tolist(), visible.sum((2, 3)).tolist()
+    records = []
+    for i, scene in enumerate(batch):
+        instances = tuple(
+            Instance(f"{o.color} {o.shape}", float(areas[i][k]), tuple(around[i][k]))
+            for k, o in enumerate(scene.objects)
+        )
+        name = f"{i + 1:06d}.png"
+        path = folder / name if folder else None
+        records.append(ImageRecord(i + 1, name, path, SIDE, SIDE, instances, licence="Apache-2.0"))
+    captions = tuple(
+        Caption(number + 1, number // len(FIVE) + 1, text) for number, text in enumerate(texts)
+    )
+    return CaptionSet("scenes", pin, tuple(records), captions, LABELS, (NOTE,))
+
+
+def scene_prompts_long(seed: int = 0, prompts: int = PROMPTS) -> PromptSet:
+    """Long captions of crowded scenes, other ones than those of :func:`scene_captions`."""
+    world = replace(SCENES, counts=(3, 4))
+    batch = sample("probe-test", prompts, seed=seed, start=1_000_000, world=world, combos="both")
+    found = tuple(
+        Prompt(f"scene{i}", caption(scene, ("A", "B", "C")[i % 3], "long"))
+        for i, scene in enumerate(batch)
+    )
+    return PromptSet("scenes-long", prompts_pin(found), found, (NOTE,))
+
+
+def _draw(batch: SceneBatch, folder: Path) -> Path:
+    """All images in a folder that appears when the last one is written."""
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as temporary:
+            drawn = Path(temporary) / "images"
+            drawn.mkdir()
+            for i, pixels in enumerate(to_bytes(render(batch, SIDE)).numpy()):
+                (drawn / f"{i + 1:06d}.png").write_bytes(png(pixels))
+            try:
+                drawn.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another run was faster
+                    raise
+    except OSError as error:
+        raise from_os_error(error, f"drawing scenes into {folder}") from error
+    return folder
