@@ -34,13 +34,11 @@ class UnknownNameError(UsageError):
         super().__init__(f"unknown {kind} '{name}'; {hint}")
 
 
-class MissingExtraError(EncbenchError):
-    """An optional library is not installed."""
+class MissingLibraryError(EncbenchError):
+    """A library is not installed; ``install`` is what to give to pip."""
 
-    def __init__(self, library: str, extra: str, what: str) -> None:
-        super().__init__(
-            f'{what} needs {library}, which is not installed: pip install "encbench[{extra}]"'
-        )
+    def __init__(self, library: str, install: str, what: str) -> None:
+        super().__init__(f'{what} needs {library}, which is not installed: pip install "{install}"')
 
 
 class DataError(EncbenchError):

@@ -122,13 +122,12 @@ def test_controls_say_what_they_must(finished):
             by_name[record.name, record.probe["name"]] = record.scores
     assert by_name["constant", "ablation"]["published"]["value"] == 1
     assert by_name["constant", "ablation"]["calibrated"]["value"] == 0
-    ours = (
-        by_name["mine.py:Words", "retrieval"]
-        if ("mine.py:Words", "retrieval") in by_name
-        else (next(v for (n, p), v in by_name.items() if p == "retrieval" and n.endswith(":Words")))
-    )
-    for control in ("constant", "random"):
-        assert ours["recall@2"]["low"] > by_name[control, "retrieval"]["recall@2"]["high"]
+    (ours,) = (v for (n, p), v in by_name.items() if p == "ablation" and n == "mine.py:Words")
+    for control in ("constant", "random", "shuffle(mine.py:Words)"):
+        assert ours["calibrated"]["low"] > by_name[control, "ablation"]["calibrated"]["high"]
+    against = [p for p in read_prediction(finished / "prediction.json").pairs if "control" in p.b]
+    assert len(against) == 3
+    assert all(pair.difference > 0 and pair.distinguishable for pair in against)
 
 
 def test_the_same_command_does_nothing_again(finished, custom, capsys):

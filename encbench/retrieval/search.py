@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..errors import MissingLibraryError
+
 DECIMALS = 6
 BLOCK = 64  # queries at a time where whole rows of scores are needed
 SLACK = 16  # neighbours beyond k, so that most ties at the edge are seen whole
@@ -70,8 +72,13 @@ def nearest(
 
     Raises:
         ValueError: if k is larger than the gallery, less what is excluded.
+        MissingLibraryError: without faiss (its two wheels get lost when one replaces the other).
     """
-    import faiss
+    try:
+        import faiss
+    except ImportError as error:
+        needed = MissingLibraryError("faiss", "faiss-cpu", "exact search")
+        raise needed from error
 
     count = len(gallery)
     room = count - (0 if exclude is None or (exclude < 0).all() else 1)
