@@ -26,7 +26,7 @@ from .errors import EncbenchError, UsageError
 from .files import digest, read_json, write_json
 from .progress import bar, log
 from .store import Store
-from .types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
+from .types import EncoderCard, JointEncoder, TextEncoder
 
 SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
 LATENCY_PROMPT = "a photo of a brown dog and a red bicycle in front of a white house"
@@ -292,17 +292,6 @@ class StoredEncoder:
                 continue  # asked for beside the one that matters; who wants it alone is told
             made[kind] = ({"pooled": pooled.float(), "truncated": features.truncated}, info)
         return made
-
-
-def encode(encoder: TextEncoder, prompts: Sequence[str]) -> TextFeatures:
-    """Encode without a store, with the same checks. For training on the fly.
-
-    Raises:
-        EncoderOutputError: if the encoder returns NaN or wrong shapes.
-    """
-    features = encoder.encode(prompts)
-    validate_features(features, prompts, encoder.card)
-    return features
 
 
 def bytes_of(card: EncoderCard) -> int:

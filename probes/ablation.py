@@ -22,11 +22,11 @@ from encbench.intervals import combine, score, scores
 from encbench.retrieval.search import DECIMALS, nearest, normalise
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
+from .histograms import similarity
 from .perturb import Place, Unit, bare, is_content, kept, remove, rng_for, split, swap_word
 from .whitening import centred, whitened
 
 HEADLINE_SHARE = 0.5
-BINS = np.linspace(-1, 1, 101)
 
 
 class Setting(NamedTuple):
@@ -260,11 +260,7 @@ def _histograms(full: np.ndarray, made: Shortened, seed: int) -> dict[str, list[
     own = np.flatnonzero(made.done)
     others = np.random.default_rng([seed, 3]).integers(len(full), size=(len(own), 20))
     random = np.einsum("qp,qkp->qk", normalise(made.draws[0]), normalise(full)[others])
-    return {
-        "edges": BINS.tolist(),
-        "own": _density(_cosines(made.draws[0], full[own])),
-        "random": _density(random[others != own[:, None]]),
-    }
+    return similarity(_cosines(made.draws[0], full[own]), random[others != own[:, None]])
 
 
 def _distractors(texts: list[str], ids: list[str], setting: Setting, seed: int) -> list[str | None]:
@@ -302,11 +298,6 @@ def _spread(values: np.ndarray, done: Bool[np.ndarray, " N"]) -> Float[np.ndarra
     full = np.full(len(done), np.nan)
     full[done] = values
     return full
-
-
-def _density(values: np.ndarray) -> list[float]:
-    counts, _ = np.histogram(np.clip(values, -1, 1), BINS)
-    return (counts / max(1, counts.sum())).tolist()
 
 
 def _monotonicity(distances: list[tuple[float, np.ndarray]]) -> Float[np.ndarray, " N"]:

@@ -28,9 +28,10 @@ from encbench.retrieval.metrics import (
 from encbench.retrieval.search import nearest, normalise, tie_keys
 from encbench.types import Caption, CaptionSet, ImageRecord, Measurement, ProbeContext, ProbeSpec
 
+from .histograms import similarity
+
 PRIMARY_K = 2
 EXAMPLES = 4  # queries shown in the report, best and worst, for each encoder
-BINS = np.linspace(-1, 1, 101)
 
 
 @dataclass(frozen=True)
@@ -292,16 +293,7 @@ def _histograms(
         unit[order[a:b]][order[a:b] != q] @ unit[q]
         for q, a, b in zip(own, starts, ends, strict=True)
     ]
-    return {
-        "edges": BINS.tolist(),
-        "own": _density(np.concatenate(same)),
-        "random": _density(random),
-    }
-
-
-def _density(values: np.ndarray) -> list[float]:
-    counts, _ = np.histogram(np.clip(values, -1, 1), BINS)
-    return (counts / max(1, counts.sum())).tolist()
+    return similarity(np.concatenate(same), random)
 
 
 def _examples(
