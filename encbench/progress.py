@@ -23,6 +23,7 @@ from rich.text import Text
 
 console = Console(stderr=True)
 log = logging.getLogger("encbench")
+WIDTH = 48  # of a bar's description, in characters
 
 
 def show_log() -> None:
@@ -45,8 +46,11 @@ class _Rate(ProgressColumn):
 def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over ``total`` items; call what it gives with the number of items just done.
 
-    Nothing is drawn where standard error is no terminal.
+    Nothing is drawn where standard error is no terminal. Of a long description the end is
+    kept, where paths differ.
     """
+    if len(description) > WIDTH:
+        description = "…" + description[1 - WIDTH :]
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
