@@ -17,7 +17,10 @@ from typer.core import TyperGroup
 from . import __version__
 from .errors import EncbenchError, from_os_error
 
-COMMANDS = ("run", "probe", "rank", "report", "list", "data", "geneval", "doctor")
+COMMANDS = (
+    "run", "probe", "rank", "confirm", "report", "train", "sample", "geneval", "zoo", "list",
+    "data", "doctor",
+)  # fmt: skip
 SEVERAL = ("encoders", "probes", "layers", "pools", "ks", "shares", "units", "places")
 
 # The class of all usage errors. Typer carries its own copy of Click without a public name for it.

@@ -15,7 +15,7 @@ TOPS = ("encbench", "probes", "reports")
 
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
-STORE = BASE | {"files", "progress", "registry"}
+STORE = BASE | {"files", "progress", "registry", "shipped", "distributed"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ALLOWED = {
     "encbench.types": set(),
@@ -27,8 +27,8 @@ ALLOWED = {
     "encbench.retrieval": BASE | {"retrieval"},
     "encbench.intervals": BASE | {"retrieval"},
     "encbench.data": STORE | {"data"},
-    "encbench.encoders": STORE | {"data", "encoders"},
-    "encbench.vision": STORE | {"data", "encoders", "vision"},
+    "encbench.encoders": STORE | {"data", "encoders", "zoo"},
+    "encbench.vision": STORE | {"data", "encoders", "vision", "zoo"},
     "encbench.encode": ENGINE,
     "encbench.records": BASE | {"files"},
     "encbench.ranking": BASE | {"records", "intervals"},
@@ -36,12 +36,16 @@ ALLOWED = {
     "encbench.presets": {"errors"},
     "encbench.media": STORE | {"vision"},
     "encbench.doctor": ENGINE,
-    "encbench.geneval": STORE | {"data", "encoders", "vision", "intervals", "geneval"},
+    "encbench.shipped": BASE | {"files"},
+    "encbench.distributed": BASE | {"progress"},
+    "encbench.geneval": STORE | {"data", "encoders", "vision", "intervals", "geneval", "shipped"},
+    "encbench.flow": ENGINE | {"flow", "distributed", "shipped"},
+    "encbench.zoo": ENGINE | {"zoo", "shipped"},
     "probes": {"types", "errors", "retrieval", "vision", "data", "store", "encoders", "intervals"},
     "reports": {"types", "errors", "records", "files"},
 }
 FREE = {"encbench.cli", "encbench.commands", "encbench.pipeline", "encbench.context"}
-FREE |= {"encbench.estimate"}
+FREE |= {"encbench.estimate", "encbench.confirm"}
 FREE |= {"encbench.__init__", "encbench.__main__"}
 
 

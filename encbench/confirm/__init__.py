@@ -1,0 +1,1 @@
+"""Confirmation: does the ranking hold when models are really trained?"""

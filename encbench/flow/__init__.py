@@ -1,0 +1,1 @@
+"""The bundled MeanFlow trainer: few-step text-to-image with any encoder as condition."""

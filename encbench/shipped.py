@@ -1,0 +1,68 @@
+"""Weights that come with encbench: a folder with a manifest, checked before anything is read.
+
+``manifest.json`` holds the sha256 of every other file of the folder, and what is known about
+how they were made (recipe, seed, scores).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, RecordError
+from .files import read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> Path:
+    """Write the manifest of all files in a folder, those in folders below it included.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    sums = {p.relative_to(folder).as_posix(): _sha256(p) for p in files}
+    write_json(folder / MANIFEST, {"files": sums, "about": dict(about)})
+    return folder / MANIFEST
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder: 'files' (name -> sha256) and 'about'.
+
+    Raises:
+        ModelError: naming it, if it is missing or damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        found = read_json(path)
+    except RecordError as error:
+        raise ModelError(f"{path} is missing or damaged; {_AGAIN}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        raise ModelError(f"{path} is damaged; {_AGAIN}")
+    return found
+
+
+def shipped(folder: Path) -> Path:
+    """The folder, once every file that its manifest names is there and unchanged.
+
+    Raises:
+        ModelError: naming the file that is missing or differs.
+    """
+    for name, expected in read_manifest(folder)["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{path} is missing; {_AGAIN}")
+        if _sha256(path) != expected:
+            raise ModelError(f"{path} is not the file that was shipped (sha256 differs); {_AGAIN}")
+    return folder
+
+
+_AGAIN = "install encbench again"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
