@@ -1,1 +1,1 @@
-"""A controlled family of small encoders: same text, size and tokenizer; only the objective differs."""
+"""A family of small encoders: same text, size and tokenizer; only the objective differs."""
