@@ -131,7 +131,16 @@ EASY = World(
     grounds=("black", "gray"),
     counts=(1, 2),
 )
-WORLDS = {world.name: world for world in (SCENES, EASY)}
+GRID = World(
+    "scenes-grid",
+    shapes=EASY.shapes,
+    colors=EASY.colors,
+    sizes=("large",),
+    grounds=EASY.grounds,
+    layout="grid",
+)
+"""One to four large objects, each in its own cell: a world that a small model learns in minutes."""
+WORLDS = {world.name: world for world in (SCENES, EASY, GRID)}
 
 
 def get_world(name: str) -> World:
