@@ -1,0 +1,385 @@
+"""A diffusion transformer for small images, conditioned on text.
+
+Blocks as in DiT (arXiv 2212.09748) with cross-attention to text tokens as in PixArt (arXiv
+2310.00426), RMSNorm, queries and keys normalised, SwiGLU. Every operation has a forward-mode
+derivative (attention under the math kernel), none works in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ModelError, UsageError
+from .connector import EPS, Text, TextConnector
+from .meanflow import T_CLIP, Condition
+
+SIZES: Mapping[str, tuple[int, int, int]] = {
+    "1M": (96, 5, 3),
+    "3M": (160, 5, 5),
+    "10M": (256, 7, 4),
+    "35M": (384, 10, 6),
+    "150M": (768, 11, 12),
+}
+"""Width, depth and heads by about how many parameters they make (without the connector)."""
+
+FREQUENCIES = 32
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """A network in numbers.
+
+    Attributes:
+        side: of the square image or latent.
+        channels: of the image or latent.
+        patch: side of a patch; ``side`` must be a multiple.
+        width: of the tokens.
+        depth: number of blocks.
+        heads: of attention; ``width`` must be a multiple.
+        cond_dim: width of the encoder's tokens.
+        pooled_dim: width of the encoder's pooled vector; 0 = none.
+        prediction: what the output means: the average velocity or the clean image.
+        velocity_head: also predict the instantaneous velocity (pMF, iMF).
+        cross_every: every how many blocks there is cross-attention, counted from the first.
+        mix: channels of the convolutions after the last block, which see over the borders of
+            patches; 0 = none.
+    """
+
+    side: int
+    channels: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    cond_dim: int
+    pooled_dim: int = 0
+    prediction: Literal["u", "x"] = "x"
+    velocity_head: bool = False
+    cross_every: int = 1
+    mix: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("side", 1), ("channels", 1), ("patch", 1), ("width", 4)):
+            self._at_least(name, least)
+        for name, least in (("depth", 1), ("heads", 1), ("cond_dim", 1), ("cross_every", 1)):
+            self._at_least(name, least)
+        for name in ("pooled_dim", "mix"):
+            self._at_least(name, 0)
+        if self.side % self.patch:
+            raise UsageError(f"side {self.side} is no multiple of patch {self.patch}")
+        if self.width % (4 * self.heads):
+            raise UsageError(f"width {self.width} is no multiple of 4 x {self.heads} heads")
+        if self.prediction not in ("u", "x"):
+            raise UsageError(f"unknown prediction '{self.prediction}'; known: u, x")
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches."""
+        return (self.side // self.patch) ** 2
+
+
+def preset(size: str, *, side: int, patch: int, cond_dim: int, **others: Any) -> DiTConfig:
+    """A configuration by size (:data:`SIZES`); ``others`` are further fields of DiTConfig.
+
+    Raises:
+        UsageError: if the size is unknown or a field is impossible.
+    """
+    if size not in SIZES:
+        raise UsageError(f"unknown size '{size}'; known: {', '.join(SIZES)}")
+    width, depth, heads = SIZES[size]
+    base = DiTConfig(
+        side=side,
+        channels=3,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        cond_dim=cond_dim,
+        mix=16 if patch > 1 else 0,
+    )
+    return replace(base, **others)
+
+
+def rms(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """RMSNorm (arXiv 1910.07467) without weights."""
+    return F.rms_norm(x, x.shape[-1:], eps=EPS)
+
+
+def dense(into: int, out: int, *, zero: bool = False) -> nn.Linear:
+    """A linear layer, Xavier-uniform or zero at first, its bias zero."""
+    layer = nn.Linear(into, out)
+    nn.init.zeros_(layer.weight) if zero else nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TimeEmbedding(nn.Module):
+    """The end t and the interval t - r of [r, t], each by its own small network, summed.
+
+    The features of the interval, sin(w d) and 1 - cos(w d), and its network without biases
+    vanish at d = 0: there the network is one of t alone, as in flow matching, all through
+    training. Times stay in [0, 1] and the fastest feature makes ``top`` turns in it, which
+    keeps du/dt small.
+    """
+
+    rates: Tensor
+
+    def __init__(self, width: int, top: float = 8.0) -> None:
+        super().__init__()
+        turns = torch.logspace(math.log10(0.25), math.log10(top), FREQUENCIES)
+        self.register_buffer("rates", 2 * math.pi * turns, persistent=False)
+        self.end = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.interval = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, width, bias=False),
+            nn.SiLU(),
+            nn.Linear(width, width, bias=False),
+        )
+
+    def forward(self, r: Float[Tensor, " B"], t: Float[Tensor, " B"]) -> Float[Tensor, "B W"]:
+        end = t[:, None] * self.rates
+        gap = (t - r)[:, None] * self.rates
+        return self.end(torch.cat([end.sin(), end.cos()], 1)) + self.interval(
+            torch.cat([gap.sin(), 1 - gap.cos()], 1)
+        )
+
+
+def _heads(x: Float[Tensor, "B N W"], heads: int) -> Float[Tensor, "B H N d"]:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Self-attention; queries and keys are normalised per head and scaled by learned vectors."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = dense(width, 3 * width)
+        self.gain = nn.Parameter(torch.ones(2, 1, width // heads))
+        self.out = dense(width, width)
+
+    def forward(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+        qk, v = self.qkv(x).split((2 * x.shape[-1], x.shape[-1]), dim=-1)
+        q, k = (rms(qk.unflatten(-1, (2, self.heads, -1))) * self.gain).unbind(2)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), _heads(v, self.heads)
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention from image tokens to the real text tokens; begins as nothing."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.RMSNorm(width, eps=EPS)
+        self.q = dense(width, width)
+        self.kv = dense(width, 2 * width)
+        self.q_gain = nn.Parameter(torch.ones(width // heads))
+        self.k_gain = nn.Parameter(torch.ones(width // heads))
+        self.out = dense(width, width, zero=True)
+
+    def forward(self, x: Float[Tensor, "B N W"], text: Text) -> Float[Tensor, "B N W"]:
+        q = rms(_heads(self.q(self.norm(x)), self.heads)) * self.q_gain
+        k, v = self.kv(text.tokens).chunk(2, dim=-1)
+        k = rms(_heads(k, self.heads)) * self.k_gain
+        mixed = F.scaled_dot_product_attention(
+            q, k, _heads(v, self.heads), attn_mask=text.mask[:, None, None]
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """SwiGLU (arXiv 2002.05202) with as many weights as a layer four times as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = max(round(width * 8 / 3 / 32), 1) * 32
+        self.into = dense(width, 2 * hidden)
+        self.out = dense(hidden, width)
+
+    def forward(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+        gate, value = self.into(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, SwiGLU; the first and last modulated by time and pooled
+    text and gated, the gates zero at first (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, cross: bool) -> None:
+        super().__init__()
+        self.modulation = dense(width, 6 * width, zero=True)
+        self.attention = Attention(width, heads)
+        self.cross = CrossAttention(width, heads) if cross else None
+        self.mlp = SwiGLU(width)
+
+    def forward(
+        self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], text: Text
+    ) -> Float[Tensor, "B N W"]:
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, dim=-1)
+        x = x + gate * self.attention(torch.addcmul(shift, rms(x), 1 + scale))
+        if self.cross is not None:
+            x = x + self.cross(x, text)
+        return x + gate2 * self.mlp(torch.addcmul(shift2, rms(x), 1 + scale2))
+
+
+class Output(nn.Module):
+    """Tokens to an image: a modulated linear layer and, if ``mix``, two 3 x 3 convolutions over
+    its features and the input, whose result is added. Zero at first."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        inner = config.channels + config.mix
+        self.modulation = dense(config.width, 2 * config.width, zero=True)
+        self.linear = dense(config.width, config.patch**2 * inner)
+        nn.init.zeros_(self.linear.weight[: config.patch**2 * config.channels])
+        if config.mix:
+            self.style = dense(config.width, 2 * config.mix, zero=True)
+            self.first = nn.Conv2d(inner + config.channels, config.mix, 3, padding=1)
+            self.second = nn.Conv2d(config.mix, config.channels, 3, padding=1)
+            nn.init.zeros_(self.second.weight)
+            nn.init.zeros_(self.second.bias)
+
+    def forward(
+        self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], z: Float[Tensor, "B C S S"]
+    ) -> Float[Tensor, "B C S S"]:
+        cells = self.config.side // self.config.patch
+        shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
+        x = self.linear(torch.addcmul(shift, rms(x), 1 + scale))
+        image = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (cells, cells)), self.config.patch)
+        if not self.config.mix:
+            return image
+        shift, scale = self.style(c)[:, :, None, None].chunk(2, dim=1)
+        hidden = torch.addcmul(shift, self.first(torch.cat([image, z], 1)), 1 + scale)
+        return image[:, : self.config.channels] + self.second(F.silu(hidden))
+
+
+class DiT(nn.Module):
+    """A VelocityNet of any size from 1M parameters.
+
+    ``connector`` is the only part that depends on the encoder; :meth:`backbone_state` is
+    everything else.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.prediction = config.prediction
+        self.velocity_head = config.velocity_head
+        width = config.width
+        self.connector = TextConnector(config.cond_dim, config.pooled_dim, width)
+        self.patches = dense(config.channels * config.patch**2, width)
+        self.register_buffer("positions", grid(config.side // config.patch, width), False)
+        self.time = TimeEmbedding(width)
+        self.text = dense(width, width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, number % config.cross_every == 0)
+            for number in range(config.depth)
+        )
+        self.output = Output(config)
+        self.velocity = Output(config) if config.velocity_head else None
+
+    def forward(
+        self,
+        z: Float[Tensor, "B C S S"],
+        r: Float[Tensor, " B"],
+        t: Float[Tensor, " B"],
+        cond: Condition,
+    ) -> Float[Tensor, "B C S S"]:
+        """
+        Raises:
+            UsageError: if image or condition have another size than the network.
+        """
+        return self.output(*self._trunk(z, r, t, cond), z)
+
+    def with_velocity(
+        self,
+        z: Float[Tensor, "B C S S"],
+        r: Float[Tensor, " B"],
+        t: Float[Tensor, " B"],
+        cond: Condition,
+    ) -> tuple[Float[Tensor, "B C S S"], Float[Tensor, "B C S S"]]:
+        """The prediction, and the instantaneous velocity at (z, t) by the auxiliary head, which
+        predicts in the same way (pMF, section 4.3).
+
+        Raises:
+            UsageError: if the network has no such head.
+        """
+        if self.velocity is None:
+            raise UsageError("this network has no velocity head; make it with velocity_head=True")
+        x, c = self._trunk(z, r, t, cond)
+        v = self.velocity(x, c, z)
+        if self.prediction == "x":
+            v = (z - v) / t.clamp(min=T_CLIP)[:, None, None, None]
+        return self.output(x, c, z), v
+
+    def _trunk(
+        self, z: Tensor, r: Tensor, t: Tensor, cond: Condition
+    ) -> tuple[Float[Tensor, "B N W"], Float[Tensor, "B W"]]:
+        config = self.config
+        if z.shape[1:] != (config.channels, config.side, config.side):
+            raise UsageError(
+                f"this network is for {config.channels} x {config.side} x {config.side}, "
+                f"not {' x '.join(map(str, z.shape[1:]))}"
+            )
+        text: Text = self.connector(cond)
+        c = F.silu(self.time(r, t) + self.text(text.pooled))
+        patches = F.pixel_unshuffle(z, config.patch).flatten(2).transpose(1, 2)
+        x = self.patches(patches) + self.positions
+        for block in self.blocks:
+            x = block(x, c, text)
+        return x, c
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """All weights but the connector's, which fit any encoder."""
+        state = self.state_dict()
+        return {name: state[name] for name in state if not name.startswith("connector.")}
+
+    def load_backbone(self, state: Mapping[str, Tensor]) -> None:
+        """Take over :meth:`backbone_state` of a network of the same sizes; the connector stays.
+
+        Raises:
+            ModelError: naming the first weight that is missing, unknown or of another shape.
+        """
+        mine = self.backbone_state()
+        for name in sorted(mine.keys() | state.keys()):
+            if name not in state:
+                raise ModelError(f"the backbone lacks {name}: it is of another network")
+            if name not in mine:
+                raise ModelError(f"the backbone has {name}, which this network has not")
+            if mine[name].shape != state[name].shape:
+                raise ModelError(
+                    f"the backbone's {name} is {tuple(state[name].shape)}, but this network's is "
+                    f"{tuple(mine[name].shape)}: the sizes differ"
+                )
+        self.load_state_dict(dict(state), strict=False)
+
+
+def grid(cells: int, width: int) -> Float[Tensor, "N W"]:
+    """Fixed 2-D sine-cosine positions: a quarter of the width each for sin and cos of row and
+    column."""
+    rates = 10000.0 ** -(torch.arange(width // 4) / max(width // 4, 1))
+    angle = torch.arange(cells)[:, None] * rates
+    line = torch.cat([angle.sin(), angle.cos()], 1)
+    rows = line[:, None].expand(cells, cells, -1)
+    columns = line[None].expand(cells, cells, -1)
+    return torch.cat([rows, columns], -1).flatten(0, 1)
