@@ -1,0 +1,120 @@
+"""The total time derivative of an average velocity, exactly or by finite differences.
+
+    du/dt = v . grad_z u + d_t u                    MeanFlow (arXiv 2505.13447), Eq. 8
+
+the derivative of u(z, r, t) along (v, 0, 1). It is only ever a target, so no graph is kept, and
+it is computed in float32 (or float64) whatever autocast says: in bfloat16 an error of 2^-8 in u
+would be divided by the step.
+
+| mode | forwards | error | note |
+|---|---|---|---|
+| `jvp` | about 2 to 3 | rounding | plain math attention: fused kernels have no forward mode |
+| `central` | 2 | O(h^2) | keeps fused attention |
+| `forward` | 1 | O(h) | `u` of the training forward is the other point; keeps fused attention |
+
+The networks are smooth functions of t; a x1000 time scale inside one multiplies du/dt by 1000,
+and its finite differences then need a step 1000 times as small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UsageError
+
+Mode = Literal["jvp", "central", "forward"]
+STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-8, "forward": 2**-9}
+"""Default step of each mode in units of t, for float32: about where truncation and rounding meet
+(`benchmarks/train_step.py` prints the error of each mode). Powers of two, so that t + h is exact."""
+
+Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""u(z, r, t): average velocity over [r, t] for each row, of z's shape."""
+
+
+def total_derivative(
+    u: Field,
+    z: Float[Tensor, "B ..."],
+    r: Float[Tensor, " B"],
+    t: Float[Tensor, " B"],
+    v: Float[Tensor, "B ..."],
+    *,
+    mode: Mode = "jvp",
+    step: float | None = None,
+    base: Float[Tensor, "B ..."] | None = None,
+) -> Float[Tensor, "B ..."]:
+    """du/dt along (v, 0, 1), without a graph.
+
+    Args:
+        u: the field; called under no_grad and without autocast.
+        v: dz/dt, the tangent.
+        mode: see the module.
+        step: h in units of t; None is :data:`STEPS`. Not used by 'jvp'.
+        base: u(z, r, t) if it is known in full precision; saves the one-sided difference its
+            second forward.
+
+    Raises:
+        UsageError: if there is no such mode, or the step is not above 0.
+    """
+    if mode not in get_args(Mode):
+        raise UsageError(f"no derivative '{mode}'; there are {', '.join(get_args(Mode))}")
+    h = STEPS[mode] if step is None else step
+    if mode != "jvp" and not h > 0:
+        raise UsageError(f"the step of a finite difference must be above 0, not {h}")
+    z, r, t, v = (_precise(part) for part in (z, r, t, v))
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        if mode == "jvp":
+            return _jvp(u, z, r, t, v)
+        base = None if base is None else _precise(base)
+        return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
+
+
+def _precise(part: Tensor) -> Tensor:
+    return part.detach() if part.dtype == torch.float64 else part.detach().float()
+
+
+def _jvp(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.func.jvp(lambda z, t: u(z, r, t), (z, t), (v, torch.ones_like(t)))[1]
+
+
+def _forward(
+    u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor, h: float, base: Tensor | None
+) -> Tensor:
+    """(u(t + h) - u(t)) / h; backwards where t + h would lie beyond the noise at t = 1."""
+    h_row = torch.where(t + h > 1, -h, h)
+    base = u(z, r, t) if base is None else base
+    return (u(z + along(h_row, z) * v, r, t + h_row) - base) / along(h_row, z)
+
+
+def _central(
+    u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor, h: float, base: Tensor | None
+) -> Tensor:
+    """(u(t + h) - u(t - h)) / 2h. Where a point would lie outside [0, 1], the three-point
+    one-sided difference of the same order: s (4 u(t + sh) - u(t + 2sh) - 3 u(t)) / 2h.
+
+    A point t - h below r is taken as it is: the interval is then shorter than h, and so is the
+    factor t - r by which every objective multiplies du/dt.
+    """
+    beyond, below = t + h > 1, t - h < 0
+    edge = beyond | below
+    side = torch.where(beyond, -h, h)
+    far = torch.where(edge, 2 * side, -h)
+    first, second = (u(z + along(step, z) * v, r, t + step) for step in (side, far))
+    derivative = (first - second) / (2 * h)
+    if edge.any():
+        middle = u(z, r, t) if base is None else base
+        one_sided = (4 * first - second - 3 * middle) / along(2 * side, z)
+        derivative = torch.where(along(edge, z), one_sided, derivative)
+    return derivative
+
+
+def along(row: Float[Tensor, " B"], z: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+    """One number a row, shaped to multiply z."""
+    return row.reshape(-1, *[1] * (z.ndim - 1))

@@ -1,0 +1,153 @@
+"""Where on the path training looks: samplers of (r, t), r <= t, t = 0 data, t = 1 noise.
+
+A sampler takes its randomness as a generator and knows how far training is (progress in 0..1),
+so that schedules are samplers, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UsageError
+
+
+class Times(NamedTuple):
+    """Interval ends for n samples, float32, 0 <= r <= t <= 1."""
+
+    r: Float[Tensor, " n"]
+    t: Float[Tensor, " n"]
+
+
+class TimeSampler(Protocol):
+    """Draws n intervals at a point of training; on the generator's device (CPU without one)."""
+
+    def sample(
+        self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> Times: ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Both ends uniform in [0, 1]; ``share`` as in :class:`LogitNormal`."""
+
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+
+    def sample(
+        self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> Times:
+        device = generator.device if generator is not None else None
+        ends = torch.rand(2, n, generator=generator, device=device, dtype=torch.float64)
+        return _intervals(ends, self.share, generator)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """Both ends sigmoid(mu + sigma N(0, 1)) (MeanFlow, arXiv 2505.13447, section 4.3).
+
+    The larger end is t. A ``share`` of the samples, drawn at random, keeps r != t; in the others
+    r becomes t. At share 0, plain flow matching, t is one draw, not the larger of two.
+    """
+
+    mu: float = -0.4
+    sigma: float = 1.0
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+        if not self.sigma > 0:
+            raise UsageError(f"sigma of the times must be above 0, not {self.sigma}")
+
+    def sample(
+        self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> Times:
+        device = generator.device if generator is not None else None
+        normal = torch.randn(2, n, generator=generator, device=device, dtype=torch.float64)
+        return _intervals(torch.sigmoid(self.mu + self.sigma * normal), self.share, generator)
+
+
+@dataclass(frozen=True)
+class EMFSchedule:
+    """A logit-normal that drifts linearly over training, each pair from its first value to its
+    second. The defaults are EMF's (arXiv 2604.18168): ever later times, ever more intervals."""
+
+    mu: tuple[float, float] = (-0.5, 0.5)
+    sigma: tuple[float, float] = (1.0, 2.0)
+    share: tuple[float, float] = (0.25, 0.75)
+
+    def __post_init__(self) -> None:
+        for progress in (0.0, 1.0):  # raises on a bad end
+            self.at(progress)
+
+    def at(self, progress: float) -> LogitNormal:
+        """The distribution at a point of training."""
+        p = min(max(progress, 0.0), 1.0)
+        mu, sigma, share = (a + p * (b - a) for a, b in (self.mu, self.sigma, self.share))
+        return LogitNormal(mu, sigma, share)
+
+    def sample(
+        self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> Times:
+        return self.at(progress).sample(n, generator=generator)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One sampler up to ``switch``, then another; each sees its own progress from 0 to 1.
+
+    By default flow matching (share 0) for the first 60 % and MeanFlow after it: a network that
+    knows the instantaneous velocity learns the average one with less noise in its targets.
+    """
+
+    first: TimeSampler = field(default_factory=lambda: LogitNormal(share=0.0))
+    then: TimeSampler = field(default_factory=lambda: LogitNormal(share=0.5))
+    switch: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.switch <= 1:
+            raise UsageError(f"the switch of phases must lie in [0, 1], not {self.switch}")
+
+    def sample(
+        self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
+    ) -> Times:
+        if progress < self.switch:
+            return self.first.sample(n, progress / self.switch, generator)
+        rest = 1 - self.switch
+        return self.then.sample(n, (progress - self.switch) / rest if rest else 1.0, generator)
+
+
+def flow_matching_first(then: Uniform | LogitNormal, switch: float = 0.6) -> Phases:
+    """``then`` with r = t everywhere up to ``switch``, and as it is after it."""
+    return Phases(replace(then, share=0.0), then, switch)
+
+
+def _intervals(
+    ends: Float[Tensor, "2 n"], share: float, generator: torch.Generator | None
+) -> Times:
+    """Sort the ends, and set r = t in all but a share of the samples.
+
+    Their number is n x share, rounded at random so that the share is exact on average and,
+    where n x share is whole, in every batch: a constant shape is faster.
+    """
+    n = ends.shape[1]
+    if not share:
+        t = ends[0].float()
+        return Times(t, t.clone())
+    r, t = ends.amin(0), ends.amax(0)
+    draw = torch.rand((), generator=generator, device=ends.device, dtype=torch.float64)
+    keep = torch.randperm(n, generator=generator, device=ends.device)
+    keep = keep < torch.floor(n * share + draw)
+    t = t.float()
+    return Times(torch.where(keep, r.float(), t), t)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise UsageError(f"the share of samples with r != t must lie in [0, 1], not {share}")
