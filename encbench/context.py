@@ -26,6 +26,7 @@ from .types import (
     EncoderCard,
     ImageRecord,
     JointEncoder,
+    ProbeSpec,
     PromptSet,
     ReEncoder,
     ReEncoderCard,
@@ -45,12 +46,11 @@ class Data:
         sets = (self.captions, self.prompts)
         return {s.name: s.pin for s in sets if s is not None}
 
-    def of(self, probe: str) -> str:
-        """The data a built-in probe depends on, as 'name@pin'; all of it for any other."""
-        used = {"retrieval": (self.captions,), "ablation": (self.prompts,)}.get(
-            probe, (self.captions, self.prompts)
-        )
-        return " + ".join(f"{s.name}@{s.pin}" for s in used if s is not None)
+    def of(self, spec: ProbeSpec) -> str:
+        """The data that a probe's scores depend on, as 'name@pin'."""
+        kinds = (("captions", self.captions), ("prompts", self.prompts))
+        used = [f"{s.name}@{s.pin}" for kind, s in kinds if s is not None and kind in spec.reads]
+        return " + ".join([spec.dataset, *used] if spec.dataset else used)
 
 
 def load_data(config: RunConfig) -> Data:
@@ -100,6 +100,9 @@ class Context:
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
         return self.encoder.embed(prompts, self.pool)
+
+    def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
+        return [rows.float() for rows in self.encoder.tokens(prompts, keep=False)]
 
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
         if not self.encoder.about["joint"]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from .data.hub import ResolvedModel
 from .encoders import EncoderSpec, family_of
 from .encoders.checks import validate_features
-from .encoders.control import shuffle_rows
+from .encoders.control import shuffle_rows, shuffled_order
 from .encoders.pooling import pool as pool_tokens
 from .errors import EncbenchError, UsageError
 from .files import digest, read_json, write_json
@@ -202,18 +202,20 @@ class StoredEncoder:
             "tokens_per_second": sum(info["tokens"] for info in timed) / seconds,
         }
 
-    def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
+    def tokens(self, prompts: Sequence[str], *, keep: bool = True) -> list[Float[Tensor, "_ D"]]:
         """Features of the real tokens of each prompt, in the order of the prompts, on the CPU,
-        in the dtype of the computation. Stored, too."""
+        in the dtype of the computation. Permuted as :meth:`embed` does.
+
+        Args:
+            keep: also store them. They are a hundred times as large as pooled vectors, which are
+                stored in the same pass either way.
+        """
         work = plan(prompts)
-        self._fill(work, ("tokens",))
-        entry = self._entry(work)
         parts: list[Tensor] = []
-        for number in range(len(work.shards)):
-            found = entry.read(number, "tokens")
-            if found is None:
-                raise EncbenchError(f"{entry.path(number, 'tokens')} vanished; run again")
-            parts.extend(found[0]["tokens"].split(found[0]["lengths"].tolist()))
+        for tensors, _ in self._fill(work, ("tokens", *self.pools), keep_wanted=keep):
+            parts.extend(tensors["tokens"].split(tensors["lengths"].tolist()))
+        if self.shuffled:
+            parts = [parts[i] for i in shuffled_order(len(parts), self.seed)]
         index = {p: i for i, p in enumerate(work.prompts)}
         return [parts[index[p]] for p in prompts]
 
@@ -237,7 +239,14 @@ class StoredEncoder:
             )
         return self._memory[key]
 
-    def _fill(self, work: Plan, kinds: Sequence[str], wanted: str | None = None) -> list[Any]:
+    def _fill(
+        self,
+        work: Plan,
+        kinds: Sequence[str],
+        wanted: str | None = None,
+        *,
+        keep_wanted: bool = True,
+    ) -> list[Any]:
         """Make every shard of every kind that is not stored yet, in one pass over the prompts.
 
         Returns:
@@ -257,8 +266,9 @@ class StoredEncoder:
                     batch = [work.prompts[i] for i in span]
                     made = self._make(batch, list(dict.fromkeys(missing)), wanted)
                     for kind, (tensors, info) in made.items():
-                        entry.write(number, kind, tensors, info)
-                    found = entry.read(number, wanted)
+                        if keep_wanted or kind != wanted:
+                            entry.write(number, kind, tensors, info)
+                    found = entry.read(number, wanted) if keep_wanted else made[wanted]
                     if found is None:
                         raise EncbenchError(f"{entry.path(number, wanted)} cannot be read back")
                 result.append(found)
@@ -282,7 +292,8 @@ class StoredEncoder:
         made: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
         for kind in kinds:
             if kind == "tokens":
-                made[kind] = ({"tokens": features.tokens[features.mask], "lengths": lengths}, info)
+                real = features.tokens[features.mask].cpu()
+                made[kind] = ({"tokens": real, "lengths": lengths}, info)
                 continue
             try:
                 pooled = pool_tokens(features, kind)

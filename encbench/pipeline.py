@@ -210,13 +210,15 @@ def load_probes(config: RunConfig) -> list[Probe]:
 
 
 def _possible(probe: Probe, data: Data) -> bool:
-    missing = {
-        "retrieval": ("captions", "--coco FOLDER") if data.captions is None else None,
-        "ablation": ("long prompts", "--dpg PATH") if data.prompts is None else None,
-    }.get(probe.spec.name)
-    if missing:
-        log.warning("%s is left out: no %s given (%s)", probe.spec.name, *missing)
-    return missing is None
+    """Whether the data that the probe needs were given; if not, that is told."""
+    given = {
+        "captions": (data.captions, "captions", "--coco FOLDER"),
+        "prompts": (data.prompts, "long prompts", "--dpg PATH"),
+    }
+    missing = [given[kind][1:] for kind in probe.spec.needs if given[kind][0] is None]
+    for what, flag in missing:
+        log.warning("%s is left out: no %s given (%s)", probe.spec.name, what, flag)
+    return not missing
 
 
 def _notes(dataset: CaptionSet | PromptSet | None) -> list[str]:
@@ -287,7 +289,7 @@ def _record(
     """The record of one encoder through one probe: the one on disk if it says the same thing,
     else a new one."""
     options = config.probe_options(probe.spec.name)
-    dataset = data.of(probe.spec.name)
+    dataset = data.of(probe.spec)
     key = digest(
         clean(
             {
@@ -318,7 +320,7 @@ def _record(
     context = Context(encoder, pool, data, images, options)
     found = probe.run(context, seed=config.seed, limit=config.limit)
     spec = asdict(probe.spec) | {"dataset": dataset}
-    if images and probe.spec.name == "retrieval":
+    if images and "images" in probe.spec.reads:
         spec["dataset"] += f" + {images.card.spec}@{images.card.revision}"
     if found.main_metric:
         spec["main_metric"] = found.main_metric

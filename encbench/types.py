@@ -211,11 +211,13 @@ class ProbeSpec:
     Attributes:
         name: as in the registry, in file names and in reports.
         version: raised whenever the same input would give another score.
-        dataset: name and pin of the data it ran on, set by the run.
+        dataset: what it runs on beside what it reads; the run sets name and pin of all of it.
         main_metric: the score that ranks by this probe alone.
         direction: which way is better.
         title: a few words for a reader.
         orders: further scores by which encoders can be ordered (the same way round).
+        reads: the run's data that its scores depend on: 'captions', 'prompts', 'images'.
+        needs: those without which it has nothing to measure.
     """
 
     name: str
@@ -225,6 +227,8 @@ class ProbeSpec:
     dataset: str = ""
     direction: Literal["higher", "lower"] = "higher"
     orders: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("captions", "prompts", "images")
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,10 @@ class ProbeContext(Protocol):
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
         """Pooled vectors, by the pooling under test."""
+        ...
+
+    def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
+        """Features of each prompt's real tokens: what a generator's attention reads."""
         ...
 
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:

@@ -64,6 +64,8 @@ class AblationProbe:
             "published", "calibrated/centred", "calibrated/whitened", "calibrated/untruncated",
             "identification", "identification-distractors", "monotonicity",
         ),
+        reads=("prompts",),
+        needs=("prompts",),
     )  # fmt: skip
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

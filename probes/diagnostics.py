@@ -32,6 +32,7 @@ class DiagnosticsProbe:
         version=1,
         main_metric="effective-rank",
         title="effective rank",
+        reads=("captions", "prompts"),
     )
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

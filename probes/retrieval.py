@@ -63,6 +63,8 @@ class RetrievalProbe:
             "published@1", "published@2", "published@5", "published@10", "recall@1", "recall@2",
             "recall@5", "recall@10", "text-to-image@1", "text-to-image@5",
         ),
+        reads=("captions", "images"),
+        needs=("captions",),
     )  # fmt: skip
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

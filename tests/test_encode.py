@@ -162,3 +162,22 @@ def test_tokens_are_those_of_real_positions(stored):
     tokens = stored().tokens(PROMPTS)
     assert [t.shape for t in tokens] == [(2, 4)] * len(PROMPTS)
     assert [t[0, 0].item() for t in tokens] == [len(p) for p in PROMPTS]
+
+
+def test_shuffle_permutes_tokens_as_it_does_vectors(stored):
+    shuffled = stored("control:shuffle(python:test_encode:encoder)", seed=1)
+    tokens, rows = shuffled.tokens(PROMPTS), shuffled.embed(PROMPTS)
+    assert torch.equal(torch.stack([t.mean(0) for t in tokens]), rows)
+
+
+def test_tokens_need_not_be_stored_and_vectors_are_in_the_same_pass(stored):
+    made = stored()
+    tokens = made.tokens(PROMPTS, keep=False)
+    folder = made._entry(plan(PROMPTS, 60)).folder
+    assert not list(folder.glob("*.tokens.*"))
+    assert list(folder.glob("*.mean.*"))
+    encoder.calls.clear()
+    rows = made.embed(PROMPTS)
+    assert not encoder.calls
+    assert torch.equal(torch.stack([t.mean(0) for t in tokens]), rows)
+    assert all(map(torch.equal, made.tokens(PROMPTS), tokens))

@@ -70,6 +70,9 @@ class Planted:
     def embed(self, prompts):
         return torch.from_numpy(np.stack([self._embed(p) for p in prompts]).astype(np.float32))
 
+    def tokens(self, prompts):
+        return [row[None] for row in self.embed(prompts)]
+
     def embed_joint(self, prompts):
         return None
 

@@ -63,8 +63,12 @@ def positions(length: int, dim: int) -> Float[Tensor, "L D"]:
 
 def shuffle_rows(rows: Float[Tensor, "N P"], seed: int) -> Float[Tensor, "N P"]:
     """The rows in a random order: real embeddings that belong to other prompts."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return rows[torch.from_numpy(order).to(rows.device)]
+    return rows[torch.from_numpy(shuffled_order(len(rows), seed)).to(rows.device)]
+
+
+def shuffled_order(count: int, seed: int) -> Int[np.ndarray, " N"]:
+    """The order in which ``shuffle`` hands out what belongs to ``count`` prompts."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 class ControlEncoder(BatchedEncoder):
@@ -216,5 +220,6 @@ __all__: Sequence[str] = [
     "hashed_vector",
     "positions",
     "shuffle_rows",
+    "shuffled_order",
     "words",
 ]
