@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..errors import UsageError
@@ -30,7 +30,7 @@ from ..errors import UsageError
 Mode = Literal["jvp", "central", "forward"]
 STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-8, "forward": 2**-9}
 """Default step of each mode in units of t, for float32: about where truncation and rounding meet
-(`benchmarks/train_step.py` prints the error of each mode). Powers of two, so that t + h is exact."""
+(`benchmarks/train_step.py` prints each mode's error). Powers of two, so that t + h is exact."""
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t): average velocity over [r, t] for each row, of z's shape."""
@@ -43,7 +43,7 @@ def total_derivative(
     t: Float[Tensor, " B"],
     v: Float[Tensor, "B ..."],
     *,
-    mode: Mode = "jvp",
+    mode: str = "jvp",
     step: float | None = None,
     base: Float[Tensor, "B ..."] | None = None,
 ) -> Float[Tensor, "B ..."]:
@@ -88,9 +88,14 @@ def _forward(
     u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor, h: float, base: Tensor | None
 ) -> Tensor:
     """(u(t + h) - u(t)) / h; backwards where t + h would lie beyond the noise at t = 1."""
-    h_row = torch.where(t + h > 1, -h, h)
+    h_row = _inward(t, h)
     base = u(z, r, t) if base is None else base
     return (u(z + along(h_row, z) * v, r, t + h_row) - base) / along(h_row, z)
+
+
+def _inward(t: Tensor, h: float) -> Tensor:
+    """h for each row, and -h where t + h would lie beyond 1."""
+    return h * (1 - 2 * (t + h > 1).to(t.dtype))
 
 
 def _central(
@@ -102,10 +107,9 @@ def _central(
     A point t - h below r is taken as it is: the interval is then shorter than h, and so is the
     factor t - r by which every objective multiplies du/dt.
     """
-    beyond, below = t + h > 1, t - h < 0
-    edge = beyond | below
-    side = torch.where(beyond, -h, h)
-    far = torch.where(edge, 2 * side, -h)
+    side = _inward(t, h)
+    edge = (t + h > 1) | (t - h < 0)
+    far = torch.where(edge, 2 * side, -side)
     first, second = (u(z + along(step, z) * v, r, t + step) for step in (side, far))
     derivative = (first - second) / (2 * h)
     if edge.any():
@@ -115,6 +119,6 @@ def _central(
     return derivative
 
 
-def along(row: Float[Tensor, " B"], z: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+def along(row: Shaped[Tensor, " B"], z: Float[Tensor, "B ..."]) -> Shaped[Tensor, "B ..."]:
     """One number a row, shaped to multiply z."""
     return row.reshape(-1, *[1] * (z.ndim - 1))

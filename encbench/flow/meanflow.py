@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,6 +68,7 @@ class Condition:
         )
 
 
+@runtime_checkable
 class VelocityNet(Protocol):
     """A torch module that predicts the average velocity u over [r, t], or the data x.
 
@@ -105,8 +106,8 @@ class Objective:
         UsageError: if a value makes no sense or does not go with the objective.
     """
 
-    name: Name = "meanflow"
-    derivative: Mode = "jvp"
+    name: str = "meanflow"
+    derivative: str = "jvp"
     step: float | None = None
     omega: float = 1.0
     kappa: float = 0.0
@@ -310,7 +311,7 @@ def _perceptual(objective: Objective, x: Tensor, z: Tensor, u: Tensor, t: Tensor
     rows = (t < objective.perceptual_below).nonzero()[:, 0]
     if objective.perceptual is None or not len(rows):
         return u.new_zeros(())
-    x_hat = z[rows] - along(t[rows].clamp(min=T_CLIP), z) * u[rows]
+    x_hat = z[rows] - along(t[rows].clamp(min=T_CLIP), u[rows]) * u[rows]
     return objective.perceptual(x_hat, x[rows]).sum() / len(x)
 
 

@@ -7,7 +7,7 @@ so that schedules are samplers, too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ class Times(NamedTuple):
     t: Float[Tensor, " n"]
 
 
+@runtime_checkable
 class TimeSampler(Protocol):
     """Draws n intervals at a point of training; on the generator's device (CPU without one)."""
 

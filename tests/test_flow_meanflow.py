@@ -1,0 +1,567 @@
+"""Laws of MeanFlow, in float64: what must hold whatever is trained."""
+
+import math
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from flow_fields import Gaussian, Linear, Mixture, Rotation, no_condition
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from encbench.errors import UsageError
+from encbench.flow import derivative, meanflow
+from encbench.flow.derivative import total_derivative
+from encbench.flow.meanflow import Condition, LossModule, Objective, average_velocity, loss, sample
+from encbench.flow.times import EMFSchedule, LogitNormal, Phases, Uniform, flow_matching_first
+
+NAMES = get_args(meanflow.Name)
+MODES = get_args(derivative.Mode)
+B, D, W = 24, 3, 5
+
+
+class Net(nn.Module):
+    """A smooth network with attention over the prompt, so that every mode has work to do."""
+
+    def __init__(self, prediction="u", velocity_head=False, heads=1):
+        super().__init__()
+        self.prediction, self.velocity_head, self.heads = prediction, velocity_head, heads
+        self.first = nn.Linear(D + 2 + W, 16)
+        self.key, self.last = nn.Linear(W, 16), nn.Linear(16, 2 * D)
+        self.calls = []
+
+    def both(self, z, r, t, cond):
+        self.calls.append((len(z), torch.is_grad_enabled(), z.dtype))
+        inner = torch.cat([z, r[:, None], t[:, None], cond.pooled], 1)
+        hidden = torch.tanh(self.first(inner))[:, None]
+        keys = self.key(cond.tokens)
+        mixed = nn.functional.scaled_dot_product_attention(
+            hidden, keys, keys, attn_mask=cond.mask[:, None]
+        )
+        return self.last(torch.sin(2 * hidden + mixed))[:, 0].chunk(2, 1)
+
+    def forward(self, z, r, t, cond):
+        return self.both(z, r, t, cond)[0]
+
+    def with_velocity(self, z, r, t, cond):
+        return self.both(z, r, t, cond)
+
+
+class AsX(nn.Module):
+    """The same function as a network of u, which says x instead."""
+
+    prediction = "x"
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z, r, t, cond):
+        return z - t.clamp(min=meanflow.T_CLIP)[:, None] * self.net(z, r, t, cond)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(1)
+    return Net().double()
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(2)
+    x, noise = torch.randn(2, B, D, generator=g, dtype=torch.float64)
+    t = torch.rand(B, generator=g, dtype=torch.float64) * 0.9 + 0.1
+    r = torch.rand(B, generator=g, dtype=torch.float64) * t
+    tokens = torch.randn(B, 4, W, generator=g, dtype=torch.float64)
+    mask = torch.arange(4) < torch.randint(1, 5, (B, 1), generator=g)
+    pooled = torch.randn(B, W, generator=g, dtype=torch.float64)
+    return x, noise, r, t, Condition(tokens, mask, pooled)
+
+
+def fitting(name, net):
+    return AsX(net) if name == "pmf" else net
+
+
+def close(a, b, tolerance=1e-10):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+# ------------------------------------------------------------------------------ objectives
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_at_r_equal_t_every_loss_is_flow_matchings(name, mode, net, batch):
+    x, noise, _, t, cond = batch
+    objective = Objective(name, derivative=mode, weight_power=0.0)
+    terms = loss(fitting(name, net), x, cond, noise, t, t, objective=objective)
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    expected = (net(z, t, t, cond) - (noise - x)).square().mean()
+    close(terms.loss, expected)
+    close(terms.error.mean(), expected)
+    assert not terms.interval.any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["meanflow", "emf", "imf", "pmf"])
+def test_loss_and_gradient_are_the_formulas(name, mode, net, batch):
+    """Against the formula written out, with the derivative by another way (autograd's)."""
+    x, noise, r, t, cond = batch
+    r = torch.where(torch.arange(B) % 2 == 0, t, r)
+    used = fitting(name, net)
+    step = {"jvp": None, "central": 1e-4, "forward": 1e-7}[mode]
+    objective = Objective(name, derivative=mode, step=step, weight_power=0.75)
+    terms = loss(used, x, cond, noise, r, t, objective=objective)
+    terms.loss.backward()
+    got = torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
+    with torch.no_grad():
+        tangent = net(z, t, t, cond) if name in ("imf", "pmf") else v
+    with sdpa_kernel(SDPBackend.MATH):
+        _, dudt = torch.autograd.functional.jvp(
+            lambda z, t: net(z, r, t, cond), (z, t), (tangent, torch.ones_like(t))
+        )
+    u = net(z, r, t, cond)
+    error = (u - (v - (t - r)[:, None] * dudt.detach())).square()
+    summed = error.sum(1)
+    expected = (summed / (summed.detach() + 1e-3) ** 0.75).mean() * D ** (0.75 - 1)
+    net.zero_grad()
+    expected.backward()
+    close(terms.loss, expected, 1e-5)
+    close(got, torch.cat([p.grad.flatten() for p in net.parameters()]), 1e-5)
+    close(terms.error, error.mean(1), 1e-5)
+    close(terms.gap, (u - v).norm(dim=1) / v.norm(dim=1))
+    assert terms.interval.tolist() == [i % 2 == 1 for i in range(B)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_forward_has_a_graph_and_the_rest_only_rows_with_an_interval(mode, net, batch):
+    x, noise, r, t, cond = batch
+    r = torch.where(torch.arange(B) < 18, t, r)
+    loss(net, x, cond, noise, r, t, objective=Objective("imf", derivative=mode))
+    with_graph = [call for call in net.calls if call[1]]
+    without = [call for call in net.calls if not call[1]]
+    assert [call[0] for call in with_graph] == [B]
+    assert {call[0] for call in without} == {6}
+    # the tangent's forward, and those of the derivative; one-sided reuses the main forward's u
+    assert len(without) == 1 + {"jvp": 1, "central": 2, "forward": 1}[mode]
+
+
+def test_adaptive_weight_sums_over_an_image(batch):
+    """p = 1: loss of err / (err + eps), so nearly 1 for any large error; its gradient is not 0."""
+    error = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    value = meanflow.adaptive(error, 1.0, 1e-3)
+    summed = error.detach().square().sum((1, 2, 3))
+    close(value, (summed / (summed + 1e-3)).mean())
+    value.backward()
+    close(error.grad, 2 * error.detach() / (summed + 1e-3)[:, None, None, None] / 4)
+    close(meanflow.adaptive(error, 0.0, 1e-3), error.square().mean())
+
+
+def test_pmf_below_the_clip_has_a_target_that_a_perfect_network_meets(batch):
+    x, noise, _, _, cond = batch
+
+    class Perfect(nn.Module):
+        prediction = "x"
+
+        def forward(self, z, r, t, cond):
+            return x
+
+    t = torch.linspace(0.0, 0.2, B, dtype=torch.float64)
+    terms = loss(Perfect(), x, cond, noise, t, t, objective=Objective("pmf"))
+    close(terms.error, torch.zeros(B, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["meanflow", "imf"])
+def test_x_and_u_prediction_are_the_same_function(name, net, batch):
+    x, noise, r, t, cond = batch
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    close(average_velocity(AsX(net), z, r, t, cond), net(z, r, t, cond))
+    first, second = (
+        loss(n, x, cond, noise, r, t, objective=Objective(name)) for n in (net, AsX(net))
+    )
+    close(first.loss, second.loss)
+    close(sample(net, cond, noise, 3), sample(AsX(net), cond, noise, 3))
+
+
+def test_a_velocity_head_gives_the_tangent_and_learns(batch):
+    x, noise, r, t, cond = batch
+    torch.manual_seed(3)
+    net = Net(velocity_head=True).double()
+    objective = Objective("imf", weight_power=0.0, head_weight=0.5)
+    terms = loss(net, x, cond, noise, r, t, objective=objective)
+    assert [call[:2] for call in net.calls] == [(B, True), (B, False)]
+    z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
+    u, own = net.both(z, r, t, cond)
+    dudt = total_derivative(lambda z, r, t: net(z, r, t, cond), z, r, t, own)
+    main = (u + (t - r)[:, None] * dudt - v).square().mean()
+    close(terms.loss, main + 0.5 * (own - v).square().mean())
+    close(terms.error.mean(), main)
+    terms.loss.backward()
+    assert net.last.bias.grad[D:].abs().min() > 0  # of the head
+
+
+def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch):
+    x, noise, r, t, cond = batch
+    seen = []
+
+    def distance(x_hat, truth):
+        seen.append((x_hat, truth))
+        return (x_hat - truth).abs().mean(1)
+
+    plain, with_it = (
+        loss(AsX(net), x, cond, noise, r, t, objective=Objective("pmf", perceptual=p))
+        for p in (None, distance)
+    )
+    low = t < 0.8
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    close(seen[0][0], AsX(net)(z, r, t, cond)[low])
+    close(with_it.loss - plain.loss, distance(seen[0][0], x[low]).sum() / B)
+    close(with_it.error, plain.error)
+    all_noise = torch.full_like(t, 0.9)
+    terms = loss(AsX(net), x, cond, noise, all_noise, all_noise,
+                 objective=Objective("pmf", perceptual=distance))  # fmt: skip
+    assert math.isfinite(terms.loss.item())
+
+
+# -------------------------------------------------------------------------------- guidance
+
+
+def test_guidance_of_one_is_no_guidance(net, batch):
+    x, noise, r, t, cond = batch
+    plain = loss(net, x, cond, noise, r, t, objective=Objective())
+    calls = len(net.calls)
+    one = loss(net, x, cond, noise, r, t, objective=Objective(omega=1.0, kappa=0.0))
+    assert torch.equal(plain.loss, one.loss)
+    assert len(net.calls) == 2 * calls  # and costs nothing
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    almost = meanflow.guided_velocity(
+        net, z, t, cond, noise - x, Objective(omega=1 + 1e-12), drop=None
+    )
+    close(almost, noise - x)
+
+
+def test_guidance_in_the_target_is_its_formula(net, batch):
+    x, noise, _, t, cond = batch
+    drop = torch.arange(B) % 3 == 0
+    objective = Objective(omega=0.5, kappa=0.75, guidance_span=(0.3, 0.9))
+    kept = cond.drop(drop)
+    z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
+    found = meanflow.guided_velocity(net, z, t, kept, v, objective, drop)
+    given = net(z, t, t, cond)
+    none = net(z, t, t, cond.drop(torch.ones(B, dtype=torch.bool)))
+    inside = (t >= 0.3) & (t <= 0.9) & ~drop
+    assert 0 < inside.sum() < B
+    expected = torch.where(inside[:, None], 0.5 * v + 0.75 * given - 0.25 * none, v)
+    close(found, expected)
+    # a network that fits it has v_guided = w v + (1 - w) none with w = omega / (1 - kappa)
+    guided = 2 * v - none
+    close(0.5 * v + 0.75 * guided - 0.25 * none, guided)
+    terms = loss(net, x, cond, noise, t, t, objective=objective, drop=drop)
+    close(terms.error, (net(z, t, t, kept) - expected).square().mean(1))
+
+
+def test_a_dropped_prompt_leaves_nothing(batch):
+    *_, cond = batch
+    drop = torch.arange(B) < 2
+    gone = cond.drop(drop)
+    assert not gone.tokens[:2].any()
+    assert not gone.pooled[:2].any()
+    assert gone.mask[:2].tolist() == [[True, False, False, False]] * 2
+    assert torch.equal(gone.tokens[2:], cond.tokens[2:])
+    assert torch.equal(gone.mask[2:], cond.mask[2:])
+    both = cond.and_without()
+    assert torch.equal(both.rows(slice(0, B)).tokens, cond.tokens)
+    assert not both.tokens[B:].any()
+
+
+# ------------------------------------------------------------------------------ derivative
+
+
+def test_jvp_equals_central_difference(net, batch):
+    x, noise, r, t, cond = batch
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+
+    def u(z, r, t):
+        return net(z, r, t, cond)
+
+    exact = total_derivative(u, z, r, t, noise - x, mode="jvp")
+    close(total_derivative(u, z, r, t, noise - x, mode="central", step=3e-6), exact, 1e-9)
+    close(total_derivative(u, z, r, t, noise - x, mode="forward", step=1e-8), exact, 1e-5)
+    base = u(z, r, t)
+    one_sided = total_derivative(u, z, r, t, noise - x, mode="forward", step=1e-8, base=base)
+    close(one_sided, exact, 1e-5)
+    assert not exact.requires_grad
+
+
+@pytest.mark.parametrize(("mode", "order"), [("central", 2), ("forward", 1)])
+def test_error_falls_with_the_order_that_is_stated(mode, order, net, batch):
+    """Also where t + h lies beyond 1 or t - h below 0, which no point of the difference does."""
+    x, noise, r, t, cond = batch
+    t = t.clone()
+    t[:4], t[4:8], r = 1.0, 0.999, r.clone()
+    t[8:12], r[8:12] = 0.001, 0.0
+    seen = []
+
+    def u(z, r, t):
+        seen.append(t)
+        return net(z, r, t, cond)
+
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    exact = total_derivative(u, z, r, t, noise - x)
+    errors = [
+        (total_derivative(u, z, r, t, noise - x, mode=mode, step=h) - exact).norm(dim=1)
+        for h in (0.02, 0.01)
+    ]
+    ratio = errors[0] / errors[1]
+    assert (ratio.log2() - order).abs().median() < 0.1
+    assert (ratio[:12].log2() - order).abs().median() < 0.2
+    assert all(times.min() >= 0 and times.max() <= 1 for times in seen)
+
+
+@pytest.mark.parametrize(("mode", "most"), [("jvp", 1e-5), ("central", 3e-4), ("forward", 2e-2)])
+def test_error_of_each_mode_in_float32_with_its_default_step(mode, most, net, batch):
+    x, noise, r, t, cond = batch
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    exact = total_derivative(lambda z, r, t: net(z, r, t, cond), z, r, t, noise - x)
+    single = net.float()
+    low = Condition(cond.tokens.float(), cond.mask, cond.pooled.float())
+    found = total_derivative(
+        lambda z, r, t: single(z, r, t, low),
+        *(part.float() for part in (z, r, t, noise - x)),
+        mode=mode,
+    )
+    assert (found - exact).norm() / exact.norm() < most
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_under_autocast_the_derivative_is_computed_in_float32(mode, net, batch):
+    x, noise, r, t, cond = (
+        part.float() if isinstance(part, torch.Tensor) else part for part in batch
+    )
+    cond = Condition(cond.tokens.float(), cond.mask, cond.pooled.float())
+    net = net.float()
+    types = []
+    net.last.register_forward_hook(lambda _m, _i, out: types.append((out.dtype, out.requires_grad)))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = loss(net, x, cond, noise, r, t, objective=Objective(derivative=mode))
+    assert types[0] == (torch.bfloat16, True)
+    assert {dtype for dtype, _ in types[1:]} == {torch.float32}
+    assert len(types) == 1 + {"jvp": 1, "central": 2, "forward": 2}[mode]
+    assert terms.loss.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------- known fields
+
+
+def fields():
+    g = torch.Generator().manual_seed(0)
+    matrix = torch.randn(2, 2, generator=g, dtype=torch.float64)
+    centre = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    means = torch.stack([centre, -centre, centre.flip(0)])
+    scales = torch.tensor([0.5, 0.4, 0.6], dtype=torch.float64)
+    return {
+        "linear": Linear(matrix),
+        "rotation": Rotation(),
+        "Gaussian": Gaussian(centre, 0.3),
+        "mixture": Mixture(means, scales, steps=60),
+    }
+
+
+@pytest.mark.parametrize("name", list(fields()))
+def test_the_identity_holds_for_known_fields(name):
+    field = fields()[name]
+    g = torch.Generator().manual_seed(1)
+    z = torch.randn(32, 2, generator=g, dtype=torch.float64)
+    t = 0.05 + 0.95 * torch.rand(32, generator=g, dtype=torch.float64)
+    r = t * torch.rand(32, generator=g, dtype=torch.float64)
+    cond = no_condition(32)
+    v = field.velocity(z, t)
+    for mode, step in (("jvp", None), ("central", 1e-4)):
+        dudt = total_derivative(
+            lambda z, r, t: average_velocity(field, z, r, t, cond), z, r, t, v,
+            mode=mode, step=step,
+        )  # fmt: skip
+        close(field(z, r, t, cond), v - (t - r)[:, None] * dudt, 1e-6)
+
+
+@pytest.mark.parametrize("name", list(fields()))
+def test_one_step_equals_a_thousand(name):
+    field = fields()[name]
+    g = torch.Generator().manual_seed(2)
+    noise = torch.randn(16, 2, generator=g, dtype=torch.float64)
+    cond = no_condition(16)
+    one = sample(field, cond, noise, 1)
+    if name == "mixture":
+        # a network of the instantaneous velocity, integrated in 1,000 midpoint steps
+        z, h = noise, 1e-3
+        for i in range(1000):
+            t = torch.full((16,), 1 - i * h, dtype=torch.float64)
+            half = z - h / 2 * field.velocity(z, t)
+            z = z - h * field.velocity(half, t - h / 2)
+        close(one, z, 1e-5)
+        close(one, sample(field, cond, noise, [1.0, 0.7, 0.2, 0.0]), 1e-6)
+    else:
+        close(one, sample(field, cond, noise, 1000), 1e-9)
+
+
+def test_samples_of_a_known_field_are_the_data():
+    g = torch.Generator().manual_seed(3)
+    noise = torch.randn(20_000, 2, generator=g, dtype=torch.float64)
+    field = fields()["Gaussian"]
+    x = sample(field, no_condition(len(noise)), noise, 1)
+    close(x.mean(0), field.mean, 0.01)
+    close(x.std(0), torch.full((2,), 0.3, dtype=torch.float64), 0.01)
+
+
+# --------------------------------------------------------------------------------- sampler
+
+
+def test_batched_guidance_equals_two_calls(net, batch):
+    _, noise, _, _, cond = batch
+    found = sample(net, cond, noise, 2, guidance=3.0)
+    assert [call[0] for call in net.calls] == [2 * B, 2 * B]
+    none = cond.drop(torch.ones(B, dtype=torch.bool))
+    z = noise
+    for r, t in ((0.5, 1.0), (0.0, 0.5)):
+        ends = torch.full((B,), r, dtype=torch.float64), torch.full((B,), t, dtype=torch.float64)
+        u, free = net(z, *ends, cond), net(z, *ends, none)
+        z = z - (t - r) * (free + 3.0 * (u - free))
+    close(found, z)
+    quarters = sample(net, cond, noise, [1.0, 0.75, 0.5, 0.25, 0.0])
+    close(sample(net, cond, noise, 4, guidance=1.0), quarters)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 16])
+def test_a_step_is_a_forward_and_an_image_does_not_depend_on_its_batch(steps, net, batch):
+    _, noise, _, _, cond = batch
+    whole = sample(net, cond, noise, steps)
+    assert len(net.calls) == steps
+    first = sample(net, cond.rows(slice(0, 5)), noise[:5], steps)
+    close(whole[:5], first)
+    assert not whole.requires_grad
+
+
+def test_grid_runs_from_noise_to_data():
+    assert meanflow.grid(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert meanflow.grid([1.0, 0.3, 0.0]) == [1.0, 0.3, 0.0]
+    for wrong in (0, -1, [1.0], [0.9, 0.0], [1.0, 0.5], [1.0, 0.5, 0.5, 0.0], []):
+        with pytest.raises(UsageError, match="sampling"):
+            meanflow.grid(wrong)
+
+
+def test_velocity_gap_is_zero_without_an_interval(net, batch):
+    x, noise, r, t, cond = batch
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    assert not meanflow.velocity_gap(net, z, t, t, cond).any()
+    found = meanflow.velocity_gap(net, z, r, t, cond)
+    u, v = net(z, r, t, cond), net(z, t, t, cond)
+    close(found, (u - v).norm(dim=1) / v.norm(dim=1))
+
+
+def test_loss_as_a_module_is_the_loss(net, batch):
+    x, noise, r, t, cond = batch
+    objective, drop = Objective("imf"), torch.arange(B) % 4 == 0
+    module = LossModule(net, objective)
+    direct = loss(net, x, cond, noise, r, t, objective=objective, drop=drop)
+    assert torch.equal(module(x, cond, noise, r, t, drop).loss, direct.loss)
+    assert len(list(module.parameters())) == len(list(net.parameters()))
+
+
+# ----------------------------------------------------------------------------------- times
+
+
+def test_emf_schedule_at_its_ends_and_middle():
+    schedule = EMFSchedule()
+    assert schedule.at(0.0) == LogitNormal(-0.5, 1.0, 0.25)
+    assert schedule.at(0.5) == LogitNormal(0.0, 1.5, 0.5)
+    assert schedule.at(1.0) == LogitNormal(0.5, 2.0, 0.75)
+    for progress, share in ((0.0, 0.25), (0.5, 0.5), (1.0, 0.75)):
+        r, t = schedule.sample(1000, progress, torch.Generator().manual_seed(0))
+        assert (r < t).sum() == 1000 * share
+
+
+@pytest.mark.parametrize(
+    "sampler", [Uniform(0.3), LogitNormal(share=0.3), LogitNormal(0.8, 0.8, 0.3)]
+)
+def test_times_are_ordered_seeded_and_have_their_share(sampler):
+    first, again = (sampler.sample(10_000, 0.0, torch.Generator().manual_seed(4)) for _ in "ab")
+    assert torch.equal(first.t, again.t)
+    assert torch.equal(first.r, again.r)
+    r, t = first
+    assert r.dtype == t.dtype == torch.float32
+    assert (r >= 0).all() and (r <= t).all() and (t <= 1).all()  # noqa: PT018
+    assert (r < t).sum() == 3000
+    assert 0.2 < (r < t)[:1000].float().mean() < 0.4  # in no order
+
+
+def test_logit_normal_is_one():
+    for share, mean in ((0.0, 0.0), (1.0, 1 / math.sqrt(math.pi))):
+        r, t = LogitNormal(-0.4, 2.0, share).sample(100_000, 0.0, torch.Generator().manual_seed(0))
+        assert abs((t.double().logit().mean() + 0.4) / 2 - mean) < 0.02
+        ends = torch.cat([r, t]).double().logit()
+        if share:
+            assert abs(ends.mean() + 0.4) < 0.02
+            assert abs(ends.std() - 2.0) < 0.02
+
+
+def test_the_share_holds_on_average_in_small_batches():
+    g = torch.Generator().manual_seed(0)
+    sampler = LogitNormal(share=0.3)
+    counts = [int((lambda p: (p.r < p.t).sum())(sampler.sample(2, 0.0, g))) for _ in range(2000)]
+    assert set(counts) == {0, 1}
+    assert abs(sum(counts) / 4000 - 0.3) < 0.02
+
+
+def test_phases_begin_with_flow_matching():
+    schedule = Phases()
+    assert schedule.switch == 0.6
+    g = torch.Generator().manual_seed(0)
+    r, t = schedule.sample(500, 0.59, g)
+    assert torch.equal(r, t)
+    r, t = schedule.sample(500, 0.6, g)
+    assert (r < t).sum() == 250
+    # each phase sees its own progress
+    phases = Phases(Uniform(0.0), EMFSchedule(), 0.5)
+    for progress, share in ((0.5, 0.25), (0.75, 0.5), (1.0, 0.75)):
+        r, t = phases.sample(400, progress, g)
+        assert (r < t).sum() == 400 * share
+    short = flow_matching_first(LogitNormal(0.8, 0.8, 0.5), switch=0.25)
+    assert short == Phases(LogitNormal(0.8, 0.8, 0.0), LogitNormal(0.8, 0.8, 0.5), 0.25)
+    assert replace(short, switch=1.0).sample(4, 1.0, g).t.shape == (4,)
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Objective("mean-flow"), "no objective 'mean-flow'"),
+        (lambda: Objective(derivative="backward"), "no derivative 'backward'"),
+        (lambda: Objective("emf", omega=2.0), "guide when sampling"),
+        (lambda: Objective(kappa=1.0), "kappa"),
+        (lambda: Objective("imf", perceptual=abs), "pmf"),
+        (lambda: Objective(dropout=1.5), "dropout"),
+        (lambda: Objective(weight_eps=0.0), "adaptive weight"),
+        (lambda: Uniform(share=1.1), "share"),
+        (lambda: LogitNormal(sigma=0.0), "sigma"),
+        (lambda: EMFSchedule(share=(0.25, 2.0)), "share"),
+        (lambda: Phases(switch=2.0), "switch"),
+    ],
+)
+def test_impossible_settings_are_one_line(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_what_does_not_fit_is_one_line(net, batch):
+    x, noise, r, t, cond = batch
+    with pytest.raises(UsageError, match="pmf needs a network that predicts x"):
+        loss(net, x, cond, noise, r, t, objective=Objective("pmf"))
+    with pytest.raises(UsageError, match="step"):
+        total_derivative(net, x, r, t, noise, mode="central", step=0.0)
+    with pytest.raises(UsageError, match="no derivative"):
+        total_derivative(net, x, r, t, noise, mode="exact")
