@@ -1,4 +1,4 @@
-"""What is written down: run records and predictions, as JSON with a schema version.
+"""What is written down: run records, predictions and verdicts, as JSON with a schema version.
 
 Records are the only seam between probes and reports. Fields are only ever added, with a
 default, so that an old file loads for ever; a file of a newer schema is refused by name.
@@ -12,13 +12,13 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import RecordError
 from .files import digest, read_json, write_gzip, write_json
@@ -163,7 +163,7 @@ class Prediction:
     """What the probes say before anything is trained.
 
     ``advice`` holds 'text', 'use', 'tied', 'cheapest'. ``hash`` is the sha256 of
-    everything else; see :func:`prediction_hash`.
+    everything else; see :func:`body_hash`.
     """
 
     rule: dict[str, Any]
@@ -181,6 +181,109 @@ class Prediction:
     hash: str = ""
     schema: int = SCHEMA
     kind: str = "prediction"
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """What came out for one encoder, mean over its trainings (one for each seed).
+
+    A cell is a key such as 'steps=4&tier=B&combos=seen' (:func:`cell`).
+
+    Attributes:
+        predicted: {value, low, high} by the primary rule of the prediction.
+        predicted_rank: among the trained encoders of the experiment; None for a control.
+        training_seconds: of each training; ``folders`` where each lies, relative to the run.
+        scores: cell -> {value, low, high, n}: GenEval's overall score, n prompts.
+        tasks: cell -> task -> share of right images.
+        by_seed: cell -> the score of each training, in the order of ``seeds``.
+        parent: cell -> {value, low, high, n} of the checkpoint at the switch, sampled as plain
+            flow matching.
+        curve: {step, stage, value} through training: 4 steps, tier B.
+        gap: {t, value}: |u - v| / |v| by t at the end of training.
+        grid: image file relative to the run: a row for each prompt, a column for each number
+            of steps, first seed.
+    """
+
+    spec: str
+    name: str
+    stage: str
+    control: bool
+    predicted: dict[str, float]
+    seeds: list[int]
+    scores: dict[str, dict[str, float]]
+    predicted_rank: int | None = None
+    parameters: int = 0
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_seed: dict[str, list[float]] = field(default_factory=dict)
+    parent: dict[str, dict[str, float]] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    gap: list[dict[str, float]] = field(default_factory=list)
+    training_seconds: list[float] = field(default_factory=list)
+    scoring_seconds: list[float] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    grid: str = ""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How well one score that was there before (or besides) training orders the trained
+    encoders in one cell: exploratory, never a verdict. ``p`` is one-sided by permutation within
+    stages, ``p_holm`` corrected over all rows of the table."""
+
+    name: str
+    cell: str
+    statistic: float
+    p: float
+    p_holm: float
+    encoders: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a prediction held when models were trained.
+
+    Attributes:
+        prediction: hash of the prediction that was put to the test.
+        rules: the rules of both verdicts and the correction, as fixed before training.
+        plan: what was trained and scored, fixed before training: preset, world, side, network,
+            steps, batch, seeds, images, prompts, cells, backbone, budget and what it gave up
+            ('gave_up'), what was within reach ('reach').
+        encoders: best predicted first, controls last.
+        choice: {verdict, why, winner, leads: [{rival, lead: {value, low, high}, high_corrected}]}.
+        rule: {verdict, why, statistic: {value, low, high}, p, exact, regret: {value, low, high},
+            smallest_p, score_range, seed_deviation, seed_correlation}.
+        control: {best, control, difference, low, high}: the best trained encoder against the
+            constant control in the primary cell; empty without one.
+        primary: the cell of both verdicts.
+        failed: {spec, seed, error} of trainings that failed; the same command tries them again.
+    """
+
+    prediction: str
+    rules: dict[str, str]
+    plan: dict[str, Any]
+    encoders: list[TrainedEncoder]
+    choice: dict[str, Any]
+    rule: dict[str, Any]
+    primary: str
+    control: dict[str, Any] = field(default_factory=dict)
+    exploratory: list[Predictor] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    created: str = ""
+    hash: str = ""
+    schema: int = SCHEMA
+    kind: str = "verdict"
+
+
+Hashed = TypeVar("Hashed", Prediction, Verdict)
+
+
+def cell(steps: int, tier: str = "B", combos: str = "seen") -> str:
+    """The key of a cell: number of sampling steps, wording tier, seen or held-out prompts."""
+    return f"steps={steps}&tier={tier}&combos={combos}"
 
 
 # ------------------------------------------------------------------------ reading, writing
@@ -264,9 +367,9 @@ def find_records(folder: Path) -> list[Path]:
     return sorted((folder / "records").rglob("*.json"))
 
 
-def prediction_hash(prediction: Prediction) -> str:
-    """sha256 over the whole prediction but its own hash."""
-    body = clean(asdict(prediction))
+def body_hash(record: Prediction | Verdict) -> str:
+    """sha256 over the whole record but its own hash."""
+    body = clean(asdict(record))
     del body["hash"]
     return digest(body)
 
@@ -278,19 +381,28 @@ def write_prediction(path: Path, prediction: Prediction) -> Prediction:
     Returns:
         the prediction as it is on disk now.
     """
+    return _write_hashed(path, prediction, read_prediction)
+
+
+def write_verdict(path: Path, verdict: Verdict) -> Verdict:
+    """Write a verdict with its hash, as :func:`write_prediction` does."""
+    return _write_hashed(path, verdict, read_verdict)
+
+
+def _write_hashed(path: Path, record: Hashed, read: Callable[[Path], Hashed]) -> Hashed:
     if path.exists():
         try:
-            old = read_prediction(path)
+            old = read(path)
         except RecordError:
             old = None
         if old is not None:
-            same = dataclasses.replace(prediction, created=old.created, hash="")
-            if prediction_hash(same) == old.hash:
+            same = dataclasses.replace(record, created=old.created, hash="")
+            if body_hash(same) == old.hash:
                 return old
-    prediction = dataclasses.replace(prediction, hash="")
-    prediction = dataclasses.replace(prediction, hash=prediction_hash(prediction))
-    write_json(path, clean(asdict(prediction)))
-    return prediction
+    record = dataclasses.replace(record, hash="")
+    record = dataclasses.replace(record, hash=body_hash(record))
+    write_json(path, clean(asdict(record)))
+    return record
 
 
 def read_prediction(path: Path) -> Prediction:
@@ -312,10 +424,37 @@ def read_prediction(path: Path) -> Prediction:
         )
     except (TypeError, KeyError) as error:
         raise RecordError(f"{path} lacks something: {error}; run 'encbench rank' again") from error
-    raw = {k: v for k, v in read_json(path).items() if k != "hash"}
-    if digest(raw) != prediction.hash:
-        raise RecordError(f"{path} was changed after it was made (its hash does not fit)")
+    _check_hash(path, prediction.hash)
     return prediction
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict and check its hash.
+
+    Raises:
+        RecordError: if the file is missing, damaged, newer, or was changed after it was made.
+    """
+    value = _load(Verdict, read_json(path), path, "verdict")
+    try:
+        verdict = Verdict(
+            **{
+                **value,
+                "encoders": [TrainedEncoder(**row) for row in value["encoders"]],
+                "exploratory": [Predictor(**row) for row in value.get("exploratory", [])],
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise RecordError(
+            f"{path} lacks something: {error}; run 'encbench confirm' again"
+        ) from error
+    _check_hash(path, verdict.hash)
+    return verdict
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    raw = {k: v for k, v in read_json(path).items() if k != "hash"}
+    if digest(raw) != expected:
+        raise RecordError(f"{path} was changed after it was made (its hash does not fit)")
 
 
 # -------------------------------------------------------------------------- provenance

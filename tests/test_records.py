@@ -11,9 +11,9 @@ import pytest
 from encbench.errors import RecordError
 from encbench.records import (
     RunRecord,
+    body_hash,
     clean,
     find_records,
-    prediction_hash,
     read_items,
     read_prediction,
     read_record,
@@ -101,7 +101,7 @@ def test_old_runs_load_for_ever(folder):
         assert loaded.scores[expected["score"]]["value"] == expected["value"]
         assert len(read_items(path, loaded)) == expected["items"]
     prediction = read_prediction(folder / "prediction.json")
-    assert prediction.hash == prediction_hash(prediction) == wanted["hash"]
+    assert prediction.hash == body_hash(prediction) == wanted["hash"]
     assert prediction.advice["text"] == wanted["advice"]
 
 
