@@ -1,0 +1,47 @@
+"""Gemma 1, 2 and 3 as text encoders; of a multimodal Gemma 3 its language model."""
+
+from __future__ import annotations
+
+import torch
+
+from ..data.hub import ResolvedModel
+from ..errors import ModelError, UsageError
+from . import EncoderFamily
+from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
+from .hf import dtype_of, folder_of, load_tokenizer, parts_of, read_config
+from .recipes import option_of, recipe_of
+from .spec import EncoderSpec
+
+KINDS = ("gemma", "gemma2", "gemma3_text", "gemma3")
+
+
+def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> DecoderEncoder:
+    recipe = recipe_of(spec)
+    dtype = dtype_of(spec, device)
+    if dtype == torch.float16:
+        raise UsageError(f"'{spec}': Gemma overflows in float16; use dtype=bfloat16 or float32")
+    model_part, tokenizer_part = parts_of(spec)
+    folder = folder_of(resolved) / model_part
+    kind = str(read_config(folder).get("model_type"))
+    if kind not in KINDS:
+        raise ModelError(
+            f"{folder}: model_type '{kind}' is none of {', '.join(KINDS)}; use another family, "
+            "e.g. causal (see: encbench list encoders)"
+        )
+    tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
+    return build(spec, resolved, load_decoder(spec, folder, dtype), tokenizer, device, recipe)
+
+
+FAMILY = EncoderFamily(
+    name="gemma",
+    summary="Gemma 1, 2 and 3 text models, also of a multimodal Gemma 3",
+    examples=(
+        "gemma:google/gemma-2-2b-it?recipe=sana",
+        "gemma:google/gemma-3-4b-it?layer=normavg",
+        "gemma:Efficient-Large-Model/Sana_1600M_1024px_diffusers?subfolder=text_encoder&recipe=sana",
+    ),
+    resolve=resolve,
+    load=_load,
+    requires=lambda spec: [(spec.source, spec.revision)],
+    options={"recipe": option_of("gemma"), "subfolder": SUBFOLDER},
+)

@@ -1,0 +1,254 @@
+"""Tiny random checkpoints of decoder-only language models, written just as published ones are."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import torch
+from checkpoints import CORPUS
+
+CHATML = (
+    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content"
+    " + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+IMAGE_TOKENS = 40
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.1,
+}
+
+
+def qwen_tokenizer(folder: Path, *, extra: tuple[str, ...] = (), chat: bool = True) -> Any:
+    """Qwen's tokenizer (bytes, no BOS) with a small vocabulary and its chat template."""
+    from transformers import Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        [*CORPUS, string.printable], vocab_size=400, show_progress=False
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens(list(extra))
+    tokenizer.chat_template = CHATML if chat else None
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def gemma_tokenizer(folder: Path) -> Any:
+    """Gemma's tokenizer (byte fallback, BOS) with a small vocabulary, SANA's instruction in it."""
+    from transformers import GemmaTokenizer
+
+    from encbench.encoders.recipes import SANA_INSTRUCTION
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
+    pieces += ["\u2581", *string.ascii_letters, *string.digits, *string.punctuation]
+    merges = []
+    for word in sorted(
+        {w.strip(",;.") for text in (*CORPUS, SANA_INSTRUCTION) for w in text.split()}
+    ):
+        left = "\u2581"
+        for letter in word:
+            if left + letter not in pieces:
+                merges.append((left, letter))
+                pieces.append(left + letter)
+            left += letter
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _settled(model: Any, folder: Path) -> Path:
+    """Norms that are not the identity, so that leaving one out shows; then the files."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "norm" in name and value.ndim == 1:
+                value += 0.2 * torch.randn_like(value)
+    model.save_pretrained(folder)
+    return checkpoints._card(folder)
+
+
+def qwen3(folder: Path, *, sharded: bool = False) -> Path:
+    import transformers
+
+    torch.manual_seed(0)
+    size = len(qwen_tokenizer(folder))
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(vocab_size=size, **TEXT))
+    if sharded:
+        model.save_pretrained(folder, max_shard_size="60KB")
+        assert (folder / "model.safetensors.index.json").is_file()
+        return checkpoints._card(folder)
+    return _settled(model, folder)
+
+
+def llama(folder: Path) -> Path:
+    """Llama 3's kind: a byte-level tokenizer whose post-processor puts a BOS before the prompt."""
+    import transformers
+    from tokenizers import processors
+
+    torch.manual_seed(1)
+    tokenizer = qwen_tokenizer(folder, extra=("<|begin_of_text|>",))
+    bos = "<|begin_of_text|>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
+    )
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": "<|endoftext|>",
+        "padding_side": "left",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), **TEXT)
+    return _settled(transformers.LlamaForCausalLM(config), folder)
+
+
+def gemma(folder: Path, *, kind: str = "gemma2") -> Path:
+    """Gemma 1 ('gemma'), 2 ('gemma2') or 3 ('gemma3_text'; 'gemma3' with its vision tower)."""
+    import transformers
+
+    torch.manual_seed(2)
+    size = len(gemma_tokenizer(folder))
+    text = {**TEXT, "vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    if kind == "gemma":
+        return _settled(transformers.GemmaForCausalLM(transformers.GemmaConfig(**text)), folder)
+    text |= {"query_pre_attn_scalar": 8, "sliding_window": 16}
+    if kind == "gemma2":
+        return _settled(transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**text)), folder)
+    if kind == "gemma3_text":
+        config = transformers.Gemma3TextConfig(**text)
+        return _settled(transformers.Gemma3ForCausalLM(config), folder)
+    both = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+        image_token_index=size - 1,
+    )
+    return _settled(transformers.Gemma3ForConditionalGeneration(both), folder)
+
+
+def qwen_vl(folder: Path, *, kind: str = "qwen2_5_vl") -> Path:
+    """A Qwen-VL: 'qwen2_5_vl' or 'qwen3_vl'."""
+    import transformers
+
+    torch.manual_seed(3)
+    size = len(qwen_tokenizer(folder))
+    text = {**TEXT, "vocab_size": size}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+    if kind == "qwen2_5_vl":
+        del text["head_dim"]
+        config = transformers.Qwen2_5_VLConfig(
+            text_config={**text, "rope_parameters": rope},
+            vision_config={
+                "depth": 1,
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_heads": 2,
+                "out_hidden_size": 32,
+                "fullatt_block_indexes": [0],
+            },
+        )
+        return _settled(transformers.Qwen2_5_VLForConditionalGeneration(config), folder)
+    config = transformers.Qwen3VLConfig(
+        text_config={**text, "rope_parameters": {**rope, "mrope_interleaved": True}},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 16,
+        },
+    )
+    return _settled(transformers.Qwen3VLForConditionalGeneration(config), folder)
+
+
+def blip3o(
+    folder: Path,
+    *,
+    kind: str = "blip3o_qwen_inference",
+    sharded: bool = False,
+    tied: bool = True,
+    extra: int = 64,
+) -> Path:
+    """BLIP3o-NEXT's layout: a Qwen3 language model whose vocabulary goes on with image tags, scale
+    tokens and image tokens, and beside it the connector, the diffusion transformer, its
+    autoencoder and a vision tower.
+
+    Args:
+        extra: side of the matrices that stand for the other modules.
+    """
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(4)
+    scales = tuple(f"<S{i}>" for i in range(3))
+    images = tuple(f"<I{i}>" for i in range(IMAGE_TOKENS))
+    tokenizer = qwen_tokenizer(folder, extra=("<im_start>", "<im_end>", *scales, *images))
+    size = len(tokenizer)
+    config = transformers.Qwen3Config(vocab_size=size, tie_word_embeddings=tied, **TEXT)
+    model = transformers.Qwen3ForCausalLM(config)
+    with torch.no_grad():  # image tokens that are not all equally likely
+        model.get_output_embeddings().weight.mul_(3)
+    _settled(model, folder)
+    state = load_file(folder / "model.safetensors")
+    width = 24
+    more = {
+        "model.diffusion_connector.0.weight": (width, 32),
+        "model.diffusion_connector.0.bias": (width,),
+        "model.diffusion_connector.2.weight": (width, width),
+        "model.diffusion_connector.2.bias": (width,),
+        "model.diffusion_connector.3.weight": (width,),
+        "model.sana.transformer_blocks.0.attn1.to_q.weight": (extra, extra),
+        "model.sana.time_embed.linear.weight": (extra, extra),
+        "model.sana_vae.encoder.conv_in.weight": (extra, 3, 3, 3),
+        "model.vision_tower.vision_tower.embed_tokens.weight": (extra, extra),
+        "model.vision_tower.layers.0.norm.weight": (extra,),
+    }
+    state |= {name: torch.randn(shape) / 4 for name, shape in more.items()}
+    if sharded:  # keys of one module in different files, as they fall
+        (folder / "model.safetensors").unlink()
+        names = sorted(state)
+        files = {n: f"model-{1 + i % 3:05d}-of-00003.safetensors" for i, n in enumerate(names)}
+        for file in sorted(set(files.values())):
+            part = {n: state[n] for n in names if files[n] == file}
+            save_file(part, folder / file, {"format": "pt"})
+        index = {"metadata": {"total_size": 0}, "weight_map": files}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+    written = json.loads((folder / "config.json").read_text())
+    ids = tokenizer.convert_tokens_to_ids
+    written |= {
+        "architectures": ["blip3oQwenForInferenceLM"],
+        "model_type": kind,
+        "image_start_tag_id": ids("<im_start>"),
+        "image_end_tag_id": ids("<im_end>"),
+        "image_start_token_id": ids("<I0>"),
+        "image_end_token_id": ids(images[-1]),
+        "scale_start_token_id": ids("<S0>"),
+        "num_image_tokens": IMAGE_TOKENS,
+        "diffusion_name_or_path": "Efficient-Large-Model/Sana_1600M_512px_diffusers",
+        "mm_vision_tower": "google/siglip2-so400m-patch14-384",
+    }
+    (folder / "config.json").write_text(json.dumps(written))
+    return folder
