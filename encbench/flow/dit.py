@@ -241,34 +241,41 @@ class Block(nn.Module):
 
 class Output(nn.Module):
     """Tokens to an image: a modulated linear layer and, if ``mix``, two 3 x 3 convolutions over
-    its features and the input, whose result is added. Zero at first."""
+    its features and the input, whose result is added. Zero at first.
+
+    The convolutions see 2 x 2 pixels as one cell, a quarter of the work and twice the reach.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.config = config
-        inner = config.channels + config.mix
+        self.fold = 1 if config.patch % 2 else 2
+        self.channels = config.channels * self.fold**2
+        self.cells = config.side // config.patch
+        self.per_patch = config.patch // self.fold
         self.modulation = dense(config.width, 2 * config.width, zero=True)
-        self.linear = dense(config.width, config.patch**2 * inner)
-        nn.init.zeros_(self.linear.weight[: config.patch**2 * config.channels])
+        self.linear = dense(config.width, self.per_patch**2 * (self.channels + config.mix))
+        nn.init.zeros_(self.linear.weight[: self.per_patch**2 * self.channels])
+        self.first = self.second = None
         if config.mix:
             self.style = dense(config.width, 2 * config.mix, zero=True)
-            self.first = nn.Conv2d(inner + config.channels, config.mix, 3, padding=1)
-            self.second = nn.Conv2d(config.mix, config.channels, 3, padding=1)
+            self.first = nn.Conv2d(2 * self.channels + config.mix, config.mix, 3, padding=1)
+            self.second = nn.Conv2d(config.mix, self.channels, 3, padding=1)
             nn.init.zeros_(self.second.weight)
             nn.init.zeros_(self.second.bias)
 
     def forward(
         self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], z: Float[Tensor, "B C S S"]
     ) -> Float[Tensor, "B C S S"]:
-        cells = self.config.side // self.config.patch
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
         x = self.linear(torch.addcmul(shift, rms(x), 1 + scale))
-        image = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (cells, cells)), self.config.patch)
-        if not self.config.mix:
-            return image
-        shift, scale = self.style(c)[:, :, None, None].chunk(2, dim=1)
-        hidden = torch.addcmul(shift, self.first(torch.cat([image, z], 1)), 1 + scale)
-        return image[:, : self.config.channels] + self.second(F.silu(hidden))
+        cells = x.transpose(1, 2).unflatten(2, (self.cells, self.cells))
+        cells = F.pixel_shuffle(cells, self.per_patch)
+        out = cells[:, : self.channels]
+        if self.first is not None and self.second is not None:
+            shift, scale = self.style(c)[:, :, None, None].chunk(2, dim=1)
+            hidden = self.first(torch.cat([cells, F.pixel_unshuffle(z, self.fold)], 1))
+            out = out + self.second(F.silu(torch.addcmul(shift, hidden, 1 + scale)))
+        return F.pixel_shuffle(out, self.fold)
 
 
 class DiT(nn.Module):
