@@ -252,3 +252,44 @@ def blip3o(
     }
     (folder / "config.json").write_text(json.dumps(written))
     return folder
+
+
+def pipeline(folder: Path, *, kind: str = "sd3") -> Path:
+    """The text encoders of a diffusers pipeline, 'sd3' or 'flux', in its folders."""
+    import transformers
+
+    torch.manual_seed(5)
+    clip: dict[str, Any] = {
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "projection_dim": 12,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "initializer_range": 0.1,
+    }
+    clips = {"sd3": ("", "_2"), "flux": ("",)}[kind]
+    for end, width in zip(clips, (16, 24), strict=False):
+        size = checkpoints._clip_tokenizer(folder / f"tokenizer{end}")
+        if end:  # OpenCLIP's bigG is padded with '!', OpenAI's ViT-L with its end-of-text token
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer_2")
+            tokenizer.pad_token = "!"
+            tokenizer.save_pretrained(folder / "tokenizer_2")
+        config = transformers.CLIPTextConfig(vocab_size=size, hidden_size=width, **clip)
+        name = "CLIPTextModelWithProjection" if kind == "sd3" else "CLIPTextModel"
+        _settled(getattr(transformers, name)(config), folder / f"text_encoder{end}")
+    last = {"sd3": "_3", "flux": "_2"}[kind]
+    config = transformers.T5Config(
+        vocab_size=checkpoints._unigram(folder / f"tokenizer{last}"),
+        d_model=48,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    transformers.T5EncoderModel(config).save_pretrained(folder / f"text_encoder{last}")
+    name = {"sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline"}[kind]
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    return checkpoints._card(folder)

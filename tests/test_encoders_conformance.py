@@ -75,6 +75,7 @@ CASES: dict[str, dict[str, tuple[Build, str]]] = {
             lambda f: checkpoints.t5(f, diffusers=True),
             "max_length=64&subfolder=text_encoder_2",
         ),
+        "as pixart": (checkpoints.t5, "recipe=pixart"),
     },
     "causal": {
         "qwen3": (decoder_checkpoints.qwen3, ""),
@@ -104,9 +105,16 @@ CASES: dict[str, dict[str, tuple[Build, str]]] = {
             "mode=image&image_tokens=5&decode=greedy&connector=true",
         ),
     },
+    "pipeline": {
+        "sd3": (decoder_checkpoints.pipeline, ""),
+        "flux": (
+            lambda f: decoder_checkpoints.pipeline(f, kind="flux"),
+            "recipe=flux&max_length=40",
+        ),
+    },
     "python": {"class": (own, "")},
 }
-DEFAULT_RECIPES = {"blip3o": "blip3o"}
+DEFAULT_RECIPES = {"blip3o": "blip3o", "pipeline": "sd3"}
 ALL = [
     pytest.param(family, case, id=f"{family}: {case}")
     for family, cases in CASES.items()

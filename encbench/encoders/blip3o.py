@@ -64,7 +64,7 @@ class Blip3oEncoder(DecoderEncoder):
         if connector is not None:
             connector.requires_grad_(False).to(device)
             parameters = self.card.parameters + count_parameters(connector)
-            self.card = replace(self.card, dim=connector[0].out_features, parameters=parameters)
+            self.card = replace(self.card, dim=len(next(connector.parameters())), parameters=parameters)
 
     def states(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Tensor:
         found = super().states(ids, mask)

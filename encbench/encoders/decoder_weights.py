@@ -60,7 +60,7 @@ def stored_weights(spec: EncoderSpec, folder: Path) -> dict[str, StoredTensor]:
         files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{folder} has only pickled weights; this adapter reads safetensors")
-        found = {}
+        found: dict[str, StoredTensor] = {}
         for path in files:
             with safe_open(path, "pt") as file:
                 found |= {name: StoredTensor(path, name) for name in file.keys()}  # noqa: SIM118

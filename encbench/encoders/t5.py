@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from .hf import (
     read_config,
 )
 from .pooling import select_layer
+from .recipes import Recipe, option_of, recipe_of
 from .spec import EncoderSpec
 
 CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -43,6 +45,7 @@ class T5Encoder(BatchedEncoder):
         model: Any,
         tokeniser: HubTokeniser,
         device: torch.device,
+        recipe: Recipe,
     ) -> None:
         self.model = model.requires_grad_(False).to(device)
         self.device = device
@@ -53,7 +56,7 @@ class T5Encoder(BatchedEncoder):
         self.ends = tokeniser.ends
         self.padded = spec.pool == "mean-padded"
         self.width = tokeniser.max_length if self.padded else None
-        self.card = card_of(
+        card = card_of(
             spec,
             resolved,
             model.dtype,
@@ -61,6 +64,7 @@ class T5Encoder(BatchedEncoder):
             max_tokens=tokeniser.max_length,
             parameters=count_parameters(model),
         )
+        self.card = replace(card, recipe=recipe.name)
 
     def tokenise(self, prompts: list[str]) -> Tokenised:
         return self._tokeniser(prompts)
@@ -75,6 +79,7 @@ class T5Encoder(BatchedEncoder):
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T5Encoder:
+    recipe = recipe_of(spec)
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': T5 overflows in float16; use dtype=bfloat16 or float32")
@@ -89,9 +94,10 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T
     import transformers
 
     tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
-    tokeniser = HubTokeniser(tokenizer, max_length_of(spec, DEFAULT_LENGTH, None))
+    length = max_length_of(spec, recipe.length or DEFAULT_LENGTH, None)
+    tokeniser = HubTokeniser(tokenizer, length, recipe.clean() if recipe.clean else None)
     model = load_model(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
-    return T5Encoder(spec, resolved, model, tokeniser, device)
+    return T5Encoder(spec, resolved, model, tokeniser, device, recipe)
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
@@ -107,13 +113,15 @@ FAMILY = EncoderFamily(
         "t5:google/flan-t5-xl",
         "t5:google/t5-v1_1-xxl?max_length=256&pickle=true",
         "t5:google/umt5-xxl?layer=normavg",
+        "t5:PixArt-alpha/PixArt-Sigma-XL-2-1024-MS?subfolder=text_encoder&recipe=pixart",
         "t5:black-forest-labs/FLUX.1-schnell?subfolder=text_encoder_2",
     ),
     resolve=_resolve,
     load=_load,
     requires=lambda spec: [(spec.source, spec.revision)],
     options={
+        "recipe": option_of("t5"),
         "subfolder": "where the encoder lies in a diffusers folder, e.g. text_encoder_3 "
-        "(its tokenizer is then read from tokenizer_3)"
+        "(its tokenizer is then read from tokenizer_3)",
     },
 )
