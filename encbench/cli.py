@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import __version__
+from . import __version__, distributed
 from .errors import EncbenchError, from_os_error
 
 COMMANDS = (
@@ -123,6 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    one_line = " ".join(message.split())
-    typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)
+    if distributed.leads():  # of several processes one speaks
+        one_line = " ".join(message.split())
+        typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)
     sys.exit(code)

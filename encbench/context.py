@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
 
@@ -17,9 +18,11 @@ from .data.coco import load_coco
 from .data.dpg import load_prompts
 from .data.scenes.default import scene_captions, scene_prompts_long
 from .encode import StoredEncoder, bytes_of
+from .encoders import EncoderSpec
 from .errors import DataError, ImageError
 from .files import digest
 from .progress import log
+from .shards import held_encoder, require_revision
 from .store import Store, digest_of_files
 from .types import (
     CaptionSet,
@@ -30,6 +33,7 @@ from .types import (
     PromptSet,
     ReEncoder,
     ReEncoderCard,
+    TextEncoder,
 )
 from .vision import load_reencoder, open_image, reencoder_family
 
@@ -97,9 +101,14 @@ class Context:
         self.images = images
         self.reencoder: ReEncoderCard | None = images.card if images else None
         self.options = options
+        self._known: Mapping[str, Tensor] = {}
+
+    def prepare(self, whole: Sequence[str], *shortened: Sequence[str]) -> None:
+        every = [prompt for prompts in shortened for prompt in prompts]
+        self._known = self.encoder.beginnings(whole, every, self.pool) or {}
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
-        return self.encoder.embed(prompts, self.pool)
+        return self.encoder.embed(prompts, self.pool, self._known)
 
     def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
         return [rows.float() for rows in self.encoder.tokens(prompts, keep=False)]
@@ -131,8 +140,11 @@ class Context:
 class Images:
     """Image vectors behind the store, from the re-encoder or from an encoder's joint space."""
 
-    def __init__(self, reencoder: ReEncoder, store: Store, *, skip_broken: bool) -> None:
+    def __init__(
+        self, reencoder: ReEncoder, store: Store, device: torch.device, *, skip_broken: bool
+    ) -> None:
         self.reencoder = reencoder
+        self.device = device
         self.card = reencoder.card
         self.store = store
         self.skip_broken = skip_broken
@@ -147,23 +159,24 @@ class Images:
             "version": reencoder_family(self.card.spec)[0].version,
         }
         return self._rows(
-            who, images, self.reencoder.encode, lambda: self.card.dim, f"images by {self.card.spec}"
+            who,
+            images,
+            self.reencoder.encode,
+            lambda: self.card.dim,
+            f"images by {self.card.spec}",
+            ImageJob(self.card.spec, self.card.revision, self.device.type),
         )
 
     def joint(self, encoder: StoredEncoder, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
         """Image vectors of an encoder's joint space; NaN as above."""
 
-        def embed(pictures: list[Image]) -> Tensor:
-            loaded = encoder.encoder
-            assert isinstance(loaded, JointEncoder)
-            return loaded.encode_images(pictures)
-
         return self._rows(
             {"joint space": encoder.identity},
             images,
-            lambda batch: embed([open_image(image) for image in batch]),
-            lambda: embed([new_image("RGB", (8, 8))]).shape[1],
+            lambda batch: _embed(encoder.encoder, batch),
+            lambda: _joint_width(encoder.encoder),
             f"images by {encoder.inner}",
+            ImageJob(encoder.inner, encoder.resolved.revision, encoder.device.type),
         )
 
     def _rows(
@@ -173,34 +186,91 @@ class Images:
         encode: Callable[[Sequence[ImageRecord]], Tensor],
         width: Callable[[], int],
         what: str,
+        elsewhere: ImageJob,
     ) -> Tensor:
         hashes = digest_of_files([image.path for image in images if image.path is not None])
+        job = dataclasses.replace(
+            elsewhere,
+            images=tuple(dataclasses.replace(image, instances=None) for image in images),
+            skip_broken=self.skip_broken,
+        )
+        return self.store.rows(
+            {**who, "images": digest(hashes)},
+            len(images),
+            lambda span: _vectors(encode, width, [images[i] for i in span], self.skip_broken),
+            what=what,
+            elsewhere=job,
+        )
 
-        def compute(span: range) -> Tensor:
-            batch = [images[i] for i in span]
-            try:
-                return encode(batch)
-            except ImageError as error:
-                if not self.skip_broken:
-                    raise ImageError(
-                        f"{error}; restore it, or leave broken images unscored by "
-                        "--allow-missing-images"
-                    ) from error
-            return torch.stack([self._one(encode, image, width) for image in batch])
 
-        return self.store.rows({**who, "images": digest(hashes)}, len(images), compute, what=what)
+Encode = Callable[[Sequence[ImageRecord]], Tensor]
 
-    @staticmethod
-    def _one(
-        encode: Callable[[Sequence[ImageRecord]], Tensor],
-        image: ImageRecord,
-        width: Callable[[], int],
-    ) -> Tensor:
-        try:
-            return encode([image])[0].cpu()
-        except ImageError as error:
-            log.warning("%s; unscored", error)
-            return torch.full((width(),), float("nan"))
+
+@dataclass(frozen=True)
+class ImageJob:
+    """Vectors of images in another process of the command, which has the same files; picklable.
+
+    Attributes:
+        who: a re-encoder, or an encoder whose joint space is meant.
+        revision: that the leader found; another one is refused.
+        device: its type; each process has a card of its own.
+    """
+
+    who: str | EncoderSpec
+    revision: str
+    device: str
+    images: tuple[ImageRecord, ...] = ()
+    skip_broken: bool = False
+
+    def __call__(self, span: range) -> Tensor:
+        encode, width = self._load()
+        batch = [self.images[i] for i in span]
+        return _vectors(encode, width, batch, self.skip_broken).float().cpu()
+
+    def _load(self) -> tuple[Encode, Callable[[], int]]:
+        if isinstance(self.who, EncoderSpec):
+            encoder = held_encoder(self.who, self.revision, self.device)
+            return partial(_embed, encoder), partial(_joint_width, encoder)
+        reencoder = _held_reencoder(self.who, self.device)
+        require_revision(self.who, reencoder.card.revision, self.revision)
+        return reencoder.encode, lambda: reencoder.card.dim
+
+
+@lru_cache(maxsize=1)
+def _held_reencoder(text: str, device: str) -> ReEncoder:
+    return load_reencoder(text, torch.device(device))
+
+
+def _embed(encoder: TextEncoder, batch: Sequence[ImageRecord]) -> Tensor:
+    assert isinstance(encoder, JointEncoder)
+    return encoder.encode_images([open_image(image) for image in batch])
+
+
+def _joint_width(encoder: TextEncoder) -> int:
+    assert isinstance(encoder, JointEncoder)
+    return encoder.encode_images([new_image("RGB", (8, 8))]).shape[1]
+
+
+def _vectors(
+    encode: Encode, width: Callable[[], int], batch: Sequence[ImageRecord], skip_broken: bool
+) -> Tensor:
+    """Vectors of images; if one is broken, an error or a row of NaN for it."""
+    try:
+        return encode(batch)
+    except ImageError as error:
+        if not skip_broken:
+            raise ImageError(
+                f"{error}; restore it, or leave broken images unscored by --allow-missing-images"
+            ) from error
+    return torch.stack([_vector(encode, width, image) for image in batch])
+
+
+def _vector(encode: Encode, width: Callable[[], int], image: ImageRecord) -> Tensor:
+    try:
+        return encode([image])[0].cpu()
+    except ImageError as error:
+        log.warning("%s; unscored", error)
+        return torch.full((width(),), float("nan"))
 
 
 def load_images(config: RunConfig, data: Data, store: Store, device: torch.device) -> Images | None:
@@ -223,4 +293,4 @@ def load_images(config: RunConfig, data: Data, store: Store, device: torch.devic
     reencoder = load_reencoder(text, device)
     if hasattr(reencoder, "with_labels"):
         reencoder = reencoder.with_labels(data.captions.labels)
-    return Images(reencoder, store, skip_broken=config.allow_missing_images)
+    return Images(reencoder, store, device, skip_broken=config.allow_missing_images)

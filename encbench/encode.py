@@ -17,15 +17,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from . import distributed
 from .data.hub import ResolvedModel
 from .encoders import EncoderSpec, family_of
 from .encoders.checks import validate_features
 from .encoders.control import shuffle_rows, shuffled_order
-from .encoders.pooling import pool as pool_tokens
-from .errors import EncbenchError, UsageError
+from .encoders.prefix import hosts_by_text, reuses
+from .errors import EncbenchError
 from .files import digest, read_json, write_json
 from .progress import bar, log
-from .store import Store
+from .shards import BEGINNINGS, Made, ShardJob, Task, make_shard, write_shard
+from .store import Entry, Store
 from .types import EncoderCard, JointEncoder, TextEncoder
 
 SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
@@ -154,6 +156,7 @@ class StoredEncoder:
         found = {
             "card": asdict(encoder.card),
             "joint": isinstance(encoder, JointEncoder),
+            "causal": reuses(encoder),
             "latency_ms": 1000 * sorted(seconds)[2],
         }
         write_json(path, found)
@@ -168,20 +171,57 @@ class StoredEncoder:
             card = replace(card, family="control", control=True)
         return card
 
-    def embed(self, prompts: Sequence[str], pool: str = "mean") -> Float[Tensor, "N P"]:
+    def embed(
+        self,
+        prompts: Sequence[str],
+        pool: str = "mean",
+        known: Mapping[str, Float[Tensor, " P"]] | None = None,
+    ) -> Float[Tensor, "N P"]:
         """Pooled vectors in the order of the prompts, float32, on the CPU.
 
         For ``control:shuffle(...)`` the vectors of the list's unique prompts are permuted.
+
+        Args:
+            known: vectors by prompt from :meth:`beginnings`; taken if they hold all prompts.
 
         Raises:
             UsageError: if the encoder cannot be pooled so.
             EncoderOutputError: if it returns NaN or wrong shapes.
         """
-        rows, _, _ = self._stored(prompts, pool)
+        if known and prompts and all(prompt in known for prompt in prompts):
+            rows = torch.stack([known[prompt] for prompt in plan(prompts).prompts])
+        else:
+            rows, _, _ = self._stored(prompts, pool)
         if self.shuffled:
             rows = shuffle_rows(rows, self.seed)
         index = {p: i for i, p in enumerate(plan(prompts).prompts)}
         return rows[[index[p] for p in prompts]]
+
+    def beginnings(
+        self, whole: Sequence[str], shortened: Sequence[str], pool: str = "mean"
+    ) -> dict[str, Float[Tensor, " P"]] | None:
+        """Pooled vectors of shortened prompts by their text, made in the pass over the whole ones
+        where the encoder is causal: what is a prefix in token ids costs nothing.
+
+        Returns:
+            None where nothing could be reused; then embed them as any others.
+        """
+        if not self.about.get("causal") or pool in ("own", "mean-padded"):
+            return None
+        work = plan(whole)
+        short = sorted(set(shortened))
+        shard_of = [n for n, span in enumerate(work.shards) for _ in span]
+        parts: list[list[str]] = [[] for _ in work.shards]
+        for text, host in zip(short, hosts_by_text(work.prompts, short), strict=True):
+            parts[shard_of[host] if host >= 0 else -1].append(text)
+        kind = f"{pool}{BEGINNINGS}{digest(short)[:16]}"
+        kinds = tuple(dict.fromkeys((kind, pool, *self.pools)))
+        given = [tuple(part) for part in parts]
+        rows: dict[str, Tensor] = {}
+        found = self._fill(work, kinds, kind, beginnings=given)
+        for part, (tensors, _) in zip(given, found, strict=True):
+            rows.update(zip(part, tensors["pooled"], strict=True))
+        return rows
 
     def truncated(self, prompts: Sequence[str], pool: str = "mean") -> Bool[Tensor, " N"]:
         """Which prompts did not fit and were cut."""
@@ -221,7 +261,7 @@ class StoredEncoder:
 
     # ------------------------------------------------------------------------ inside
 
-    def _entry(self, work: Plan) -> Any:
+    def _entry(self, work: Plan) -> Entry:
         return self.store.entry({"encoder": self.identity, "prompts": work.digest})
 
     def _stored(
@@ -246,28 +286,36 @@ class StoredEncoder:
         wanted: str | None = None,
         *,
         keep_wanted: bool = True,
+        beginnings: Sequence[tuple[str, ...]] = (),
     ) -> list[Any]:
         """Make every shard of every kind that is not stored yet, in one pass over the prompts.
+
+        Args:
+            keep_wanted: whether to store the kind ``wanted``, too.
+            beginnings: of each shard's prompts, for kinds that are about them.
 
         Returns:
             the shards of the kind ``wanted``.
         """
         entry = self._entry(work)
         wanted = wanted or kinds[0]
+
+        def task(number: int) -> Task:
+            missing = [k for k in kinds if k != wanted and not entry.path(number, k).exists()]
+            batch = tuple(work.prompts[i] for i in work.shards[number])
+            return Task(number, batch, (wanted, *missing), beginnings[number] if beginnings else ())
+
+        ready: dict[int, Any] = {}
+        if distributed.size() > 1:
+            missing = [n for n in range(len(work.shards)) if entry.read(n, wanted) is None]
+            ready = self._share(entry, [task(n) for n in missing], wanted, keep_wanted)
         result: list[Any] = []
         with bar(f"encoding {self.inner}", len(work.prompts)) as advance:
             for number, span in enumerate(work.shards):
-                found = entry.read(number, wanted)
+                found = ready.pop(number, None) or entry.read(number, wanted)
                 if found is None:
-                    missing = [wanted, *(k for k in kinds if k != wanted)]
-                    missing = [
-                        k for k in missing if not entry.path(number, k).exists() or k == wanted
-                    ]
-                    batch = [work.prompts[i] for i in span]
-                    made = self._make(batch, list(dict.fromkeys(missing)), wanted)
-                    for kind, (tensors, info) in made.items():
-                        if keep_wanted or kind != wanted:
-                            entry.write(number, kind, tensors, info)
+                    made = make_shard(self.encoder, task(number), wanted)
+                    write_shard(entry, number, made, "" if keep_wanted else wanted)
                     found = entry.read(number, wanted) if keep_wanted else made[wanted]
                     if found is None:
                         raise EncbenchError(f"{entry.path(number, wanted)} cannot be read back")
@@ -275,34 +323,30 @@ class StoredEncoder:
                 advance(len(span))
         return result
 
-    def _make(
-        self, batch: list[str], kinds: Sequence[str], wanted: str
-    ) -> dict[str, tuple[dict[str, Tensor], dict[str, float]]]:
-        started = time.perf_counter()
-        features = self.encoder.encode(batch)
-        validate_features(features, batch, self.encoder.card)
-        if features.tokens.is_cuda:
-            torch.cuda.synchronize()
-        lengths = features.mask.sum(1).cpu()
-        info = {
-            "seconds": time.perf_counter() - started,
-            "prompts": len(batch),
-            "tokens": int(lengths.sum()),
-        }
-        made: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
-        for kind in kinds:
-            if kind == "tokens":
-                real = features.tokens[features.mask].cpu()
-                made[kind] = ({"tokens": real, "lengths": lengths}, info)
-                continue
-            try:
-                pooled = pool_tokens(features, kind)
-            except UsageError:
-                if kind == wanted:
-                    raise
-                continue  # asked for beside the one that matters; who wants it alone is told
-            made[kind] = ({"pooled": pooled.float(), "truncated": features.truncated}, info)
-        return made
+    def _share(
+        self, entry: Entry, tasks: list[Task], wanted: str, keep_wanted: bool
+    ) -> dict[int, Any]:
+        """Make shards in all processes of the command. Returns, by their number, those of the
+        kind ``wanted`` where that is not to be stored."""
+        ready: dict[int, Any] = {}
+        if not tasks:
+            return ready
+        passing = "" if keep_wanted else wanted
+        count = sum(len(task.prompts) for task in tasks)
+        with bar(f"encoding {self.inner}", count) as advance, entry.marked() as mark:
+
+            def keep(position: int, made: Made) -> None:
+                number = tasks[position].number
+                write_shard(entry, number, made, passing)
+                if passing in made:
+                    ready[number] = made[passing]
+                advance(len(tasks[position].prompts))
+
+            job = ShardJob(
+                self.inner, self.resolved.revision, self.device.type, wanted, keep_wanted, mark
+            )
+            distributed.share(job, tasks, keep, lambda task: job.make(self.encoder, task))
+        return ready
 
 
 def bytes_of(card: EncoderCard) -> int:

@@ -65,6 +65,10 @@ class StoreError(EncbenchError):
     """The store on disk cannot be written or read."""
 
 
+class ProcessError(EncbenchError):
+    """Another process of the same command was lost, or cannot be reached."""
+
+
 class RecordError(EncbenchError):
     """A record or prediction on disk is damaged or of a newer schema."""
 

@@ -20,7 +20,14 @@ from .context import Context, Data, Images, load_data, load_images
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
-from .errors import DataError, EncbenchError, RecordError, StoreError, UsageError
+from .errors import (
+    DataError,
+    EncbenchError,
+    ProcessError,
+    RecordError,
+    StoreError,
+    UsageError,
+)
 from .files import digest, write_json
 from .media import write_gallery
 from .progress import log
@@ -141,7 +148,7 @@ def probe_all(
             raise EncbenchError(f"{failed[0]['spec']} failed: {failed[0]['error']}{others}")
         try:
             records += _probe_one(config, spec, names[spec], data, images, store, device, probes)
-        except (StoreError, DataError):
+        except (StoreError, DataError, ProcessError):
             raise  # it would hit the next encoder, too
         except EncbenchError as error:
             log.warning("%s failed; going on with the others", names[spec])

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import distributed
 from .errors import StoreError, from_os_error
 from .files import digest, write_atomic, write_json
 from .progress import bar, log
@@ -34,6 +37,16 @@ class Entry:
 
     def path(self, shard: int, kind: str) -> Path:
         return self.folder / f"{shard:05d}.{kind}.safetensors"
+
+    @contextmanager
+    def marked(self) -> Iterator[Path]:
+        """A file that is there for a while: a process that sees it shares this folder."""
+        mark = self.folder / f".shared-{uuid.uuid4().hex}"
+        write_atomic(mark, b"")
+        try:
+            yield mark
+        finally:
+            mark.unlink(missing_ok=True)
 
     def write(
         self, shard: int, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]
@@ -102,13 +115,22 @@ class Store:
         *,
         what: str,
         shard_size: int = 256,
+        elsewhere: Callable[[range], Float[Tensor, "n P"]] | None = None,
     ) -> Float[Tensor, "N P"]:
-        """``count`` vectors, computed shard by shard where they are not stored yet."""
+        """``count`` vectors, computed shard by shard where they are not stored yet.
+
+        Args:
+            compute: the vectors of a span.
+            elsewhere: the same, picklable: what other processes of the command call, if any.
+        """
         entry = self.entry(identity)
+        starts = range(0, count, shard_size)
+        spans = [range(start, min(start + shard_size, count)) for start in starts]
+        if elsewhere is not None and distributed.size() > 1:
+            self._share(entry, spans, compute, elsewhere, what)
         parts: list[Tensor] = []
         with bar(what, count) as advance:
-            for number, start in enumerate(range(0, count, shard_size)):
-                span = range(start, min(start + shard_size, count))
+            for number, span in enumerate(spans):
                 found = entry.read(number, "rows")
                 if found is None:
                     rows = compute(span).float().cpu()
@@ -118,6 +140,25 @@ class Store:
                 parts.append(rows)
                 advance(len(span))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+    @staticmethod
+    def _share(
+        entry: Entry,
+        spans: Sequence[range],
+        compute: Callable[[range], Tensor],
+        elsewhere: Callable[[range], Tensor],
+        what: str,
+    ) -> None:
+        """Make what is not stored in all processes of the command."""
+        missing = [n for n in range(len(spans)) if entry.read(n, "rows") is None]
+        with bar(what, sum(len(spans[n]) for n in missing)) as advance:
+
+            def keep(position: int, rows: Tensor) -> None:
+                number = missing[position]
+                entry.write(number, "rows", {"rows": rows.float().cpu()}, {})
+                advance(len(spans[number]))
+
+            distributed.share(elsewhere, [spans[n] for n in missing], keep, compute)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -268,6 +268,11 @@ class ProbeContext(Protocol):
     reencoder: ReEncoderCard | None
     options: Mapping[str, Any]
 
+    def prepare(self, whole: Sequence[str], *shortened: Sequence[str]) -> None:
+        """Say which lists of prompts, shortened at their ends, :meth:`embed` will be asked for: a
+        causal encoder then makes them in the pass over the whole ones. Need not be called."""
+        ...
+
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
         """Pooled vectors, by the pooling under test."""
         ...

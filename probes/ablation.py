@@ -85,6 +85,9 @@ class AblationProbe:
         ids = [p.prompt_id for p in prompts]
         notes = [f"{unscored} empty prompts are unscored"] if unscored else []
 
+        chosen = settings(context.options)
+        ends = [_versions(texts, ids, each, seed) for each in chosen if each.place == "end"]
+        context.prepare(texts, *[[t for t in v if t is not None] for each in ends for v in each])
         full = context.embed(texts).numpy()
         cut = context.truncated(texts).numpy()
         if cut.any():
@@ -99,7 +102,7 @@ class AblationProbe:
         curves: dict[tuple[Unit, Place], list[tuple[Setting, np.ndarray, np.ndarray]]] = {}
         by_share: list[tuple[float, np.ndarray]] = []
         headline: Shortened | None = None
-        for setting in settings(context.options):
+        for setting in chosen:
             made = _shortened(context, texts, ids, setting, seed)
             if made.done.sum() < 2:
                 continue
@@ -166,17 +169,24 @@ class Shortened(NamedTuple):
     draws: list[Float[np.ndarray, "M P"]]
 
 
-def _shortened(
-    context: ProbeContext, texts: list[str], ids: list[str], setting: Setting, seed: int
-) -> Shortened:
+def _versions(
+    texts: list[str], ids: list[str], setting: Setting, seed: int
+) -> list[list[str | None]]:
+    """The prompts shortened by a setting, by draw; None where a prompt cannot be shortened."""
     share, unit, place, draws = setting
-    versions = [
+    return [
         [
             remove(t, share, unit, place, rng_for(seed, i, share, unit, place, draw))
             for t, i in zip(texts, ids, strict=True)
         ]
         for draw in range(draws)
     ]
+
+
+def _shortened(
+    context: ProbeContext, texts: list[str], ids: list[str], setting: Setting, seed: int
+) -> Shortened:
+    versions = _versions(texts, ids, setting, seed)
     done = np.array([t is not None for t in versions[0]])
     rows = [
         context.embed([t for t in version if t is not None]).numpy()

@@ -17,6 +17,7 @@ TOPS = ("encbench", "probes", "reports")
 BASE = {"types", "errors"}
 STORE = BASE | {"files", "progress", "registry", "shipped", "distributed"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
+ENGINE |= {"shards"}
 ALLOWED = {
     "encbench.types": set(),
     "encbench.errors": set(),
@@ -30,6 +31,7 @@ ALLOWED = {
     "encbench.encoders": STORE | {"data", "encoders", "zoo"},
     "encbench.vision": STORE | {"data", "encoders", "vision", "zoo"},
     "encbench.encode": ENGINE,
+    "encbench.shards": STORE | {"encoders", "store"},
     "encbench.records": BASE | {"files"},
     "encbench.ranking": BASE | {"records", "intervals"},
     "encbench.config": BASE | {"data"},

@@ -67,6 +67,9 @@ class Planted:
         self.reencoder = ReEncoderCard("r", "0", 32, needs="instances") if reencode else None
         self._embed, self._reencode, self._cut = embed, reencode, cut or (lambda text: False)
 
+    def prepare(self, whole, *shortened):
+        assert all(any(w.startswith(s) for w in whole) for part in shortened for s in part)
+
     def embed(self, prompts):
         return torch.from_numpy(np.stack([self._embed(p) for p in prompts]).astype(np.float32))
 

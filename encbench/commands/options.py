@@ -15,15 +15,23 @@ if TYPE_CHECKING:
 DATA, PROBES, RUN = "Data", "Probes", "Run"
 
 
-def _merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
+def merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
+    """Make values the defaults of a command's options; ``over`` those that are there already."""
     held = dict(ctx.default_map or {})
     ctx.default_map = {**held, **values} if over else {**values, **held}
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file whose keys are the flags' names."""
-    if path is None:
-        return None
+    if path is not None:
+        from ..presets import preset
+
+        merge_toml(ctx, path, preset)
+    return path
+
+
+def merge_toml(ctx: typer.Context, path: Path, preset: Callable[[str], dict[str, Any]]) -> None:
+    """Take defaults from a TOML file, over those of the preset that it may name."""
     from ..errors import UsageError
 
     try:
@@ -39,9 +47,8 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
             listed = ", ".join(sorted(known))
             raise UsageError(f"unknown key '{key}' in {path}; known: {listed}")
     if "preset" in values:
-        read_preset(ctx, values["preset"])
-    _merge(ctx, values, over=True)
-    return path
+        merge(ctx, preset(values["preset"]), over=False)
+    merge(ctx, values, over=True)
 
 
 def read_preset(ctx: typer.Context, name: str | None) -> str | None:
@@ -49,7 +56,7 @@ def read_preset(ctx: typer.Context, name: str | None) -> str | None:
     if name is not None:
         from ..presets import preset
 
-        _merge(ctx, preset(name), over=False)
+        merge(ctx, preset(name), over=False)
     return name
 
 
@@ -191,12 +198,14 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
             ),
         ] = False,
     ) -> None:
+        from .. import distributed
         from ..config import from_values
         from ..progress import show_log
 
         show_log()
         values = {k: v for k, v in locals().items() if k in _FIELDS and v not in (None, [], ())}
-        work(from_values(values), dry_run)
+        chosen = from_values(values)
+        distributed.command(lambda: work(chosen, dry_run))
 
     main.__doc__ = work.__doc__
     return main

@@ -40,11 +40,13 @@ class BatchedEncoder(ABC):
     Attributes:
         card: who it is.
         device: where it computes.
-        batch_tokens: padded tokens in one forward pass; halved when CUDA runs out of memory.
+        batch_tokens: padded tokens in one forward pass; halved when memory runs out.
         width: run at this length always, padding included; None = at the batch's longest.
         padded: return all of that width, for ``pool=mean-padded``.
         pad_id: token id of padding.
         ends: whether the tokenizer ends every prompt with an end-of-text token.
+        causal: whether token features at a position depend on the ids up to it alone, and there
+            is no vector of its own; then states of beginnings are reused (:mod:`.prefix`).
     """
 
     card: EncoderCard
@@ -54,6 +56,7 @@ class BatchedEncoder(ABC):
     padded: bool = False
     pad_id: int = 0
     ends: bool = False
+    causal: bool = False
 
     @abstractmethod
     def tokenise(self, prompts: list[str]) -> Tokenised:
@@ -62,6 +65,11 @@ class BatchedEncoder(ABC):
     @abstractmethod
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         """One forward pass over right-padded ids. The hot path: nothing else runs per batch."""
+
+    def finish(self, features: TextFeatures) -> TextFeatures:
+        """From features of all positions to those that the encoder returns: all, as a rule. One
+        that chooses also calls it in ``encode``."""
+        return features
 
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Features of any number of prompts, right-padded to the longest of them.
@@ -94,21 +102,31 @@ class BatchedEncoder(ABC):
             batch = np.where(
                 real, flat[np.where(real, starts[rows, None] + columns, 0)], self.pad_id
             )
+            fits = True
             try:
                 with torch.inference_mode():
                     hidden = self.forward(
                         torch.from_numpy(batch).to(self.device),
                         torch.from_numpy(real).to(self.device),
                     )
-            except torch.OutOfMemoryError as error:
-                self._shrink(len(rows), error)
+                if tokens is None:
+                    shape = (len(order), longest, hidden.tokens.shape[-1])
+                    tokens = hidden.tokens.new_zeros(shape)
+                    if hidden.pooled is not None:
+                        pooled = hidden.pooled.new_zeros(len(order), hidden.pooled.shape[-1])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise ModelError(
+                        f"{self.card.spec}: one prompt does not fit into the memory of "
+                        f"{self.device}; use ?max_length=..., a smaller dtype, or --device cpu"
+                    ) from error
+                fits = False
+            if not fits:  # the error, which holds what the forward pass had made, is gone here
+                self._shrink()
                 continue
             kept = min(width, longest)
-            if tokens is None:
-                shape = (len(order), longest, hidden.tokens.shape[-1])
-                tokens = hidden.tokens.new_zeros(shape)
-                if hidden.pooled is not None:
-                    pooled = hidden.pooled.new_zeros(len(order), hidden.pooled.shape[-1])
             where = torch.from_numpy(rows).to(self.device)
             tokens[where, :kept] = hidden.tokens[:, :kept]
             if pooled is not None and hidden.pooled is not None:
@@ -119,12 +137,8 @@ class BatchedEncoder(ABC):
         cut = torch.tensor(list(truncated), device=self.device)
         return (EndedFeatures if self.ends else TextFeatures)(tokens, mask, cut, pooled)
 
-    def _shrink(self, prompts: int, error: Exception) -> None:
-        if prompts == 1:
-            raise ModelError(
-                f"{self.card.spec}: one prompt does not fit into the memory of {self.device}; use "
-                "?max_length=..., a smaller dtype, or --device cpu"
-            ) from error
+    def _shrink(self) -> None:
+        """Half as many tokens a batch; what is done is kept."""
         self.batch_tokens = max(1, self.batch_tokens // 2)
         torch.cuda.empty_cache()
         log.warning(
@@ -133,6 +147,17 @@ class BatchedEncoder(ABC):
             self.device,
             self.batch_tokens,
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: CUDA's own, Python's, or that of torch's
+    allocator on the CPU, which is a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text
+    )
 
 
 def printable(prompt: str) -> str:

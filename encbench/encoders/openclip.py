@@ -121,10 +121,10 @@ class OpenClipTower:
     def __init__(self, text: Any, layer: str, dtype: torch.dtype) -> None:
         self.text, self.layer, self.dtype = text, layer, dtype
         self.parameters = count_parameters(text)
-        self.causal = text.attn_mask
+        self.causal_mask = text.attn_mask
         text.output_tokens = True
         free = (
-            self.causal is not None
+            self.causal_mask is not None
             and text.cls_emb is None
             and text.pool_type in ("first", "argmax", "eos")
         )
@@ -140,7 +140,7 @@ class OpenClipTower:
     def __call__(self, ids: Tensor, mask: Tensor) -> Hidden:
         self.states.clear()
         if self.width is None:
-            self.text.attn_mask = self.causal[: ids.shape[1], : ids.shape[1]]
+            self.text.attn_mask = self.causal_mask[: ids.shape[1], : ids.shape[1]]
         pooled, last = self.text(ids)
         states = [state[:, : ids.shape[1]] for state in self.states]  # CoCa appends a token
         return Hidden(select_layer(states, last, self.layer), pooled)
