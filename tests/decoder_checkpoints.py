@@ -63,7 +63,7 @@ def gemma_tokenizer(folder: Path) -> Any:
                 pieces.append(left + letter)
             left += letter
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges)
+    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -175,6 +175,9 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
         ModelError: if it is something else, or incomplete.
     """
     import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as ENCODER_DECODERS,
+    )
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if "auto_map" in read_config(folder):
@@ -183,7 +186,7 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=spec.flag("remote_code")
         )
-    if getattr(config, "is_encoder_decoder", False):
+    if config.model_type in ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{folder}: model_type '{config.model_type}' is an encoder-decoder; use the t5 family "
             "or another one (see: encbench list encoders)"
