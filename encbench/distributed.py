@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from .errors import EncbenchError, ProcessError
@@ -152,14 +153,14 @@ def _rounds(
                 failure = error
         told: list[Any] = [None] * team.size
         mine = _told(failure, team.rank)
-        _guard(lambda told=told, mine=mine: distributed.all_gather_object(told, mine))
+        _guard(partial(distributed.all_gather_object, told, mine))
         others = [row for row in told if row is not None]
         if others:
             return failure or _error(others[0])
         if first >= len(tasks):
             break
         results: list[Any] | None = None if team.rank else [None] * team.size
-        _guard(lambda result=result, results=results: distributed.gather_object(result, results))
+        _guard(partial(distributed.gather_object, result, results))
         if results is not None:
             try:
                 for number in range(first, min(first + team.size, len(tasks))):

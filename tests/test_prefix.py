@@ -15,7 +15,7 @@ from probes.ablation import AblationProbe
 
 CPU = torch.device("cpu")
 WORDS = CORPUS[0].split() + CORPUS[1].split()[:4]
-PROMPTS = [" ".join(WORDS[i % 5 :] + WORDS[: i % 7] + [f"number {i}."]) for i in range(24)]
+PROMPTS = [" ".join([f"{i}th", *WORDS[i % 5 :], *WORDS[: i % 7]]) + "." for i in range(24)]
 SHORT = [" ".join(p.split()[: len(p.split()) * n // 4]) for n in (1, 2, 3) for p in PROMPTS]
 
 

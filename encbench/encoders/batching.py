@@ -102,7 +102,7 @@ class BatchedEncoder(ABC):
             batch = np.where(
                 real, flat[np.where(real, starts[rows, None] + columns, 0)], self.pad_id
             )
-            fits = True
+            hidden = None
             try:
                 with torch.inference_mode():
                     hidden = self.forward(
@@ -110,10 +110,10 @@ class BatchedEncoder(ABC):
                         torch.from_numpy(real).to(self.device),
                     )
                 if tokens is None:
-                    shape = (len(order), longest, hidden.tokens.shape[-1])
-                    tokens = hidden.tokens.new_zeros(shape)
                     if hidden.pooled is not None:
                         pooled = hidden.pooled.new_zeros(len(order), hidden.pooled.shape[-1])
+                    shape = (len(order), longest, hidden.tokens.shape[-1])
+                    tokens = hidden.tokens.new_zeros(shape)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -122,8 +122,10 @@ class BatchedEncoder(ABC):
                         f"{self.card.spec}: one prompt does not fit into the memory of "
                         f"{self.device}; use ?max_length=..., a smaller dtype, or --device cpu"
                     ) from error
-                fits = False
-            if not fits:  # the error, which holds what the forward pass had made, is gone here
+                hidden = None
+            if (
+                hidden is None or tokens is None
+            ):  # the error, which holds what the forward pass had made, is gone here
                 self._shrink()
                 continue
             kept = min(width, longest)

@@ -27,7 +27,16 @@ from . import EncoderFamily
 from .batching import Hidden, Tokenised
 from .decoder import SUBFOLDER, DecoderEncoder, DressedTokeniser, dress, require_causal, resolve
 from .decoder_weights import StoredTensor, below, load_part, stored_weights
-from .hf import count_parameters, dtype_of, folder_of, load_tokenizer, parts_of, quiet, read_config
+from .hf import (
+    DEVICE_OPTIONS,
+    count_parameters,
+    dtype_of,
+    folder_of,
+    load_tokenizer,
+    parts_of,
+    quiet,
+    read_config,
+)
 from .recipes import Recipe, option_of, recipe_of
 from .spec import EncoderSpec
 
@@ -64,7 +73,9 @@ class Blip3oEncoder(DecoderEncoder):
         if connector is not None:
             connector.requires_grad_(False).to(device)
             parameters = self.card.parameters + count_parameters(connector)
-            self.card = replace(self.card, dim=len(next(connector.parameters())), parameters=parameters)
+            self.card = replace(
+                self.card, dim=len(next(connector.parameters())), parameters=parameters
+            )
 
     def states(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Tensor:
         found = super().states(ids, mask)
@@ -340,5 +351,6 @@ FAMILY = EncoderFamily(
         "connector": "true: after the connector to the diffusion transformer",
         "recipe": option_of("blip3o") + " (default blip3o: its chat template)",
         "subfolder": SUBFOLDER,
+        **DEVICE_OPTIONS,
     },
 )

@@ -8,7 +8,7 @@ import torch
 from ..data.hub import ResolvedModel
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import dtype_of, folder_of, load_tokenizer, parts_of
+from .hf import DEVICE_OPTIONS, dtype_of, folder_of, load_tokenizer, parts_of
 from .recipes import option_of, recipe_of
 from .spec import EncoderSpec
 
@@ -32,5 +32,5 @@ FAMILY = EncoderFamily(
     resolve=resolve,
     load=_load,
     requires=lambda spec: [(spec.source, spec.revision)],
-    options={"recipe": option_of("causal"), "subfolder": SUBFOLDER},
+    options={"recipe": option_of("causal"), "subfolder": SUBFOLDER, **DEVICE_OPTIONS},
 )

@@ -28,6 +28,7 @@ from .hf import (
     load_model,
     max_length_of,
     patterns_of,
+    place,
     read_config,
     readable_errors,
     refuse_remote_code,
@@ -118,7 +119,7 @@ class DecoderEncoder(BatchedEncoder):
         recipe: Recipe,
         keep: Callable[[TextFeatures], TextFeatures] | None = None,
     ) -> None:
-        self.model = model.requires_grad_(False).to(device)
+        self.model = place(model, device)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer

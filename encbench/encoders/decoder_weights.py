@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..files import read_json
-from .hf import check_weights, quiet, readable_errors
+from .hf import check_weights, quiet, readable_errors, spread_arguments
 from .spec import EncoderSpec
 
 INDEX = "model.safetensors.index.json"
@@ -115,7 +115,7 @@ def load_part(
             state_dict=dict(weights),
             dtype=dtype,
             output_loading_info=True,
-            **more,
+            **{**spread_arguments(spec), **more},
         )
     missing = sorted(info["missing_keys"])
     if missing:

@@ -8,7 +8,7 @@ from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import dtype_of, folder_of, load_tokenizer, parts_of, read_config
+from .hf import DEVICE_OPTIONS, dtype_of, folder_of, load_tokenizer, parts_of, read_config
 from .recipes import option_of, recipe_of
 from .spec import EncoderSpec
 
@@ -43,5 +43,5 @@ FAMILY = EncoderFamily(
     resolve=resolve,
     load=_load,
     requires=lambda spec: [(spec.source, spec.revision)],
-    options={"recipe": option_of("gemma"), "subfolder": SUBFOLDER},
+    options={"recipe": option_of("gemma"), "subfolder": SUBFOLDER, **DEVICE_OPTIONS},
 )

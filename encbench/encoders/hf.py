@@ -7,9 +7,12 @@ Models are only ever loaded from a local folder, from safetensors unless the spe
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.hub import ResolvedModel
+from ..data.hub import ResolvedModel, cache_dir
 from ..errors import EncbenchError, ModelError, UsageError
 from ..types import EncoderCard
 from .batching import Tokenised
@@ -43,6 +46,12 @@ WEIGHT_FILES = (
     "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
 )
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
+DEVICE_OPTIONS = {
+    "device_map": "for a model that is too large for one device: "
+    + ", ".join(SPREADS)
+    + ", or a JSON file of module names and devices (0, cpu, disk); see accelerate"
+}
 
 
 # -------------------------------------------------------------------------- tokenisation
@@ -230,10 +239,53 @@ def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
         )
 
 
+def device_map_of(spec: EncoderSpec) -> str | dict[str, Any] | None:
+    """Where the parts of a model go, as accelerate reads it; None = all on one device.
+
+    Raises:
+        UsageError: if the option is neither a way to spread a model nor a JSON file.
+    """
+    chosen = spec.get("device_map")
+    if chosen is None or chosen in SPREADS:
+        return chosen
+    try:
+        found = json.loads(Path(chosen).expanduser().read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"device_map={chosen} of '{spec}': write {', '.join(SPREADS)}, or the path of a JSON "
+            f"file of module names and devices ({_one_line(error)})"
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{chosen} is not a JSON object of module names and devices")
+    return found
+
+
+def spread_arguments(spec: EncoderSpec) -> dict[str, Any]:
+    """What ``from_pretrained`` is told about devices: nothing, or the spec's ``device_map``. What
+    fits nowhere else stays on disk: in the checkpoint's own files where it can, else in a folder
+    that goes when the process ends."""
+    chosen = device_map_of(spec)
+    if chosen is None:
+        return {}
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="offload-", dir=cache_dir())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"device_map": chosen, "offload_folder": folder}
+
+
+def place(model: Any, device: torch.device) -> Any:
+    """The model without gradients, on a device; one that is spread by ``device_map`` stays where
+    it is, and accelerate's hooks take inputs to it and outputs back."""
+    model.requires_grad_(False)
+    spread = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return model if spread else model.to(device)
+
+
 def load_model(
     kind: Any, spec: EncoderSpec, folder: Path, dtype: torch.dtype, **more: Any
 ) -> PreTrainedModel:
-    """A transformers model of a folder, in eval mode, on the CPU.
+    """A transformers model of a folder, in eval mode, on the CPU unless the spec says
+    ``device_map``. Weights are read shard by shard, into a model that has none yet.
 
     Args:
         kind: the class whose ``from_pretrained`` loads it.
@@ -253,7 +305,7 @@ def load_model(
             use_safetensors=None if spec.flag("pickle") else True,
             trust_remote_code=spec.flag("remote_code"),
             output_loading_info=True,
-            **more,
+            **{**spread_arguments(spec), **more},
         )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

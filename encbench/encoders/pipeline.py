@@ -23,6 +23,7 @@ from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
 from .hf import (
+    DEVICE_OPTIONS,
     HubTokeniser,
     card_of,
     count_parameters,
@@ -32,6 +33,7 @@ from .hf import (
     load_tokenizer,
     max_length_of,
     patterns_of,
+    place,
     read_config,
 )
 from .recipes import RECIPES, Recipe, option_of, recipe_of
@@ -99,7 +101,7 @@ class PipelineEncoder(BatchedEncoder):
         device: torch.device,
         recipe: Recipe,
     ) -> None:
-        self.models = [model.requires_grad_(False).to(device) for model in models]
+        self.models = [place(model, device) for model in models]
         self.tokenisers = list(tokenisers)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
@@ -225,5 +227,8 @@ FAMILY = EncoderFamily(
     resolve=_resolve,
     load=_load,
     requires=lambda spec: [(spec.source, spec.revision)],
-    options={"recipe": option_of("pipeline") + " (default: that of the pipeline's class)"},
+    options={
+        "recipe": option_of("pipeline") + " (default: that of the pipeline's class)",
+        **DEVICE_OPTIONS,
+    },
 )

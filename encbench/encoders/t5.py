@@ -14,6 +14,7 @@ from ..errors import ModelError, UsageError
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
 from .hf import (
+    DEVICE_OPTIONS,
     HubTokeniser,
     card_of,
     count_parameters,
@@ -24,6 +25,7 @@ from .hf import (
     max_length_of,
     parts_of,
     patterns_of,
+    place,
     read_config,
 )
 from .pooling import select_layer
@@ -47,7 +49,7 @@ class T5Encoder(BatchedEncoder):
         device: torch.device,
         recipe: Recipe,
     ) -> None:
-        self.model = model.requires_grad_(False).to(device)
+        self.model = place(model, device)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer
@@ -123,5 +125,6 @@ FAMILY = EncoderFamily(
         "recipe": option_of("t5"),
         "subfolder": "where the encoder lies in a diffusers folder, e.g. text_encoder_3 "
         "(its tokenizer is then read from tokenizer_3)",
+        **DEVICE_OPTIONS,
     },
 )
