@@ -208,7 +208,7 @@ def blip3o(
     config = transformers.Qwen3Config(vocab_size=size, tie_word_embeddings=tied, **TEXT)
     model = transformers.Qwen3ForCausalLM(config)
     with torch.no_grad():  # image tokens that are not all equally likely
-        model.get_output_embeddings().weight.mul_(3)
+        model.get_output_embeddings().weight.mul_(2)
     _settled(model, folder)
     state = load_file(folder / "model.safetensors")
     width = 24
