@@ -281,7 +281,7 @@ def permutation_p(
             sums = np.round(values[:, None] + there, 12).ravel()
             shares = (weights[:, None] * counts / counts.sum()).ravel()
             values, place = np.unique(sums, return_inverse=True)
-            weights = np.bincount(place, shares)
+            weights = np.bincount(place, shares).astype(np.float64)
     if exact:
         return float(min(1.0, weights[values >= observed - 1e-9].sum())), True
     return float((1 + (sampled >= observed - 1e-9).sum()) / (1 + draws)), False

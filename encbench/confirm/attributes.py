@@ -1,0 +1,131 @@
+"""Conditions from a scene's ground truth: what a caption says, without its words.
+
+The small backbone that confirmations begin with is trained on these, never on any encoder, so
+that no encoder has an advantage. A vector stands for each kind of object that is told (shape,
+colour, size, count), for a relation with both of its ends, and, where all is told, for each
+object with its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..data.geneval import GenevalPrompt
+from ..data.scenes.captions import Group, told
+from ..data.scenes.render import render, to_bytes
+from ..data.scenes.sampler import sample
+from ..data.scenes.world import (
+    COLORS,
+    MAX_OBJECTS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    World,
+    place,
+)
+from ..files import digest
+from ..flow.data import SPLIT, Held
+from ..flow.features import Bank, Text
+
+SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record
+FULL_SHARE = 0.25  # of the descriptions that tell every object with its place
+
+_KINDS = ("group", "object", "relation")
+_FIELDS: dict[str, tuple[str | int, ...]] = {
+    "kind": _KINDS,
+    "shape": SHAPES,
+    "color": tuple(COLORS),
+    "size": tuple(SIZES),
+    "count": tuple(range(1, MAX_OBJECTS + 1)),
+    "relation": RELATIONS,
+    "other shape": SHAPES,
+    "other color": tuple(COLORS),
+    "column": (0, 1, 2),
+    "row": (0, 1, 2),
+}
+_START = {
+    name: sum(len(values) for values in list(_FIELDS.values())[:number])
+    for number, name in enumerate(_FIELDS)
+}
+WIDTH = sum(len(values) for values in _FIELDS.values())
+
+
+def _vector(**said: str | int | None) -> Float[Tensor, " D"]:
+    """One-hot for each field that is said, zeros elsewhere."""
+    made = torch.zeros(WIDTH)
+    for name, value in said.items():
+        if value is not None:
+            name = name.replace("_", " ")
+            made[_START[name] + _FIELDS[name].index(value)] = 1
+    return made
+
+
+def _groups(groups: Sequence[Group], relation: str | None) -> list[Tensor]:
+    made = [
+        _vector(kind="group", shape=g.shape, color=g.color, size=g.size, count=g.count)
+        for g in groups
+    ]
+    if relation is not None:
+        one, other = groups[:2]
+        made.append(
+            _vector(
+                kind="relation", shape=one.shape, color=one.color, relation=relation,
+                other_shape=other.shape, other_color=other.color,
+            )
+        )  # fmt: skip
+    return made
+
+
+def described(scene: Scene, number: int) -> Text:
+    """One description of a scene: what its short caption of this number says, or (one in four)
+    every object with its place."""
+    if number % 4 == 3:
+        made = []
+        for thing in scene.objects:
+            column, row = place(thing)
+            made.append(
+                _vector(
+                    kind="object", shape=thing.shape, color=thing.color, size=thing.size,
+                    column=column, row=row,
+                )
+            )  # fmt: skip
+        return Text(torch.stack(made), None)
+    said = told(scene, "A", seed=number)
+    return Text(torch.stack(_groups(said.groups, said.relation)), None)
+
+
+def asked(prompt: GenevalPrompt) -> Text:
+    """What a GenEval prompt for the shapes asks for, as a condition: the backbone's own score
+    is what an encoder that loses nothing could reach."""
+    groups = [Group(c.label, c.color, None, c.count) for c in prompt.include]
+    if len(groups) == 2 and prompt.include[1].position is not None:
+        made = _groups(groups[::-1], prompt.include[1].position[0])
+    else:
+        made = _groups(groups, None)
+    return Text(torch.stack(made), None)
+
+
+def attribute_scenes(
+    world: World, count: int, side: int, *, descriptions: int = 4, seed: int = 0
+) -> tuple[Held, Bank]:
+    """Scenes of the training split with their descriptions, held in memory.
+
+    Returns:
+        the images, and the descriptions' vectors by number.
+    """
+    batch = sample(SPLIT, count, seed=seed, world=world)
+    images = torch.empty(count, 3, side, side, dtype=torch.uint8)
+    step = max(1, (1 << 24) // side**2)
+    for start in range(0, count, step):
+        drawn = to_bytes(render(batch.take(slice(start, start + step)), side))
+        images[start : start + step] = drawn.permute(0, 3, 1, 2)
+    texts = [described(scene, k) for scene in batch for k in range(descriptions)]
+    of = tuple(tuple(range(i * descriptions, (i + 1) * descriptions)) for i in range(count))
+    names = tuple(f"scene {i}, description {k}" for i in range(count) for k in range(descriptions))
+    pin = digest([SPEC, WIDTH, world.name, count, side, descriptions, seed])
+    return Held(f"{world.name} by attributes", pin, names, of, images), Bank.of(texts)

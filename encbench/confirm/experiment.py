@@ -1,0 +1,278 @@
+"""One model of a confirmation: trained, scored at every number of steps, written down."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.geneval import GenevalPrompt
+from ..errors import EncbenchError, RecordError, StoreError
+from ..files import digest, read_json, write_atomic, write_json
+from ..flow.data import ImageSet, load_data
+from ..flow.features import Bank, PromptEncoder, Text
+from ..flow.grids import labelled
+from ..flow.meters import LOG
+from ..flow.sample import Instantaneous, load_model, sample_images
+from ..flow.train import Moment, train
+from ..geneval.colors import load_colors
+from ..geneval.detect import load_detector
+from ..geneval.generate import sample_seed
+from ..progress import log
+from ..records import cell
+from .plan import CURVE, PRIMARY_STEPS, Entry, Plan, prompt_groups
+from .scoring import Judge, PromptGroup, score
+
+RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
+VERSION = 1  # raised whenever the same training would be scored otherwise
+GRID_TASKS = ("colors", "color_attr", "position", "counting")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training of one encoder; picklable, since any process may do it.
+
+    Attributes:
+        folder: of this training.
+        backbone: safetensors file to begin with, or None.
+    """
+
+    plan: Plan
+    entry: Entry
+    seed: int
+    folder: Path
+    backbone: Path | None
+    device: str
+    store: Path | None
+
+    @property
+    def key(self) -> str:
+        """Everything that the result depends on; equal keys mean equal results."""
+        plan = self.plan
+        return digest(
+            [
+                VERSION, self.entry.spec, self.entry.revision, self.seed, plan.train, plan.seed,
+                plan.per_task, plan.images, list(plan.steps), plan.prompt_pins, plan.backbone,
+                plan.detector, plan.colors, plan.primary,
+            ]
+        )  # fmt: skip
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """Train and score, or find that it is done. What went wrong with this encoder alone is in
+    the result as 'error', so that the others go on.
+
+    Raises:
+        StoreError: for what would stop the others, too.
+    """
+    held = finished(task)
+    if held is not None:
+        return held
+    try:
+        return _run(task)
+    except StoreError:
+        raise
+    except EncbenchError as error:
+        log.warning("%s, seed %d failed: %s", task.entry.name, task.seed, error)
+        return {"error": str(error)}
+
+
+def finished(task: Task) -> dict[str, Any] | None:
+    """The result on disk, if it is that of this very task."""
+    path = task.folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        held = read_json(path)
+    except RecordError as error:
+        log.warning("%s: made again", error)
+        return None
+    return held if isinstance(held, dict) and held.get("key") == task.key else None
+
+
+def _run(task: Task) -> dict[str, Any]:
+    plan, device = task.plan, _device(task.device)
+    config = plan.train_config(task.entry.spec, task.seed, task.folder, str(device.type))
+    if task.store is not None:
+        config = replace(config, store=task.store)
+    data = _data(json.dumps(plan.train, sort_keys=True, default=str), plan.seed)
+    groups = prompt_groups(plan)
+    encoder = PromptEncoder(task.entry.spec, config.store, device, config.text_tokens)
+    if task.entry.revision and encoder.revision != task.entry.revision:
+        raise EncbenchError(
+            f"{task.entry.spec} has other weights than when it was ranked (revision "
+            f"{encoder.revision[:12]}, was {task.entry.revision[:12]}); rank it again"
+        )
+    bank, texts = _features(encoder, data, groups)
+    grader = _judge(plan.detector, plan.colors, device.type)
+    main = next(g for g in groups if cell(PRIMARY_STEPS, g.tier, g.combos) == plan.primary)
+
+    def rate(
+        net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
+    ) -> np.ndarray:
+        return score(
+            net, space, texts, prompts, grader,
+            steps=steps, images=images, noise=plan.seed, device=device,
+        )  # fmt: skip
+
+    curve: dict[str, float] = _curve(task.folder / CURVE_FILE)
+
+    def look(moment: Moment) -> None:
+        net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
+        weights = rate(net, moment.space, main.prompts, PRIMARY_STEPS, 1)
+        curve[str(moment.step)] = overall(weights, main.prompts)
+        write_json(task.folder / CURVE_FILE, curve)
+
+    trained = train(
+        config,
+        data=data,
+        features=bank,
+        revision=encoder.revision,
+        device=device,
+        alone=True,
+        init_backbone=task.backbone,
+        callback=look,
+        at={round(share * config.steps) for share in CURVE},
+    )
+    started = time.perf_counter()
+    model = load_model(trained.path, device)
+    right: dict[str, list[float]] = {}
+    for group in groups:
+        for steps in plan.steps:
+            made = rate(model.net, model.space, group.prompts, steps, plan.images)
+            right[cell(steps, group.tier, group.combos)] = made.tolist()
+    parent: dict[str, list[float]] = {}
+    if trained.parent is not None:
+        before = load_model(trained.parent, device)
+        made = rate(before.net, before.space, main.prompts, PRIMARY_STEPS, plan.images)
+        parent[plan.primary] = made.tolist()
+    _grid(task.folder / GRID, model, texts, main, plan, device)
+    final = overall(np.array(right[plan.primary]), main.prompts)
+    result = {
+        "key": task.key,
+        "right": right,
+        "parent": parent,
+        "curve": _points({**curve, str(config.steps): final}, config.switch),
+        "gap": gap(task.folder / LOG),
+        "training_seconds": trained.seconds,
+        "scoring_seconds": time.perf_counter() - started,
+        "device": _name(device),
+    }
+    write_json(task.folder / RESULT, result)
+    return result
+
+
+def overall(right: np.ndarray, prompts: Sequence[GenevalPrompt]) -> float:
+    """GenEval's overall score: the mean of the tasks' means."""
+    by_task: dict[str, list[float]] = {}
+    for prompt, value in zip(prompts, right, strict=True):
+        by_task.setdefault(prompt.task, []).append(float(value))
+    return float(np.mean([np.mean(values) for values in by_task.values()]))
+
+
+def gap(path: Path) -> list[dict[str, float]]:
+    """|u - v| / |v| by the middle of each tenth of t, over the last quarter of what was logged
+    after the switch.
+
+    Raises:
+        StoreError: if the log cannot be read.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}; remove its folder and run again") from error
+    rows = [row for row in rows if row.get("stage") not in (None, "flow-matching")]
+    rows = rows[-max(1, len(rows) // 4) :] if rows else []
+    found = []
+    for place in range(10):
+        values = [row["gap_by_t"][place] for row in rows if row["gap_by_t"][place] is not None]
+        if values:
+            found.append({"t": (place + 0.5) / 10, "value": float(np.mean(values))})
+    return found
+
+
+def _points(curve: dict[str, float], switch: int) -> list[dict[str, Any]]:
+    return [
+        {"step": step, "stage": "flow-matching" if step <= switch else "meanflow", "value": value}
+        for step, value in sorted((int(step), value) for step, value in curve.items())
+    ]
+
+
+def _curve(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(read_json(path))
+    except (RecordError, TypeError, ValueError) as error:
+        log.warning("%s: begun anew", error)
+        return {}
+
+
+def _features(
+    encoder: PromptEncoder, data: ImageSet, groups: Sequence[PromptGroup]
+) -> tuple[Bank, dict[str, Text]]:
+    """Of all captions, and of each prompt by its text, which is encoded by itself."""
+    bank = encoder.bank(data.texts)
+    asked = list(dict.fromkeys(p.text for group in groups for p in group.prompts))
+    texts = dict(zip(asked, encoder.alone(asked), strict=True))
+    encoder.release()
+    return bank, texts
+
+
+def _grid(
+    path: Path, model: Any, texts: dict[str, Text], group: PromptGroup, plan: Plan,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """The same prompts and noise at every number of steps."""
+    found: list[GenevalPrompt] = []
+    for task in GRID_TASKS:
+        found += [prompt for prompt in group.prompts if prompt.task == task][:1]
+    found = found or list(group.prompts[:4])
+    columns = []
+    for steps in plan.steps:
+        made = sample_images(
+            model.net, model.space, [texts[p.text] for p in found],
+            [sample_seed(plan.seed, p.prompt_id, 0) for p in found],
+            steps=steps, device=device, batch=max(8, len(found)),
+        )  # fmt: skip
+        columns.append(made.permute(0, 2, 3, 1).numpy())
+    heads = [f"{steps} step{'s' * (steps > 1)}" for steps in plan.steps]
+    buffer = io.BytesIO()
+    labelled(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
+
+
+@lru_cache(maxsize=1)
+def _data(train_values: str, seed: int) -> ImageSet:
+    """The images, the same for every encoder and seed, and read once."""
+    from ..flow.config import from_values
+
+    return load_data(from_values({**json.loads(train_values), "seed": seed}))
+
+
+@lru_cache(maxsize=1)
+def _judge(detector: str, colors: str, device: str) -> Judge:
+    loaded = load_detector(detector, device)
+    if colors == "none":
+        return Judge(loaded)
+    return Judge(loaded, lru_cache(maxsize=1)(lambda: load_colors(colors, device)))
+
+
+def _device(name: str) -> torch.device:
+    """The device of this process: under a launch, the card that was given to it."""
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

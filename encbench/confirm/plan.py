@@ -1,0 +1,357 @@
+"""What a confirmation will train and score: chosen, costed and written down before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.geneval import load_geneval
+from ..data.scenes.prompts import PUBLISHED, scene_prompts
+from ..data.scenes.splits import Combos, Tier
+from ..data.scenes.world import get_world
+from ..encoders import EncoderSpec
+from ..errors import RecordError, UnknownNameError, UsageError
+from ..files import digest, read_json, write_json
+from ..flow.config import TrainConfig, from_values
+from ..records import Prediction, Ranked, RivalOrder, cell, clean
+from .rules import ALPHA, LEAST, smallest_p
+from .scoring import PromptGroup
+
+PLAN = "plan.json"
+CONSTANT = "control:constant"
+SAMPLE_STEPS = (1, 2, 4, 16)
+PRIMARY_STEPS = 4
+CURVE = (0.3, 0.6, 0.7, 0.8, 0.9)  # shares of a training after which it is scored, and its end
+LEAST_STEPS = 200  # of a training, under which no budget goes
+
+
+def cpu() -> dict[str, Any]:
+    """32 px, four shapes and six colours, 1M parameters from the shipped backbone: about two
+    minutes a training on two cores."""
+    return {
+        "train": {
+            "world": "scenes-grid", "side": 32, "network": "dit-1m", "patch": 8, "images": 8000,
+            "captions": 2, "long_share": 0.0, "steps": 800, "batch": 64, "lr": 1e-3,
+            "warmup": 50, "mu": 0.4, "objective": "emf", "derivative": "forward", "ema": 0.99,
+            "checkpoint_every": 200, "sample_every": 0,
+        },
+        "seeds": 2, "per_task": 20, "images": 2,
+    }  # fmt: skip
+
+
+def full() -> dict[str, Any]:
+    """64 px, all shapes and colours, 10M parameters, every ranked encoder and control, two
+    seeds: about an hour on a large GPU."""
+    return {
+        "train": {
+            "world": "scenes", "side": 64, "network": "dit-10m", "images": 100_000,
+            "captions": 2, "long_share": 0.1, "steps": 6000, "batch": 256, "lr": 1e-3,
+            "warmup": 200, "mu": 0.4, "objective": "emf", "derivative": "central",
+            "ema": 0.999, "compile": True, "checkpoint_every": 1000, "sample_every": 0,
+        },
+        "seeds": 2, "per_task": 50, "images": 4, "everyone": True,
+    }  # fmt: skip
+
+
+PRESETS = {"cpu": cpu, "full": full}
+
+
+@dataclass(frozen=True)
+class ConfirmConfig:
+    """What is asked for.
+
+    Attributes:
+        out: folder of the run, with its prediction.json.
+        encoders: specs or short names to train in place of the default choice.
+        preset: 'cpu' or 'full'.
+        seeds, steps, per_task, images: in place of the preset's: trainings of each encoder,
+            steps of each, prompts of each task, images of each prompt.
+        budget: seconds for everything, or None.
+        from_scratch: begin with random weights, not with the backbone.
+        prompts: GenEval prompts in the published form, for other data than scenes.
+        detector, colors: of images that are no scenes; see ``encbench geneval score``.
+        train: further values of the trainer, by their names.
+        device: 'auto', 'cpu' or 'cuda'.
+        seed: of prompts, noise, first training and bootstrap.
+        store: folder of the embedding store.
+    """
+
+    out: Path = Path("runs/encbench")
+    encoders: tuple[str, ...] = ()
+    preset: str = "cpu"
+    seeds: int | None = None
+    steps: int | None = None
+    per_task: int | None = None
+    images: int | None = None
+    budget: float | None = None
+    from_scratch: bool = False
+    prompts: Path | None = None
+    detector: str = "scenes"
+    colors: str = "none"
+    train: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    seed: int = 0
+    store: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, naming the option."""
+        if self.preset not in PRESETS:
+            raise UnknownNameError("preset", self.preset, PRESETS)
+        for name in ("seeds", "steps", "per_task", "images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must not be negative: {self.seed}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoder of the plan, as the prediction has it."""
+
+    spec: str
+    name: str
+    stage: str
+    control: bool
+    predicted: dict[str, float]
+    parameters: int
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the verdict depends on, fixed before the first step.
+
+    Attributes:
+        prediction: its hash.
+        encoders: best predicted first, controls last.
+        seeds: of the trainings.
+        train: values of :class:`TrainConfig` but for encoder, seed and place.
+        per_task, images, steps: of scoring; ``steps`` are numbers of sampling steps.
+        prompts: file of prompts, or '' for those of the world.
+        prompt_pins: hash of each group of prompts.
+        primary: cell of both verdicts.
+        backbone: what tells the backbone from any other; '' = from scratch.
+        detector, colors: who judges.
+        budget: in seconds; None = none was given.
+        gave_up: what the budget cost, in words.
+        seed: of prompts, noise and bootstrap.
+    """
+
+    prediction: str
+    encoders: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    train: dict[str, Any]
+    per_task: int
+    images: int
+    prompts: str
+    prompt_pins: dict[str, str]
+    primary: str
+    backbone: str
+    detector: str
+    colors: str
+    steps: tuple[int, ...] = SAMPLE_STEPS
+    budget: float | None = None
+    gave_up: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def trained(self) -> tuple[Entry, ...]:
+        return tuple(e for e in self.encoders if not e.control)
+
+    def train_config(self, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
+        return from_values(
+            {**self.train, "encoder": spec, "seed": seed, "out": out, "device": device}
+        )
+
+    @property
+    def digest(self) -> str:
+        return digest(clean(asdict(self)))
+
+
+# ------------------------------------------------------------------------- the encoders
+
+
+def choose(prediction: Prediction, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
+    """Who is trained: what was asked for; or all; or the top two, the middle and the last of the
+    stage that has most encoders, and the constant control.
+
+    Raises:
+        UsageError: for one that was not ranked or cannot be a condition, by name.
+    """
+    order = prediction.order
+    if wanted:
+        chosen = []
+        for text in wanted:
+            found = [row for row in order if text in (row.spec, row.name)]
+            if not found:
+                known = ", ".join(row.name for row in order)
+                raise UsageError(f"'{text}' is not in the prediction; it ranks {known}")
+            if _shuffle(found[0]):
+                raise UsageError(f"'{text}' permutes whole lists and cannot be a condition")
+            chosen.append(found[0])
+        unique = list(dict.fromkeys(row.spec for row in chosen))
+        return sorted((row for row in order if row.spec in unique), key=lambda row: row.control)
+    usable = [row for row in order if not _shuffle(row)]
+    candidates = [row for row in usable if not row.control]
+    controls = [row for row in usable if row.control]
+    if everyone:
+        return candidates + controls
+    stages = [row.stage for row in candidates]
+    stage = max(dict.fromkeys(stages), key=lambda s: (stages.count(s), s == "final"), default="")
+    group = [row for row in candidates if row.stage == stage]
+    places = sorted({0, 1, len(group) // 2, len(group) - 1} & set(range(len(group))))
+    constant = [row for row in controls if row.spec == CONSTANT]
+    return [group[place] for place in places] + constant
+
+
+def _shuffle(row: Ranked) -> bool:
+    return EncoderSpec.parse(row.spec).shuffled is not None
+
+
+def fewer(rows: Sequence[Ranked], rivals: int) -> list[Ranked]:
+    """The predicted winner with so many rivals (the last of them the lowest), and the controls."""
+    candidates = [row for row in rows if not row.control]
+    controls = [row for row in rows if row.control]
+    if rivals + 1 >= len(candidates):
+        return list(rows)
+    if rivals == 0:
+        return [candidates[0], *controls]
+    step = (len(candidates) - 1) / rivals
+    places = sorted({0} | {round(step * (k + 1)) for k in range(rivals)})
+    return [candidates[place] for place in places] + controls
+
+
+# -------------------------------------------------------------------------- the prompts
+
+
+def prompt_groups(plan: Plan) -> list[PromptGroup]:
+    """The prompts of a plan: the world's in each tier, seen and held out apart; or a file's.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    return groups_for(
+        plan.prompts, str(plan.train.get("world", "scenes")), plan.per_task, plan.seed
+    )
+
+
+def groups_for(file: str, world_name: str, per_task: int, seed: int) -> list[PromptGroup]:
+    """See :func:`prompt_groups`."""
+    if file:
+        kept, held = [], dict[str, int]()
+        for prompt in load_geneval(Path(file)):
+            held[prompt.task] = held.get(prompt.task, 0) + 1
+            if held[prompt.task] <= per_task:
+                kept.append(prompt)
+        return [PromptGroup("file", "seen", tuple(kept))]
+    world = get_world(world_name)
+    made = []
+    combos: tuple[Combos, ...] = ("seen", "held-out")
+    tiers: tuple[Tier, ...] = ("A", "B", "C")
+    for combo in combos:
+        available = _available(world_name, combo)
+        wanted = {task: min(per_task, there) for task, there in available.items() if there}
+        for tier in tiers:
+            found = scene_prompts(seed=seed, per_task=wanted, tier=tier, combos=combo, world=world)
+            made.append(PromptGroup(tier, combo, tuple(found)))
+    return made
+
+
+def _available(world_name: str, combos: Combos) -> dict[str, int]:
+    """How many different prompts of each task there are, GenEval's own numbers at most."""
+    found = dict.fromkeys(PUBLISHED, 0)
+    for prompt in scene_prompts(combos=combos, world=get_world(world_name)):
+        found[prompt.task] += 1
+    return found
+
+
+def primary_of(groups: Sequence[PromptGroup]) -> str:
+    """The cell of both verdicts: 4 steps and tier B of seen prompts, or all prompts of a file."""
+    tier = "B" if any(group.tier == "B" for group in groups) else groups[0].tier
+    return cell(PRIMARY_STEPS, tier)
+
+
+# ----------------------------------------------------------------------------- writing
+
+
+def hold_to(path: Path, plan: Plan) -> Plan:
+    """Write the plan, or find the one that is there and says the same but for what its budget
+    chose, so that a resumed confirmation trains what the first one planned.
+
+    Raises:
+        UsageError: if another plan is there, saying what differs.
+        RecordError: if it is damaged.
+    """
+    if not path.exists():
+        write_json(path, clean(asdict(plan)))
+        return plan
+    held = read_plan(path)
+    chosen = {"encoders", "seeds", "train", "per_task", "images", "gave_up", "prompt_pins"}
+    free = chosen if plan.budget is not None and held.budget == plan.budget else {"gave_up"}
+    mine, theirs = clean(asdict(plan)), clean(asdict(held))
+    differing = [key for key in mine if key not in free and mine[key] != theirs[key]]
+    if differing:
+        raise UsageError(
+            f"{path.parent} holds a confirmation with another {', '.join(differing)}; choose "
+            "another --out, or remove that folder to begin anew"
+        )
+    return held
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        RecordError: naming the file, if it is damaged.
+    """
+    value = read_json(path)
+    try:
+        held = {
+            **value,
+            "encoders": tuple(Entry(**row) for row in value["encoders"]),
+            **{name: tuple(value[name]) for name in ("seeds", "steps", "gave_up")},
+        }
+        return Plan(**held)
+    except (TypeError, KeyError) as error:
+        raise RecordError(f"{path} is damaged ({error}); remove it to begin anew") from error
+
+
+# ------------------------------------------------------------------------ what it can tell
+
+
+def reach(plan: Plan, groups: Sequence[PromptGroup]) -> dict[str, Any]:
+    """What the plan can show: the smallest p, and the half-width that a regret's interval can
+    be expected to have at a score of .3 and a seed deviation of .02 (both assumed)."""
+    prompts = sum(len(g.prompts) for g in groups if cell(4, g.tier, g.combos) == plan.primary)
+    strata = [entry.stage for entry in plan.trained]
+    p = smallest_p(strata)
+    per_image = 0.3 * 0.7 / max(1, prompts * plan.images)
+    half_width = 1.96 * (2 * (per_image / len(plan.seeds) + 0.02**2 / len(plan.seeds))) ** 0.5
+    shared = [strata.count(stage) for stage in dict.fromkeys(strata)]
+    compared = sum(n for n in shared if n > 1)
+    rule = compared >= LEAST and p < ALPHA and len(plan.seeds) > 1
+    return {
+        "smallest_p": p,
+        "prompts": prompts,
+        "images": prompts * plan.images * len(plan.seeds),
+        "regret_half_width": half_width,
+        "choice": ["confirmed", "overturned", "can't tell"]
+        if len(plan.seeds) > 1 and len(plan.trained) > 1
+        else ["can't tell"],
+        "rule": (
+            (["confirmed"] if half_width <= 0.03 else []) + ["not confirmed", "can't tell"]
+            if rule
+            else ["can't tell"]
+        ),
+    }
+
+
+def rival_score(rival: RivalOrder, spec: str) -> float | None:
+    """A rival order's score of an encoder, higher = better."""
+    entry = rival.scores.get(spec)
+    if entry is None or entry.get("value") is None:
+        return None
+    return entry["value"] if rival.direction == "higher" else -entry["value"]

@@ -1,0 +1,330 @@
+"""``encbench confirm``: check the prediction, plan, train, score, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import distributed
+from ..config import from_values as run_config
+from ..context import load_data
+from ..errors import DataError, EncbenchError, RecordError, UsageError
+from ..files import digest, read_json
+from ..flow.config import OBJECTIVES, TrainConfig
+from ..flow.config import from_values as train_config
+from ..progress import bar, log
+from ..records import (
+    Prediction,
+    Ranked,
+    Verdict,
+    clean,
+    read_prediction,
+    read_record,
+    write_verdict,
+)
+from ..types import default_device
+from .assemble import assemble
+from .backbone import (
+    WEIGHTS,
+    backbone_config,
+    backbone_id,
+    recipe,
+    shipped_backbone,
+    train_backbone,
+)
+from .budget import Rates, fit, measure, model_seconds, said, total_seconds
+from .experiment import Task, run_task
+from .plan import (
+    PLAN,
+    PRESETS,
+    ConfirmConfig,
+    Entry,
+    Plan,
+    choose,
+    groups_for,
+    hold_to,
+    primary_of,
+    prompt_groups,
+    reach,
+)
+from .rules import RULES
+
+FOLDER, VERDICT = "confirm", "verdict.json"
+
+
+class Ready(NamedTuple):
+    """A plan with what it costs and can tell."""
+
+    plan: Plan
+    prediction: Prediction
+    rates: Rates
+    reach: dict[str, Any]
+    backbone: Path | None
+    device: str
+
+
+def confirm(config: ConfirmConfig) -> Verdict:
+    """Train, score and judge; started again, it goes on where it was.
+
+    Raises:
+        UsageError: if the configuration makes no sense, or another confirmation is in the folder.
+        RecordError: if prediction.json is missing, damaged or was changed.
+        DataError: if the data are others than when the encoders were ranked.
+        EncbenchError: if no training came out.
+    """
+    ready = prepare(config)
+    plan = hold_to(config.out / FOLDER / PLAN, ready.plan)
+    groups = prompt_groups(plan)
+    for line in plan_lines(replace_plan(ready, plan)):
+        log.info("%s", line)
+    weights = ready.backbone
+    if plan.backbone and weights is None:
+        weights = _train_backbone(config, plan) / WEIGHTS
+    tasks = [
+        Task(
+            plan, entry, seed, config.out / FOLDER / "models" / _slug(entry, seed),
+            weights if plan.backbone else None, ready.device, config.store,
+        )
+        for seed in plan.seeds
+        for entry in plan.encoders
+    ]  # fmt: skip
+    results: dict[tuple[str, int], Mapping[str, Any]] = {}
+    failed: list[dict[str, Any]] = []
+
+    with bar("confirming", len(tasks)) as advance:
+
+        def keep(number: int, result: Mapping[str, Any]) -> None:
+            task = tasks[number]
+            if "error" in result:
+                failed.append(
+                    {"spec": task.entry.spec, "seed": task.seed, "error": result["error"]}
+                )
+            else:
+                results[task.entry.spec, task.seed] = result
+            advance(1)
+
+        if distributed.size() > 1:
+            distributed.share(run_task, tasks, keep)
+        else:
+            for number, task in enumerate(tasks):
+                log.info(
+                    "%d of %d: %s, seed %d", number + 1, len(tasks), task.entry.name, task.seed
+                )
+                keep(number, run_task(task))
+    if not results:
+        raise EncbenchError(f"no training came out; {failed[0]['spec']}: {failed[0]['error']}")
+    folders = {(t.entry.spec, t.seed): t.folder.relative_to(config.out).as_posix() for t in tasks}
+    verdict = assemble(
+        plan, ready.prediction, groups, results, failed, folders, reach(plan, groups)
+    )
+    return write_verdict(config.out / VERDICT, verdict)
+
+
+def replace_plan(ready: Ready, plan: Plan) -> Ready:
+    """The same with the plan that is held to, and what that one can tell."""
+    return ready._replace(plan=plan, reach=reach(plan, prompt_groups(plan)))
+
+
+def prepare(config: ConfirmConfig) -> Ready:
+    """Everything before the first training; nothing is written.
+
+    Raises:
+        see :func:`confirm`.
+    """
+    path = config.out / "prediction.json"
+    if not path.exists():
+        raise RecordError(
+            f"there is no {path}; rank encoders first: encbench run --out {config.out}"
+        )
+    prediction = read_prediction(path)
+    _check_data(config.out, prediction)
+    try:
+        device = default_device(config.device).type
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--device {config.device}: {error}") from error
+    values = PRESETS[config.preset]()
+    train = {"times": "emf", **values["train"], **config.train}
+    if config.steps is not None:
+        train["steps"] = config.steps
+    for name in ("encoder", "seed", "out", "device"):
+        if name in config.train:
+            raise UsageError(f"--set {name} is the confirmation's own; see its other options")
+    shape = train_config({**train, "out": config.out})
+    if shape.objective == "flow-matching":
+        others = ", ".join(OBJECTIVES[1:])
+        raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
+    rows = choose(prediction, config.encoders, bool(values.get("everyone")))
+    if not any(not row.control for row in rows):
+        raise UsageError("a confirmation needs a trained encoder; only controls were named")
+    revisions = _revisions(config.out, prediction)
+
+    def entries(chosen: Sequence[Ranked]) -> tuple[Entry, ...]:
+        return tuple(_entry(row, revisions) for row in chosen)
+
+    weights, backbone = _backbone(config, shape)
+    per_task = config.per_task or values["per_task"]
+    file = str(config.prompts) if config.prompts else ""
+    groups = groups_for(file, shape.world, per_task, config.seed)
+    seeds = config.seeds or values["seeds"]
+    plan = Plan(
+        prediction=prediction.hash,
+        encoders=entries(rows),
+        seeds=tuple(config.seed + k for k in range(seeds)),
+        train=clean(train),
+        per_task=per_task,
+        images=config.images or values["images"],
+        prompts=file,
+        prompt_pins={f"{g.tier} {g.combos}": g.pin for g in groups},
+        primary=primary_of(groups),
+        backbone=backbone,
+        detector=config.detector,
+        colors=config.colors,
+        budget=config.budget,
+        seed=config.seed,
+    )
+    rates = measure(shape, torch.device(device))
+    if config.budget is not None:
+        plan = fit(plan, rates, groups, rows, config.budget, entries)
+    return Ready(plan, prediction, rates, reach(plan, groups), weights, device)
+
+
+def plan_lines(ready: Ready) -> list[str]:
+    """The plan, its cost and what it can tell, in lines."""
+    plan, groups = ready.plan, prompt_groups(ready.plan)
+    config = train_config({**plan.train})
+    training, scoring = model_seconds(plan, ready.rates, groups)
+    models = len(plan.encoders) * len(plan.seeds)
+    seen = ", ".join(f"{len(g.prompts)} in tier {g.tier} {g.combos}" for g in groups)
+    start = "random weights" if not plan.backbone else "one backbone, a new connector each"
+    lines = [
+        f"prediction  {plan.prediction[:12]}, kept; its first is {plan.encoders[0].name}",
+        f"encoders    {', '.join(f'{e.name} ({e.stage})' for e in plan.trained)}; controls: "
+        + (", ".join(e.name for e in plan.encoders if e.control) or "none"),
+        f"training    {models} models, {len(plan.seeds)} seeds, {config.steps:,} steps of "
+        f"{config.batch} images ({config.side} px, {config.network}); flow matching up to step "
+        f"{config.switch:,}, then {config.objective}; from {start}",
+        f"scoring     GenEval at {', '.join(map(str, plan.steps))} steps, {plan.images} images a "
+        f"prompt: {seen}",
+        f"time        about {said(training)} training and {said(scoring)} scoring a model, "
+        f"{said(total_seconds(plan, ready.rates, groups))} in all on one {ready.device}",
+    ]
+    if plan.budget is not None:
+        gave = "; ".join(plan.gave_up) or "nothing"
+        lines.append(f"budget      {said(plan.budget)}; it gave up {gave}")
+    can = ready.reach
+    lines += [
+        f"can tell    {can['prompts']} prompts and {can['images']:,} images an encoder; smallest "
+        f"p {can['smallest_p']:.4f}; regret within about {can['regret_half_width']:.3f}; within "
+        f"reach: choice {_listed(can['choice'])}; rule {_listed(can['rule'])}",
+        f"the choice  {RULES['choice']}",
+        f"the rule    {RULES['rule']}",
+        f"regret      {RULES['regret']}",
+    ]
+    return lines
+
+
+def _listed(verdicts: Sequence[str]) -> str:
+    return " / ".join(verdicts)
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdicts in words, and a line for each encoder."""
+    names = {row.spec: row.name for row in verdict.encoders}
+
+    def named(text: str) -> str:
+        for spec, name in names.items():
+            text = text.replace(spec, name)
+        return text
+
+    lines = []
+    for row in verdict.encoders:
+        entry = row.scores[verdict.primary]
+        lines.append(
+            f"{row.name:28s} {entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+            + ("  control" if row.control else f"  predicted {row.predicted_rank}")
+        )
+    lines.append(f"the choice: {named(verdict.choice['verdict'])} ({named(verdict.choice['why'])})")
+    if verdict.rule:
+        lines.append(f"the rule: {verdict.rule['verdict']} ({verdict.rule['why']})")
+    if verdict.control:
+        c = verdict.control
+        lines.append(
+            f"best trained encoder over the constant control: {c['difference']:+.3f} "
+            f"({c['low']:+.3f} to {c['high']:+.3f})"
+        )
+    return lines + list(verdict.warnings)
+
+
+# ----------------------------------------------------------------------------- checks
+
+
+def _check_data(run: Path, prediction: Prediction) -> None:
+    """Raise if the data of the ranking are not what they were."""
+    path = run / "config.json"
+    if not path.exists():
+        log.warning("%s is missing: whether the data are still the same is not checked", path)
+        return
+    data = load_data(run_config(read_json(path)))
+    for name, pin in data.pins.items():
+        was = prediction.data.get(name)
+        if was is not None and was != pin:
+            raise DataError(
+                f"the data set {name} is not what the encoders were ranked on (it was "
+                f"{was[:12]}, is {pin[:12]}); restore it or rank again: encbench run --out {run}"
+            )
+
+
+def _revisions(run: Path, prediction: Prediction) -> dict[str, str]:
+    """The revision of each encoder when it was ranked, from its records."""
+    found: dict[str, str] = {}
+    for name in prediction.records:
+        path = Path(name) if Path(name).is_absolute() else run / name
+        if path.exists():
+            card = read_record(path).card
+            found.setdefault(str(card["spec"]), str(card.get("revision", "")))
+    return found
+
+
+def _entry(row: Ranked, revisions: Mapping[str, str]) -> Entry:
+    return Entry(
+        row.spec, row.name, row.stage, row.control,
+        {"value": row.value, "low": row.low, "high": row.high}, row.parameters,
+        "" if row.control else revisions.get(row.spec, ""),
+    )  # fmt: skip
+
+
+def _backbone(config: ConfirmConfig, shape: TrainConfig) -> tuple[Path | None, str]:
+    """The backbone's weights if they are there already, and what tells it from any other ('' =
+    from scratch, as on other images than scenes and with a pretrained network)."""
+    scenes = shape.coco is None and shape.folder is None and shape.autoencoder is None
+    if config.from_scratch or not scenes or not shape.network.startswith("dit"):
+        return None, ""
+    folder = shipped_backbone(shape.world, shape.side, shape.network, shape.patch)
+    if folder is not None:
+        return folder / WEIGHTS, backbone_id(folder)
+    return None, "recipe " + digest(recipe(_own_backbone(config, shape)))
+
+
+def _own_backbone(config: ConfirmConfig, shape: TrainConfig) -> TrainConfig:
+    return backbone_config(
+        config.out / FOLDER / "backbone", world=shape.world, side=shape.side,
+        network=shape.network, patch=shape.patch, steps=2 * shape.steps, batch=shape.batch,
+        seed=0, device=config.device,
+    )  # fmt: skip
+
+
+def _train_backbone(config: ConfirmConfig, plan: Plan) -> Path:
+    log.info("no backbone comes with encbench for this world: one is trained first")
+    own = _own_backbone(config, train_config({**plan.train}))
+    folder = own.out / "weights"
+    if not (folder / WEIGHTS).exists():
+        train_backbone(own, folder)
+    return folder
+
+
+def _slug(entry: Entry, seed: int) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in entry.name)
+    return f"{kept.strip('-.')[-40:] or 'encoder'}-{digest(entry.spec)[:8]}-s{seed}"
