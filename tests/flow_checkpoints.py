@@ -112,3 +112,17 @@ def convnext(folder: Path) -> Path:
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def vgg(folder: Path) -> Path:
+    """The convolutions of VGG-16 with random weights, under torchvision's and timm's names."""
+    from safetensors.torch import save_file
+    from torchvision.models.vgg import cfgs, make_layers
+
+    torch.manual_seed(0)
+    _card(folder)
+    features = make_layers(cfgs["D"])
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"architecture": "vgg16"}))
+    return folder

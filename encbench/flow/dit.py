@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -61,7 +61,7 @@ class DiTConfig:
     heads: int
     cond_dim: int
     pooled_dim: int = 0
-    prediction: Literal["u", "x"] = "x"
+    prediction: str = "x"
     velocity_head: bool = False
     cross_every: int = 1
     mix: int = 0
@@ -260,8 +260,8 @@ class Output(nn.Module):
             self.style = dense(config.width, 2 * config.mix, zero=True)
             self.first = nn.Conv2d(2 * self.channels + config.mix, config.mix, 3, padding=1)
             self.second = nn.Conv2d(config.mix, self.channels, 3, padding=1)
-            nn.init.zeros_(self.second.weight)
-            nn.init.zeros_(self.second.bias)
+            for weight in self.second.parameters():
+                nn.init.zeros_(weight)
 
     def forward(
         self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], z: Float[Tensor, "B C S S"]
@@ -290,7 +290,7 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.prediction = config.prediction
+        self.prediction = cast(Literal["u", "x"], config.prediction)
         self.velocity_head = config.velocity_head
         width = config.width
         self.connector = TextConnector(config.cond_dim, config.pooled_dim, width)

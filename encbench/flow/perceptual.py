@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +100,28 @@ def _lpips(folder: Path) -> nn.Module:
         raise MissingLibraryError(
             "lpips", "encbench[perceptual]", "The perceptual loss 'lpips'"
         ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it names torchvision's options by their old names
-        network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     try:
         given = load_file(folder / "model.safetensors")
-        with torch.no_grad():
-            for name, weight in network.net.named_parameters():  # slice1.0.weight
-                weight.copy_(given[f"features.{name.partition('.')[2]}"])
+        given = {name: given[f"features.{name}"] for name in _names()}
     except Exception as error:  # whatever is wrong, the file is to blame
         raise ModelError(
             f"{folder} holds no VGG-16 of timm or torchvision, or a damaged one"
         ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it names torchvision's options by their old names
+        network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    with torch.no_grad():
+        for name, weight in network.net.named_parameters():  # e.g. slice1.0.weight
+            weight.copy_(given[name.partition(".")[2]])
     return _Lpips(network)
+
+
+def _names() -> list[str]:
+    """Of the weights of VGG-16's convolutions."""
+    from torchvision.models.vgg import cfgs, make_layers  # type: ignore[import-untyped]
+
+    with torch.device("meta"):
+        return list(make_layers(cfgs["D"]).state_dict())
 
 
 class _Features(nn.Module):
@@ -121,7 +130,7 @@ class _Features(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))

@@ -191,7 +191,7 @@ def save_sana(net: SanaVelocity, path: Path) -> None:
     Raises:
         StoreError: if the disk is full or the file cannot be written.
     """
-    config = dict(net.transformer.config)  # type: ignore[arg-type, call-overload]
+    config = dict(net.transformer.config)  # type: ignore[arg-type]
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     about = {"transformer": plain, "cond_dim": net.cond_dim if net.connector else None}
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}

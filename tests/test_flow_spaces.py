@@ -1,0 +1,190 @@
+"""Pixels and latents, the cache on disk, and the perceptual losses."""
+
+import logging
+
+import flow_checkpoints
+import pytest
+import torch
+
+from encbench.errors import DownloadError, ModelError, UsageError
+from encbench.flow.perceptual import perceptual_loss
+from encbench.flow.spaces import LatentSpace, PixelSpace
+
+
+def images(count: int = 3, side: int = 16) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_pixels_go_there_and_back():
+    space = PixelSpace(16)
+    x = space.encode(images())
+    assert space.shape == (3, 16, 16)
+    assert -1 <= x.min() < -0.9 < 0.9 < x.max() <= 1
+    torch.testing.assert_close(space.decode(x), images())
+    assert space.decode(x * 3).max() == 1
+    with pytest.raises(UsageError, match="16 x 16 pixels, not 3 x 8 x 8"):
+        space.encode(images(side=8))
+
+
+@pytest.fixture(scope="module")
+def autoencoders(tmp_path_factory):
+    pytest.importorskip("diffusers")
+    root = tmp_path_factory.mktemp("autoencoders")
+    flow_checkpoints.sana(root / "dc-in-a-pipeline")
+    flow_checkpoints.kl(root / "kl")
+    flow_checkpoints.kl(root / "kl-no-shift", shift=None)
+    return root
+
+
+@torch.no_grad()
+def direct(root, name):
+    """Encode and decode as diffusers' pipelines do."""
+    import diffusers
+
+    if name == "dc-in-a-pipeline":
+        model = diffusers.AutoencoderDC.from_pretrained(root / name / "vae")
+        latent = model.encode(images() * 2 - 1).latent
+    else:
+        model = diffusers.AutoencoderKL.from_pretrained(root / name)
+        latent = model.encode(images() * 2 - 1).latent_dist.mode()
+    shift = model.config.get("shift_factor") or 0.0
+    decoded = model.decode(latent).sample
+    return (latent - shift) * model.config.scaling_factor, (decoded / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", ["dc-in-a-pipeline", "kl", "kl-no-shift"])
+def test_latents_are_diffusers_own(autoencoders, name):
+    space = LatentSpace(str(autoencoders / name), 16)
+    latent, decoded = direct(autoencoders, name)
+    x = space.encode(images())
+    assert space.shape == (4, 4, 4) == x.shape[1:]
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, latent)
+    torch.testing.assert_close(space.decode(x), decoded)
+    assert not any(weight.requires_grad for weight in space.model.parameters())
+
+
+def counted(space: LatentSpace) -> list[int]:
+    """How many images each call of the autoencoder was given, from now on."""
+    calls, encode = [], space.model.encode
+
+    def counting(x):
+        calls.append(len(x))
+        return encode(x)
+
+    space.model.encode = counting
+    return calls
+
+
+def test_latents_are_kept_and_damage_is_repaired(autoencoders, tmp_path, caplog):
+    def fresh():
+        space = LatentSpace(str(autoencoders / "kl"), 16, cache=tmp_path)
+        return space, counted(space)
+
+    space, calls = fresh()
+    x = space.encode(images())
+    assert calls == [3]
+    assert torch.equal(space.encode(images()[[2, 0]]), x[[2, 0]])
+    assert calls == [3]
+
+    space, calls = fresh()
+    more = torch.cat([images(), 1 - images()[:1], 1 - images()[:1]])
+    assert torch.equal(space.encode(more)[:3], x)
+    assert calls == [1]  # the one that is new, once
+
+    first = next(p for p in tmp_path.rglob("*.latents.safetensors") if p.stat().st_size > 1000)
+    first.write_bytes(first.read_bytes()[:-8] + bytes(8))
+    with caplog.at_level(logging.WARNING, logger="encbench"):
+        space, calls = fresh()
+    assert "damaged" in caplog.text
+    torch.testing.assert_close(space.encode(more)[:3], x)
+    assert sum(calls) == 3
+    space, calls = fresh()
+    space.encode(more)
+    assert calls == []
+
+    other = LatentSpace(str(autoencoders / "kl-no-shift"), 16, cache=tmp_path)
+    torch.testing.assert_close(other.encode(images()), direct(autoencoders, "kl-no-shift")[0])
+
+
+def test_what_is_no_autoencoder_is_told(autoencoders, tmp_path):
+    with pytest.raises(ModelError, match="there is no folder"):
+        LatentSpace(str(tmp_path / "nowhere"), 16)
+    with pytest.raises(ModelError, match="says: SanaTransformer2DModel"):
+        LatentSpace(str(autoencoders / "dc-in-a-pipeline" / "transformer"), 16)
+    with pytest.raises(UsageError, match="by 4: side 18"):
+        LatentSpace(str(autoencoders / "kl"), 18)
+    with pytest.raises(UsageError, match="16 x 16 pixels, not 3 x 8 x 8"):
+        LatentSpace(str(autoencoders / "kl"), 16).encode(images(side=8))
+    broken = flow_checkpoints.kl(tmp_path / "broken")
+    weights = broken / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="diffusers cannot load"):
+        LatentSpace(str(broken), 16)
+
+
+# ---------------------------------------------------------------------- perceptual losses
+
+
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory):
+    return flow_checkpoints.convnext(tmp_path_factory.mktemp("convnext"))
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """VGG-16 with random weights, as timm publishes it."""
+    pytest.importorskip("lpips")
+    return flow_checkpoints.vgg(tmp_path_factory.mktemp("vgg"))
+
+
+def check(distance):
+    x = images() * 2 - 1
+    near, far = (x + 0.05 * torch.randn_like(x)).requires_grad_(), torch.rand_like(x) * 2 - 1
+    assert distance(x, x).abs().max() < 1e-6
+    values = distance(near, x)
+    assert values.shape == (3,)
+    assert (values < distance(far, x)).all()
+    torch.testing.assert_close(distance(near[1:2], x[1:2]), values[1:2], rtol=1e-4, atol=1e-6)
+    values.sum().backward()
+    assert near.grad.abs().sum() > 0
+
+
+def test_features_of_a_convnext_measure_how_far_images_are(convnext):
+    check(perceptual_loss(f"convnext:{convnext}"))
+
+
+def test_lpips_reads_the_weights_it_is_given_and_terms_add_up(vgg, convnext):
+    """Its last activation is that of torchvision's VGG with these weights."""
+    from safetensors.torch import load_file
+    from torchvision.models.vgg import cfgs, make_layers
+
+    from encbench.flow.perceptual import _enlarged, _lpips
+
+    lpips = _lpips(vgg).eval()
+    layers, given = make_layers(cfgs["D"]), load_file(vgg / "model.safetensors")
+    layers.load_state_dict({name.removeprefix("features."): given[name] for name in given})
+    x, y = images(1) * 2 - 1, 1 - images(1) * 2
+    torch.testing.assert_close(lpips.network.net(x)[-1], layers[:30](x))
+
+    both = perceptual_loss(f"lpips:{vgg}+convnext:{convnext}")
+    check(both)
+    own = both(x, y) - perceptual_loss(f"convnext:{convnext}")(x, y)
+    torch.testing.assert_close(own, 0.4 * lpips(_enlarged(x, 64), _enlarged(y, 64)))
+
+
+def test_a_perceptual_loss_that_cannot_be_is_told(convnext, tmp_path):
+    with pytest.raises(UsageError, match="unknown perceptual loss 'ssim'; known: lpips, convnext"):
+        perceptual_loss("ssim")
+    with pytest.raises(ModelError, match="holds no VGG-16"):
+        perceptual_loss(f"lpips:{convnext}")
+    with pytest.raises(ModelError, match="there is no folder"):
+        perceptual_loss(f"convnext:{tmp_path / 'nowhere'}")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="says: resnet18"):
+        perceptual_loss(f"convnext:{tmp_path}")
+    with pytest.raises(UsageError, match="train in pixels"):
+        perceptual_loss(f"convnext:{convnext}")(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
+    with pytest.raises(DownloadError, match=r"needs the network timm/vgg16.tv_in1k.*lpips:FOLDER"):
+        perceptual_loss("lpips")
