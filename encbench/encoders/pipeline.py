@@ -152,28 +152,19 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     import transformers
 
     layout = LAYOUTS[recipe.name]
+    for number, kind in enumerate(layout.kinds):
+        _check(folder, spec, recipe, number, kind)
     models, tokenisers = [], []
     for number, kind in enumerate(layout.kinds):
         model_part, tokenizer_part = _names(number)
-        for part in (model_part, tokenizer_part):
-            if not (folder / part).is_dir():
-                raise ModelError(f"recipe={recipe.name} needs {part}, and {spec.source} has none")
-        expected = "t5" if kind.startswith("T5") else "clip_text_model"
-        found = read_config(folder / model_part).get("model_type")
-        if found != expected:
-            raise ModelError(
-                f"recipe={recipe.name} needs a {expected} as {model_part}, and that of "
-                f"{spec.source} is a {found}"
-            )
-        tokenizer = load_tokenizer(spec, folder / tokenizer_part)
         model = load_model(getattr(transformers, kind), spec, folder / model_part, dtype)
         length = (
             max_length_of(spec, recipe.length or 0, None)
-            if expected == "t5"
+            if kind.startswith("T5")
             else model.config.max_position_embeddings
         )
         models.append(model)
-        tokenisers.append(HubTokeniser(tokenizer, length))
+        tokenisers.append(HubTokeniser(load_tokenizer(spec, folder / tokenizer_part), length))
     side_by_side = sum(models[i].config.hidden_size for i in layout.widths)
     if side_by_side > models[-1].config.d_model:
         raise ModelError(
@@ -181,6 +172,25 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
             f"together and do not fit into T5's {models[-1].config.d_model}"
         )
     return PipelineEncoder(spec, resolved, models, tokenisers, device, recipe)
+
+
+def _check(folder: Path, spec: EncoderSpec, recipe: Recipe, number: int, kind: str) -> None:
+    """The n-th text encoder must be there and of the kind that the recipe wants.
+
+    Raises:
+        ModelError: naming it.
+    """
+    model_part, tokenizer_part = _names(number)
+    for part in (model_part, tokenizer_part):
+        if not (folder / part).is_dir():
+            raise ModelError(f"recipe={recipe.name} needs {part}, and {spec.source} has none")
+    expected = "t5" if kind.startswith("T5") else "clip_text_model"
+    found = read_config(folder / model_part).get("model_type")
+    if found != expected:
+        raise ModelError(
+            f"recipe={recipe.name} needs a {expected} as {model_part}, and that of {spec.source} "
+            f"is a {found}"
+        )
 
 
 def _default(spec: EncoderSpec, folder: Path) -> str:
