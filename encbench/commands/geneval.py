@@ -50,8 +50,9 @@ def score(
     detector: Annotated[
         str,
         typer.Option(
-            help="mask2former[:FOLDER or hub id][?batch=8&dtype=...&pickle=true], or "
-            "python:MODULE:NAME, called with the device."
+            help="mask2former[:FOLDER or hub id][?batch=8&dtype=...&pickle=true]; scenes, the "
+            "judge of embedded scenes (with --colors none); or python:MODULE:NAME, called with "
+            "the device."
         ),
     ] = "mask2former",
     colors: Annotated[

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -215,7 +216,8 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     """Find, download if needed, and load a detector.
 
     Args:
-        text: ``mask2former[:SOURCE[@REVISION]][?dtype=...&batch=...&pickle=true]``, or
+        text: ``mask2former[:SOURCE[@REVISION]][?dtype=...&batch=...&pickle=true]``;
+            ``scenes[:FOLDER]``, the scene judge that comes with encbench, or one of a folder; or
             ``python:MODULE:NAME``, a function or class that takes the device.
         device: 'auto', 'cpu', 'cuda' or a device.
 
@@ -231,9 +233,13 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     if name == "mask2former":
         full = text if colon else f"{DEFAULT}{question}{options}"
         return load_mask2former(EncoderSpec.parse(full), where)
+    if family == "scenes":
+        from .judge import WEIGHTS, load_judge
+
+        return load_judge(where, Path(rest) if colon else WEIGHTS)
     if family == "python" and rest.count(":") == 1:
         return _own(rest, where)
-    raise UnknownNameError("detector", family, ["mask2former", "python:MODULE:NAME"])
+    raise UnknownNameError("detector", family, ["mask2former", "python:MODULE:NAME", "scenes"])
 
 
 def load_mask2former(spec: EncoderSpec, device: torch.device) -> Mask2FormerDetector:

@@ -1,0 +1,318 @@
+"""The scene judge's recipe: scenes of 'judge-train', disturbed in every batch, never the same.
+
+    python -m encbench.geneval.judge_train --out DIR [--steps 3000] [--seed 0] [--from DIR]
+
+writes ``model.safetensors``, ``config.json``, ``loss.csv`` and the manifest. At the end one
+temperature is fitted on a seed that was not learnt from, so that scores are probabilities. With
+``--from`` a judge goes on learning, without the batch normalisation that it began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from ..data.scenes.sampler import sample
+from ..data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
+from ..files import write_atomic
+from ..progress import bar, log, show_log
+from ..shipped import write_manifest
+from .judge import (
+    SIDE,
+    STRIDE,
+    JudgeConfig,
+    Maps,
+    SceneJudge,
+    SceneNet,
+    fit,
+    folded,
+    load_judge,
+    save_net,
+)  # fmt: skip
+from .judge_layers import disturb, layers, paint
+from .judge_pixels import CLEAR, GONE, Pictures, degrade, nothing
+
+NEAR, FAR = 0.75, 1.6  # cells: an object's centre is named by those nearer, and by none farther
+NOTHING = len(SHAPES)
+HELD = 1_000_003  # added to the seed for the pictures that calibrate
+WORLDS = (
+    (SCENES, 0.5), (replace(SCENES, layout="grid"), 0.15), (EASY, 0.15),
+    (replace(EASY, layout="grid"), 0.2),
+)  # fmt: skip
+SIDES = ((64, 0.65), (32, 0.35))
+ROUND = 4  # batches drawn at a time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a judge is made.
+
+    Attributes:
+        clean, empty: shares of pictures that are left as rendered, and that hold nothing.
+        start: the revision of the judge that goes on learning; '' = a new one.
+        calibration: batches that the temperature is fitted on.
+    """
+
+    steps: int = 3000
+    batch: int = 48
+    rate: float = 3e-3
+    decay: float = 0.02
+    clean: float = 0.15
+    empty: float = 0.15
+    calibration: int = 40
+    seed: int = 0
+    start: str = ""
+    net: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+class Targets(NamedTuple):
+    """What each cell should say; ``counts`` where anything is asked, ``named`` at centres.
+    ``hue`` is -1 where the colour has no name."""
+
+    shape: Int[Tensor, "N h w"]
+    counts: Bool[Tensor, "N h w"]
+    named: Bool[Tensor, "N h w"]
+    hue: Int[Tensor, "N h w"]
+    box: Float[Tensor, "N 4 h w"]
+
+
+def targets(seen: Pictures) -> Targets:
+    """Clear objects are named in the cells around their centres; around these, and in the boxes
+    of objects that are only partly there, nothing is asked; elsewhere is nothing."""
+    cells = SIDE // STRIDE
+    box = seen.box * cells
+    at = torch.arange(cells) + 0.5
+    dx = box[:, :, 0, None, None] - at
+    dy = box[:, :, 1, None, None] - at[:, None]
+    clear = (seen.shape >= 0) & (seen.share >= CLEAR)
+    vague = (seen.shape >= 0) & (seen.share > GONE) & ~clear
+    away = (dx**2 + dy**2).sqrt().masked_fill(~clear[:, :, None, None], 1e6)
+    nearest, owner = away.min(1)
+    named = nearest <= NEAR
+    half = box[:, :, 2:].clamp(min=2) / 2
+    inside = (dx.abs() <= half[:, :, 0, None, None]) & (dy.abs() <= half[:, :, 1, None, None])
+    skipped = (inside & vague[:, :, None, None]).any(1) | (nearest <= FAR)
+
+    def of_owner(values: Tensor) -> Tensor:
+        rows = torch.arange(len(values))[:, None, None]
+        return values[rows, owner]
+
+    offset = [d.expand_as(away).gather(1, owner[:, None])[:, 0] for d in (dx, dy)]
+    size = of_owner(box[:, :, 2:].clamp(min=1e-3).log()).permute(0, 3, 1, 2)
+    return Targets(
+        shape=torch.where(named, of_owner(seen.shape), NOTHING),
+        counts=named | ~skipped,
+        named=named,
+        hue=torch.where(named, of_owner(seen.hue), -1),
+        box=torch.cat([torch.stack(offset, 1), size], 1),
+    )
+
+
+def loss(maps: Maps, want: Targets) -> Float[Tensor, 3]:
+    """Of the shapes, the colours and the boxes, each for one named cell."""
+    many = want.named.sum().clamp(min=1)
+    shape = cross_entropy(maps.shape, want.shape, reduction="none")
+    color = cross_entropy(maps.color, want.hue, ignore_index=-1, reduction="sum")
+    box = smooth_l1_loss(maps.box, want.box, beta=0.1, reduction="none").sum(1)
+    parts = [(shape * want.counts).sum(), color, (box * want.named).sum()]
+    return torch.stack(parts) / many
+
+
+def pictures(recipe: Recipe, step: int, draw: Generator) -> Pictures:
+    """One batch: scenes of all worlds, rendered at all sides, as they share it."""
+    n = recipe.batch
+    parts = [
+        sample("judge-train", math.ceil(n * share), seed=recipe.seed, start=step * n, world=world)
+        for world, share in WORLDS
+    ]
+    batch = _joined(parts)
+    batch = batch.take(torch.randperm(len(batch), generator=draw)[:n].numpy())
+    made, start = [], 0
+    for side, share in SIDES:
+        end = start + round(n * share)
+        part = batch.take(slice(start, end))
+        made.append(disturbed(part, side, draw, clean=recipe.clean, empty=recipe.empty))
+        start = end
+    whole = _together(made)
+    return whole.take(torch.randperm(n, generator=draw))
+
+
+def _joined(parts: list[SceneBatch]) -> SceneBatch:
+    names = SceneBatch.__dataclass_fields__
+    return SceneBatch(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def disturbed(
+    batch: SceneBatch, side: int, draw: Generator, *, clean: float, empty: float
+) -> Pictures:
+    """Scenes as a judge meets them, rendered at one side and brought to the one it sees: some
+    as they are, some degraded, and images of nothing instead of the rest."""
+    plain = paint(layers(batch, side))
+    untouched, none = round(len(batch) * clean), round(len(batch) * empty)
+    rest = torch.arange(untouched, len(batch) - none)
+    part = batch.take(rest.numpy())
+    rough = degrade(paint(disturb(layers(part, side), part, draw)), draw)
+    parts = [plain.take(torch.arange(untouched)), rough, nothing(plain.images, none, draw)]
+    return _together([replace(each, images=fit(each.images)) for each in parts])
+
+
+def _together(parts: list[Pictures]) -> Pictures:
+    """One batch of several, with places for as many objects as the fullest has."""
+    most = max(part.shape.shape[1] for part in parts)
+
+    def joined(name: str, fill: int) -> Tensor:
+        all_of = [getattr(part, name) for part in parts]
+        if name == "images":
+            return torch.cat(all_of)
+        wide = [
+            torch.cat([v, v.new_full((len(v), most - v.shape[1], *v.shape[2:]), fill)], 1)
+            for v in all_of
+        ]
+        return torch.cat(wide)
+
+    fills = {"images": 0, "shape": -1, "hue": -1, "box": 0, "share": 0}
+    return Pictures(**{name: joined(name, fill) for name, fill in fills.items()})
+
+
+def new_net(recipe: Recipe) -> SceneNet:
+    """A network with batch normalisation and random weights."""
+    torch.manual_seed(recipe.seed)
+    net = SceneNet(recipe.net, norm=True)
+    with torch.no_grad():  # almost all cells hold nothing: say so from the start
+        assert net.head.bias is not None
+        net.head.bias.zero_()
+        net.head.bias[NOTHING] = 5.0
+    return net
+
+
+def train(
+    recipe: Recipe, start: SceneNet | None = None
+) -> tuple[SceneNet, list[tuple[float, float, float]]]:
+    """A network, and the three losses of each step; a new one if ``start`` is None."""
+    draw = Generator().manual_seed(recipe.seed)
+    moved: Any = (start or new_net(recipe)).requires_grad_(True).train()
+    net: SceneNet = moved.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    weights = torch.tensor([1.0, 0.5, 0.5])
+    curve = []
+    begun = time.perf_counter()
+    with bar("training the scene judge", recipe.steps) as advance:
+        for step in range(recipe.steps):
+            if step % ROUND == 0:  # many at a time are drawn faster
+                seen = pictures(replace(recipe, batch=ROUND * recipe.batch), step // ROUND, draw)
+            few = seen.take(torch.arange(recipe.batch) + step % ROUND * recipe.batch)
+            parts = loss(net(few.images), targets(few))
+            optimizer.zero_grad(set_to_none=True)
+            (parts * weights).sum().backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+            optimizer.step()
+            schedule.step()
+            one, two, three = parts.tolist()
+            curve.append((one, two, three))
+            advance(1)
+            if (step + 1) % 250 == 0:
+                mean = torch.tensor(curve[-250:]).mean(0).tolist()
+                rate = (step + 1) * recipe.batch / (time.perf_counter() - begun)
+                said = " ".join(f"{value:.4f}" for value in mean)
+                log.info("step %d: shape, color, box %s; %.0f images/s", step + 1, said, rate)
+    return net.eval(), curve
+
+
+@torch.inference_mode()
+def calibrate(net: SceneNet, recipe: Recipe) -> SceneNet:
+    """The network with the temperature at which its scores on pictures of a seed of their own
+    are most likely (Guo et al., arXiv 1706.04599), over the cells that say something else than
+    nothing, or should."""
+    held = replace(recipe, seed=recipe.seed + HELD)
+    draw = Generator().manual_seed(held.seed)
+    logits, wants = [], []
+    for seen in _batches(held, recipe.calibration, draw):
+        maps, want = net(seen.images), targets(seen)
+        told = maps.shape.argmax(1) != NOTHING
+        which = want.counts & (told | want.named)
+        logits.append(maps.shape.permute(0, 2, 3, 1)[which])
+        wants.append(want.shape[which])
+    said, right = torch.cat(logits), torch.cat(wants)
+    grid = torch.linspace(0.5, 3.0, 126)
+    best = min(grid.tolist(), key=lambda t: float(cross_entropy(said / t, right)))
+    net.config = replace(net.config, temperature=round(best, 3))
+    return net
+
+
+def _batches(recipe: Recipe, count: int, draw: Generator) -> Iterator[Pictures]:
+    for number in range(count):
+        yield pictures(recipe, number, draw)
+
+
+def make(recipe: Recipe, out: Path, start: SceneJudge | None = None) -> SceneJudge:
+    """Train, fold, calibrate and write.
+
+    Args:
+        start: a judge to go on with; its widths are taken.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    begun = time.perf_counter()
+    if start is not None:
+        recipe = replace(recipe, start=start.name, net=replace(start.net.config, temperature=1.0))
+    net, curve = train(recipe, start.net if start else None)
+    plain = calibrate(folded(net), recipe)
+    save_net(plain, out)
+    lines = io.StringIO()
+    lines.write("step,shape,color,box\n")
+    every = max(1, recipe.steps // 300)
+    for start in range(0, recipe.steps, every):
+        part = torch.tensor(curve[start : start + every]).mean(0).tolist()
+        lines.write(f"{start + 1},{part[0]:.5f},{part[1]:.5f},{part[2]:.5f}\n")
+    write_atomic(out / "loss.csv", lines.getvalue().encode())
+    about = {
+        "what": "the scene judge, a detector of coloured shapes",
+        "command": "python -m encbench.geneval.judge_train",
+        "recipe": asdict(recipe),
+        "images": recipe.steps * recipe.batch,
+        "parameters": sum(value.numel() for value in plain.parameters()),
+        "temperature": plain.config.temperature,
+        "seconds": round(time.perf_counter() - begun),
+        "torch": torch.__version__,
+    }
+    write_manifest(out, about)
+    return SceneJudge("scenes", plain)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--rate", type=float, default=Recipe.rate)
+    parser.add_argument("--widths", type=int, nargs=3, default=JudgeConfig.widths)
+    parser.add_argument("--blocks", type=int, nargs=3, default=JudgeConfig.blocks)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--from", dest="start", type=Path, help="folder of a judge to go on with")
+    options = parser.parse_args()
+    show_log()
+    config = JudgeConfig(tuple(options.widths), tuple(options.blocks))
+    recipe = Recipe(steps=options.steps, rate=options.rate, seed=options.seed, net=config)
+    make(recipe, options.out, load_judge(folder=options.start) if options.start else None)
+    log.info("the judge is in %s", options.out)
+
+
+if __name__ == "__main__":
+    main()
