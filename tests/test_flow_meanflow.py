@@ -296,6 +296,39 @@ def test_jvp_equals_central_difference(net, batch):
     assert not exact.requires_grad
 
 
+def test_jvp_equals_torchs_own_on_a_network_with_all_its_layers(batch):
+    """The rules for linear layers, convolutions and attention, masked or not; the fallback."""
+    _, _, r, t, cond = batch
+    torch.manual_seed(0)
+    layers = {k: nn.Linear(8, 8).double() for k in ("q", "k", "v")} | {
+        "w": nn.Linear(W, 8).double()
+    }
+    conv = nn.Conv2d(2, 2, 3, padding=1, stride=1).double()
+    causal = {"is_causal": True}
+
+    def u(z, r, t):
+        attend = nn.functional.scaled_dot_product_attention
+        x = conv(z).flatten(2) * torch.cos(t - r)[:, None, None]
+        text = layers["w"](cond.tokens)
+        x = x + attend(x, text, text, attn_mask=cond.mask[:, None])
+        x = x + attend(layers["q"](x), layers["k"](x), layers["v"](x))
+        x = x + attend(x, x, x, attn_mask=torch.full((2, 2), 0.3, dtype=torch.float64).tril())
+        x = (
+            x
+            + attend(text.mean(1, keepdim=True), text, layers["v"](text))
+            + attend(x, x, x, **causal)
+        )
+        return x.unflatten(2, (4, 2))
+
+    g = torch.Generator().manual_seed(5)
+    z, v = torch.randn(2, B, 2, 4, 2, generator=g, dtype=torch.float64)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        theirs = torch.func.jvp(lambda z, t: u(z, r, t), (z, t), (v, torch.ones_like(t)))[1]
+    close(total_derivative(u, z, r, t, v), theirs, 1e-12)
+    constant = total_derivative(lambda z, r, t: torch.ones_like(z), z, r, t, v)
+    assert not constant.any()
+
+
 @pytest.mark.parametrize(("mode", "order"), [("central", 2), ("forward", 1)])
 def test_error_falls_with_the_order_that_is_stated(mode, order, net, batch):
     """Also where t + h lies beyond 1 or t - h below 0, which no point of the difference does."""
