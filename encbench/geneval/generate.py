@@ -61,6 +61,7 @@ def generate_images(
     model: str,
     images_per_prompt: int = IMAGES_PER_PROMPT,
     batch: int = 32,
+    share: tuple[int, int] = (0, 1),
 ) -> int:
     """Sample the images that are not there yet; started again, it goes on where it was.
 
@@ -70,6 +71,7 @@ def generate_images(
         model: what tells the sampler from any other, e.g. a hash of its weights and settings;
             images of two of them never get mixed in one folder.
         batch: images at a time; changes none of them.
+        share: (i, n) makes every n-th image only, from the i-th on; for several processes.
 
     Returns:
         how many images were made.
@@ -97,12 +99,12 @@ def generate_images(
             raise DataError(f"{out} holds images of another {differing[0]}; choose another folder")
     write_prompts(prompts, out)
     write_json(record, about)
-    todo = [
-        (prompt, number, path)
+    every = [
+        (prompt, number, out / f"{prompt.prompt_id:05d}" / SAMPLES / f"{number:04d}.png")
         for prompt in prompts
         for number in range(images_per_prompt)
-        if not (path := out / f"{prompt.prompt_id:05d}" / SAMPLES / f"{number:04d}.png").exists()
     ]
+    todo = [one for one in every[share[0] :: share[1]] if not one[2].exists()]
     with bar("sampling", len(todo)) as advance:
         for start in range(0, len(todo), batch):
             part = todo[start : start + batch]

@@ -1,0 +1,160 @@
+"""What a training will cost, told before it starts. Nothing is computed but shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..data.hub import download_plan
+from ..encoders import EncoderSpec, family_of
+from ..errors import EncbenchError
+from .config import TrainConfig
+from .features import PromptEncoder, Widths
+from .meanflow import Condition
+from .networks import build_network, build_space
+from .optimizer import trainable
+
+GUESS = Widths(2048, 0)
+TEXT = 32  # tokens of a caption, padded
+BACKWARD = 3  # a step with a graph costs three forwards
+
+
+class Cost(NamedTuple):
+    """Of a training: parameters, those trained, FLOPs of a step, bytes."""
+
+    parameters: int
+    trained: int
+    flops: float
+    weights: int
+    activations: int
+
+
+def cost_of(config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], widths: Widths,
+            processes: int = 1) -> Cost:  # fmt: skip
+    """What a step costs in one process, by running shapes through the network.
+
+    The derivative adds forwards over the samples with r != t: two for 'central', one for
+    'forward', about three for 'jvp'; counted at the mean share of intervals.
+    """
+    part = config.batch // (config.accumulate * processes)
+    meta = net.to("meta")
+    small = _forward(meta, shape, widths, 2)
+    large = _forward(meta, shape, widths, 4)
+    per_image = (large.flops - small.flops) / 2
+    held = (large.bytes - small.bytes) / 2
+    share = 0.5 if config.times == "emf" else config.interval_share
+    more = {"central": 2, "forward": 1, "jvp": 3}[config.derivative] * share
+    later = 1 - config.switch / config.steps
+    forwards = BACKWARD + later * more
+    count = sum(p.numel() for p in net.parameters())
+    trained = sum(p.numel() for p in trainable(net).values())
+    width = 2 if config.precision == "bf16" or config.precision == "auto" else 4
+    return Cost(
+        count,
+        trained,
+        per_image * forwards * config.batch,
+        4 * (2 * count + 3 * trained),  # weights and their mean; gradient and two moments
+        int(held * part * width / 4),
+    )
+
+
+class _Run(NamedTuple):
+    flops: float
+    bytes: int
+
+
+def _forward(net: nn.Module, shape: tuple[int, int, int], widths: Widths, batch: int) -> _Run:
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    z = torch.zeros(batch, *shape, device="meta")
+    t = torch.ones(batch, device="meta")
+    cond = Condition(
+        torch.zeros(batch, TEXT, widths.tokens, device="meta"),
+        torch.ones(batch, TEXT, dtype=torch.bool, device="meta"),
+        torch.zeros(batch, widths.pooled, device="meta") if widths.pooled else None,
+    )
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), counter:
+        net(z, t, t, cond)
+    return _Run(counter.get_total_flops(), sum(kept.values()))
+
+
+def plan_training(
+    config: TrainConfig, rate: Callable[[torch.device], float], processes: int = 1
+) -> list[str]:
+    """Lines that say what a training is and costs.
+
+    Args:
+        rate: measured FLOPs a second of a device's matrix products.
+
+    Raises:
+        EncbenchError: for a configuration that makes no sense.
+    """
+    from ..types import default_device
+
+    device = default_device(config.device)
+    shape = tuple(build_space(config, device).shape)
+    widths, said = _widths(config)
+    net = build_network(config, shape, widths)
+    cost = cost_of(config, net, shape, widths, processes)
+    speed = rate(device)
+    least = cost.flops * config.steps / speed / processes
+    switch = f"flow matching up to step {config.switch:,}, then {config.objective}"
+    if config.switch >= config.steps:
+        switch = "flow matching only"
+    memory = (cost.weights + cost.activations) / 1e9
+    return [
+        f"encoder      {config.encoder}, {said}",
+        f"images       {_data(config)}, {config.side} px, as {' x '.join(map(str, shape))}",
+        f"network      {config.network}, {cost.parameters / 1e6:,.1f}M parameters, "
+        f"{cost.trained / 1e6:,.1f}M of them trained, predicts {config.prediction}",
+        f"training     {config.steps:,} steps of {config.batch} images; {switch}",
+        f"computing    {cost.flops / 1e12:,.3f} TFLOP a step, "
+        f"{cost.flops * config.steps / 1e15:,.2f} PFLOP in all",
+        f"memory       about {memory:,.1f} GB: {cost.weights / 1e9:,.1f} for weights, their mean "
+        f"and the optimizer, {cost.activations / 1e9:,.1f} for activations (text features and an "
+        "autoencoder come on top)",
+        f"time         {_time(least)} to {_time(4 * least)} on this {device.type} (its matrix "
+        f"products run at {speed / 1e12:,.2f} TFLOP/s; the lower figure assumes all of that)",
+    ]
+
+
+def _widths(config: TrainConfig) -> tuple[Widths, str]:
+    """Of the encoder, where it is at hand; nothing is downloaded."""
+    spec = EncoderSpec.parse(config.encoder)
+    family = family_of(spec.shuffled or spec)
+    rows = [row for row in download_plan(family.requires(spec)) if not row.cached]
+    if rows:
+        named = ", ".join(row.repo for row in rows)
+        return GUESS, f"not here yet ({named}); width {GUESS.tokens} is assumed"
+    try:
+        found = PromptEncoder(config.encoder, config.store, torch.device("cpu")).widths
+    except EncbenchError as error:
+        return GUESS, f"cannot be loaded ({error}); width {GUESS.tokens} is assumed"
+    pooled = f" and a pooled vector of {found.pooled}" if found.pooled else ""
+    return found, f"features of width {found.tokens}{pooled}"
+
+
+def _data(config: TrainConfig) -> str:
+    if config.folder is not None:
+        return f"folder {config.folder}"
+    if config.coco is not None:
+        return f"COCO {config.coco_split or ''} in {config.coco}"
+    return f"{config.images:,} scenes of world '{config.world}'"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,78 @@
+"""Sample grids: the same prompts and noise at several numbers of steps."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from ..files import write_atomic
+from .meanflow import Condition, sample
+from .sample import Instantaneous, noise_of
+
+if TYPE_CHECKING:
+    from .train import Moment
+
+STEPS = (1, 2, 4, 16)
+LEAST = 96  # pixels of an image in the grid, at least
+MARGIN = 6
+LABEL = 150  # pixels for a prompt
+
+
+@torch.no_grad()
+def write_grid(
+    path: Path, moment: Moment, cond: Condition, prompts: Sequence[str], *, seed: int = 0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Sample the running mean of the weights, a row for each prompt and a column for each number
+    of steps, and write a PNG.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
+    shape = moment.space.shape
+    noise = torch.stack([noise_of(seed + i, shape) for i in range(len(prompts))])
+    noise = noise.to(cond.tokens.device)
+    columns = []
+    for steps in STEPS:
+        made = moment.space.decode(sample(net, cond, noise, steps)).float().clamp(0, 1)
+        columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
+    grid = labelled(np.stack(columns, 1), list(prompts), heads)
+    buffer = io.BytesIO()
+    grid.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
+    return np.asarray(grid)
+
+
+def labelled(
+    images: UInt8[np.ndarray, "rows columns H W 3"], rows: Sequence[str], columns: Sequence[str]
+) -> Image.Image:
+    """Images in rows and columns, with what each row and column is; small ones enlarged by a
+    whole number."""
+    height, width = images.shape[2:4]
+    scale = max(1, -(-LEAST // width))
+    high, wide = height * scale + MARGIN, width * scale + MARGIN
+    canvas = Image.new("RGB", (LABEL + wide * len(columns), 20 + high * len(rows)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, head in enumerate(columns):
+        draw.text((LABEL + column * wide, 4), head, fill="black")
+    for row, prompt in enumerate(rows):
+        lines = textwrap.wrap(prompt, 23)
+        most = max(1, high // 12 - 1)
+        if len(lines) > most:
+            lines = [*lines[: most - 1], lines[most - 1][:20] + "..."]
+        draw.text((4, 20 + row * high), "\n".join(lines), fill="black", spacing=1)
+        for column in range(len(columns)):
+            image = Image.fromarray(images[row, column]).resize(
+                (width * scale, height * scale), Image.Resampling.NEAREST
+            )
+            canvas.paste(image, (LABEL + column * wide, 20 + row * high))
+    return canvas

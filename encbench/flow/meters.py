@@ -1,0 +1,188 @@
+"""What is logged of a training: a JSONL line and TensorBoard scalars every few steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import from_os_error
+from ..files import write_atomic
+from .meanflow import LossTerms
+
+BINS = 10
+LOG = "log.jsonl"
+HISTORY = 100  # steps whose gradient norms say what is usual
+USUAL = 20  # of them before a step can be a spike
+
+
+class Meters:
+    """Sums over steps, kept on the device; rows are their means.
+
+    By tenths of t: the mean squared error (flow matching's and MeanFlow's loss before it is
+    weighted), and |u - v| / |v| over the samples with r < t.
+    """
+
+    def __init__(self, device: torch.device, processes: int = 1) -> None:
+        self.processes = processes
+        self.sums = torch.zeros(4, BINS, dtype=torch.float64, device=device)
+        self.loss = torch.zeros(3, dtype=torch.float64, device=device)  # loss, norm, steps
+
+    def add(self, terms: LossTerms, t: Tensor, share: float) -> None:
+        """Of one part of a batch, which is ``share`` of this process's step."""
+        place = (t.double() * BINS).long().clamp(0, BINS - 1)
+        inside = terms.interval.double()
+        # a sample that is not finite must not hide all others of its row
+        rows = torch.stack(
+            [
+                terms.error.double().nan_to_num(0, 0, 0),
+                torch.ones_like(inside),
+                terms.gap.double().nan_to_num(0, 0, 0) * inside,
+                inside,
+            ]
+        )
+        self.sums.index_add_(1, place, rows)
+        self.loss[0] += terms.loss.detach().double().nan_to_num(0, 0, 0) * (share / self.processes)
+
+    def end_step(self, norm: float) -> None:
+        """``norm``: of the gradient, the same in all processes."""
+        self.loss[1] += (norm if math.isfinite(norm) else 0.0) / self.processes
+        self.loss[2] += 1 / self.processes
+
+    def state(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Sums over all processes, JSON-ready; the first one's :meth:`load` takes them back."""
+        return {
+            "sums": total(self.sums.clone()).tolist(),
+            "loss": total(self.loss.clone()).tolist(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name in ("sums", "loss"):
+            held = getattr(self, name)
+            held.copy_(torch.tensor(state[name], dtype=held.dtype))
+
+    def row(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Means since the last row; ``total`` adds up over processes. Starts anew."""
+        sums, loss = total(self.sums.clone()), total(self.loss.clone())
+        error, count, gap, inside = sums.tolist()
+        steps = max(round(float(loss[2])), 1)
+        self.sums.zero_()
+        self.loss.zero_()
+
+        def mean(a: float, b: float) -> float | None:
+            return a / b if b else None
+
+        return {
+            "loss": float(loss[0]) / steps,
+            "error": mean(sum(error), sum(count)),
+            "error_by_t": [mean(a, b) for a, b in zip(error, count, strict=True)],
+            "gap_by_t": [mean(a, b) for a, b in zip(gap, inside, strict=True)],
+            "interval_share": mean(sum(inside), sum(count)),
+            "gradient_norm": float(loss[1]) / steps,
+        }
+
+
+class Spikes:
+    """Which steps are out of the ordinary."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.norms: list[float] = []
+        self.in_a_row = 0
+        self.skipped = 0
+
+    def judge(self, loss: float, norm: float) -> str | None:
+        """Why a step should be skipped, in words; None if it should not."""
+        usual = statistics.median(self.norms) if len(self.norms) >= USUAL else math.inf
+        problem = None
+        if not math.isfinite(loss):
+            problem = f"the loss is {loss}"
+        elif not math.isfinite(norm):
+            problem = f"the gradient's norm is {norm}"
+        elif norm > self.factor * usual:
+            problem = f"the gradient's norm is {norm:.3g}, usually {usual:.3g}"
+        if problem is None:
+            self.norms = [*self.norms[1 - HISTORY :], norm]
+            self.in_a_row = 0
+        else:
+            self.in_a_row += 1
+            self.skipped += 1
+        return problem
+
+    def state(self) -> dict[str, Any]:
+        return {"norms": self.norms, "in_a_row": self.in_a_row, "skipped": self.skipped}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.norms = list(state["norms"])
+        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+
+
+class Log:
+    """The JSONL file and TensorBoard of a training.
+
+    Args:
+        out: folder of the training.
+        step: at which it goes on; what an interrupted run wrote after it is removed.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.path = out / LOG
+        kept = [row for row in read_log(out) if row["step"] <= step]
+        write_atomic(self.path, b"".join(_line(row) for row in kept))
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        except OSError as error:
+            raise from_os_error(error, f"writing {out / 'tensorboard'}") from error
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(row))
+        except OSError as error:
+            raise from_os_error(error, f"writing {self.path}") from error
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self.board.add_scalar(name, value, row["step"])
+            elif isinstance(value, list):
+                for place, part in enumerate(value):
+                    if part is not None:
+                        tag = f"{name}/{place / BINS:.1f}-{(place + 1) / BINS:.1f}"
+                        self.board.add_scalar(tag, part, row["step"])
+
+    def image(self, name: str, pixels: Any, step: int) -> None:
+        """``pixels``: (H, W, 3) bytes."""
+        self.board.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """All rows of a training's log; a last line that was cut off is left out."""
+    path = out / LOG
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text("utf-8", "replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(row, allow_nan=False) + "\n").encode()

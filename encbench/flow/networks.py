@@ -1,0 +1,167 @@
+"""What a configuration names: network, space, objective, times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+from .config import TrainConfig
+from .connector import Connector
+from .dit import SIZES, DiT, DiTConfig, preset
+from .features import Widths
+from .meanflow import Condition, Objective
+from .times import EMFSchedule, LogitNormal, Phases, TimeSampler, Uniform
+
+Shape = tuple[int, int, int]
+TOKENS = 64  # patches that the DiT's default patch aims at
+
+
+def network_config(config: TrainConfig, shape: Shape, widths: Widths) -> DiTConfig:
+    """The DiT of a configuration.
+
+    Raises:
+        UsageError: if there is no such network, or its patch does not fit the images.
+    """
+    kind, dash, size = config.network.partition("-")
+    numbers = size.split("x")
+    own = len(numbers) == 3 and all(number.isdecimal() for number in numbers)
+    if kind != "dit" or not dash or not (own or size.upper() in SIZES):
+        known = ", ".join(f"dit-{name.lower()}" for name in SIZES)
+        raise UsageError(
+            f"unknown network '{config.network}'; known: {known}, dit-WIDTHxDEPTHxHEADS, "
+            "sana:FOLDER"
+        )
+    channels, side, _ = shape
+    patch = config.patch or (default_patch(side) if config.autoencoder is None else 1)
+    made = preset(
+        "1M" if own else size.upper(),
+        side=side,
+        patch=patch,
+        cond_dim=widths.tokens,
+        channels=channels,
+        pooled_dim=widths.pooled,
+        prediction=config.prediction,
+        velocity_head=config.objective == "pmf",
+    )
+    if own:
+        width, depth, heads = map(int, numbers)
+        made = replace(made, width=width, depth=depth, heads=heads)
+    return made
+
+
+def default_patch(side: int) -> int:
+    """The smallest divisor of the side with at most TOKENS patches."""
+    return next(p for p in range(1, side + 1) if side % p == 0 and (side // p) ** 2 <= TOKENS)
+
+
+def build_network(
+    config: TrainConfig, shape: Shape, widths: Widths, sana: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The network with its first weights, which follow from the seed; all but the connector's
+    are the same whatever the encoder.
+
+    Args:
+        sana: configuration of a SanaTransformer2DModel to build without reading its weights.
+
+    Raises:
+        UsageError, ModelError: if there is no such network or backbone.
+    """
+    if config.network.startswith("sana:"):
+        return _sana(config, shape, widths, sana)
+    made = network_config(config, shape, widths)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        backbone = DiT(
+            DiTConfig(**{**asdict(made), "cond_dim": 8, "pooled_dim": 0})
+        ).backbone_state()
+        net = DiT(made)
+    net.load_backbone(backbone)
+    return net
+
+
+def time_sampler(config: TrainConfig) -> TimeSampler:
+    """(r, t) over a training: r = t up to the switch, then as the configuration says."""
+    first = LogitNormal(config.mu, config.sigma, share=0.0)
+    then: TimeSampler
+    if config.times == "emf":
+        then = EMFSchedule()
+    elif config.times == "uniform":
+        then = Uniform(config.interval_share)
+    else:
+        then = LogitNormal(config.mu, config.sigma, config.interval_share)
+    return Phases(first, then, config.switch / config.steps)
+
+
+def objective_of(config: TrainConfig, device: torch.device) -> Objective:
+    perceptual = None
+    if config.perceptual != "none":
+        from .perceptual import perceptual_loss
+
+        perceptual = perceptual_loss(config.perceptual, device)
+    return Objective(
+        config.objective,  # type: ignore[arg-type]
+        config.derivative,  # type: ignore[arg-type]
+        config.derivative_step,
+        omega=config.omega,
+        kappa=config.kappa,
+        dropout=config.condition_dropout,
+        perceptual=perceptual,
+    )
+
+
+def _sana(
+    config: TrainConfig, shape: Shape, widths: Widths, known: Mapping[str, Any] | None
+) -> nn.Module:
+    from .sana import SanaVelocity, diffusers, load_sana
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if known is not None:
+            model = diffusers("A SANA network").SanaTransformer2DModel
+            net = SanaVelocity(model.from_config(dict(known)), widths.tokens)
+        else:
+            source, _, revision = config.network.removeprefix("sana:").partition("@")
+            net = load_sana(source, widths.tokens, revision or None)
+    if net.shape[0] != shape[0]:
+        raise UsageError(
+            f"{config.network} works on latents of {net.shape[0]} channels, and these have "
+            f"{shape[0]}: give its own --autoencoder"
+        )
+    if config.prediction != "u":
+        raise UsageError("a SANA network predicts u: add --prediction u")
+    net.train_only(config.trainable)
+    return net
+
+
+def calibrate(net: nn.Module, cond: Condition) -> None:
+    """Even out the input of a network's connector over these features."""
+    connector: Any = net.connector
+    if isinstance(connector, Connector):
+        connector.calibrate(cond.tokens, cond.mask)
+    elif connector is not None:
+        connector.calibrate(cond)
+
+
+def sana_config(net: nn.Module) -> dict[str, Any] | None:
+    """What :func:`build_network` needs to know of a SANA; None for another network."""
+    transformer = getattr(net, "transformer", None)
+    if transformer is None:
+        return None
+    return {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
+
+
+def build_space(config: TrainConfig, device: torch.device) -> Any:
+    """Pixels, or the latents of an autoencoder."""
+    from .spaces import LatentSpace, PixelSpace
+
+    if config.autoencoder is None:
+        return PixelSpace(config.side)
+    source, _, revision = config.autoencoder.partition("@")
+    return LatentSpace(
+        source, config.side, revision=revision or None, cache=config.store, device=device
+    )

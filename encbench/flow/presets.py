@@ -1,0 +1,82 @@
+"""Presets of trainings: functions that return values for a :class:`TrainConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UnknownNameError
+
+
+def scenes_cpu() -> dict[str, Any]:
+    """32 px scenes of four shapes and six colours: minutes on two CPU cores, in fp32."""
+    return {
+        "world": "scenes-grid",
+        "images": 20_000,
+        "side": 32,
+        "network": "dit-3m",
+        "steps": 1800,
+        "batch": 128,
+        "precision": "fp32",
+        "checkpoint_every": 300,
+        "sample_every": 600,
+    }
+
+
+def scenes_gpu() -> dict[str, Any]:
+    """64 px scenes of all shapes, colours and sizes: under twenty minutes on a large GPU."""
+    return {
+        "world": "scenes",
+        "images": 200_000,
+        "side": 64,
+        "network": "dit-35m",
+        "steps": 20_000,
+        "batch": 256,
+        "ema": 0.9995,
+        "warmup": 500,
+        "compile": True,
+        "log_every": 100,
+        "checkpoint_every": 2500,
+        "sample_every": 2500,
+    }
+
+
+def latent_256() -> dict[str, Any]:
+    """256 px images of a folder, in the latents of SANA's autoencoder; any encoder. Give
+    --folder, and --network sana:... to begin with a pretrained backbone as EMF does."""
+    return {
+        "side": 256,
+        "autoencoder": "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers",
+        "network": "dit-150m",
+        "patch": 1,
+        "prediction": "u",
+        "images": 0,
+        "steps": 200_000,
+        "batch": 256,
+        "lr": 2e-4,
+        "warmup": 2000,
+        "ema": 0.9999,
+        "text_tokens": 300,
+        "compile": True,
+        "log_every": 100,
+        "checkpoint_every": 2000,
+        "sample_every": 10_000,
+    }
+
+
+PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
+    "scenes-cpu": scenes_cpu,
+    "scenes-gpu": scenes_gpu,
+    "latent-256": latent_256,
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The values of a preset.
+
+    Raises:
+        UnknownNameError: with the known ones.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]()

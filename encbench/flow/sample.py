@@ -1,0 +1,250 @@
+"""Images of prompts from a checkpoint: any number of steps, each image from its own seed.
+
+An image depends on its prompt and seed alone. Its noise comes from a generator of its own, on
+the CPU. Networks are run on batches of one size, filled up where there are fewer images, and
+only prompts whose features are padded to the same length share one, so that no product has
+another shape because of an image's neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.geneval import GenevalPrompt
+from ..errors import DataError, EncbenchError, UsageError
+from ..files import digest, digest_files
+from . import checkpoint as files
+from .config import TrainConfig, from_values
+from .ema import EMA
+from .features import PAD, Bank, PromptEncoder, Text, Widths, check_fits
+from .meanflow import Condition, sample
+from .networks import build_network, build_space
+
+BATCH = {"cpu": 16, "cuda": 64}
+Weights = Literal["ema", "model"]
+Encode = Callable[[Sequence[str]], Sequence[Text]]
+
+
+class Instantaneous(nn.Module):
+    """A network asked for its velocity at t, whatever the interval: the field that flow matching
+    has trained, and the one to sample before anything else was."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.prediction = net.prediction
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.net(z, t, t, cond)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint ready to sample.
+
+    Attributes:
+        net: in evaluation mode; only its velocity is asked for where ``instantaneous``.
+        space: of its images or latents.
+        config: of its training.
+        encoder: 'spec', 'revision', 'tokens' and 'pooled' (widths).
+        step: of the training.
+        fingerprint: sha256 over weights and what is asked of them.
+    """
+
+    net: nn.Module
+    space: Any
+    config: TrainConfig
+    encoder: dict[str, Any]
+    step: int
+    instantaneous: bool
+    fingerprint: str
+
+
+def load_model(path: Path, device: torch.device, weights: Weights = "ema") -> Loaded:
+    """Load a checkpoint, or the newest one of a training's folder.
+
+    Raises:
+        ModelError: if there is none, it is damaged, pickled or of another version.
+    """
+    path = files.find_checkpoint(path)
+    state = files.read_state(path)
+    config = from_values(state["config"])
+    encoder = state["encoder"]
+    space = build_space(config, device)
+    widths = Widths(encoder["tokens"], encoder["pooled"])
+    net = build_network(config, tuple(space.shape), widths, state.get("sana"))
+    tensors = {**files.read_part(path, "model")}
+    if weights == "ema":
+        tensors |= EMA.weights(EMA.weights(files.read_part(path, "ema")))
+    net.load_state_dict(tensors)
+    net = net.to(device).eval().requires_grad_(False)
+    if state["instantaneous"]:
+        net = Instantaneous(net)
+    file = path / f"{weights}.safetensors"
+    fingerprint = digest([digest_files([file]), state["instantaneous"]])
+    return Loaded(net, space, config, encoder, state["step"], state["instantaneous"], fingerprint)
+
+
+@torch.no_grad()
+def sample_images(
+    net: nn.Module,
+    space: Any,
+    texts: Sequence[Text],
+    seeds: Sequence[int],
+    *,
+    steps: int | Sequence[float] = 4,
+    guidance: float = 1.0,
+    device: torch.device,
+    batch: int | None = None,
+) -> UInt8[Tensor, "N 3 H W"]:
+    """One image for each text, from the noise of its seed.
+
+    Args:
+        texts: features of the prompts.
+        steps: how many, or the times from 1 to 0.
+        guidance: u(none) + guidance (u(c) - u(none)), both in one forward; 1 is none.
+        batch: images that are computed together. Another number may change the last bits.
+    """
+    size = batch or BATCH.get(device.type, 16)
+    order = sorted(range(len(texts)), key=lambda i: _padded(texts[i]))
+    images: list[Tensor | None] = [None] * len(texts)
+    while order:
+        length = _padded(texts[order[0]])
+        rows = [i for i in order[:size] if _padded(texts[i]) == length]
+        order = order[len(rows) :]
+        filled = rows + [rows[-1]] * (size - len(rows))
+        cond = Bank.of([texts[i] for i in filled]).conditions(np.arange(size), device)
+        noise = torch.stack([noise_of(seeds[i], space.shape) for i in filled]).to(device)
+        made = space.decode(sample(net, cond, noise, steps, guidance=guidance))
+        pixels = (made.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        for i, image in zip(rows, pixels[: len(rows)], strict=True):
+            images[i] = image
+    held = [image for image in images if image is not None]
+    return torch.stack(held) if held else torch.zeros(0, 3, *space.shape[1:], dtype=torch.uint8)
+
+
+def noise_of(seed: int, shape: Sequence[int]) -> Float[Tensor, "C H W"]:
+    """The noise of one image: the same on every device."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def _padded(text: Text) -> int:
+    return -(-len(text.tokens) // PAD) * PAD
+
+
+class Sampler:
+    """``sampler(prompts, seeds)`` gives images, as :func:`encbench.geneval.generate` asks for.
+
+    Args:
+        model: a checkpoint.
+        encode: prompts to features; by default the encoder that the model was trained with,
+            one prompt at a time.
+        steps, guidance: see :func:`sample_images`.
+
+    Raises:
+        EncbenchError: if the encoder does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: Loaded,
+        device: torch.device,
+        *,
+        encode: Encode,
+        steps: int | Sequence[float] = 4,
+        guidance: float = 1.0,
+    ) -> None:
+        self.model, self.device, self.encode = model, device, encode
+        self.steps, self.guidance = steps, guidance
+        self._texts: dict[str, Text] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this sampler from any other: weights, encoder, steps and guidance."""
+        steps = self.steps if isinstance(self.steps, int) else list(self.steps)
+        return digest([self.model.fingerprint, self.model.encoder, steps, self.guidance])
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        if new:
+            self._texts |= dict(zip(new, self.encode(new), strict=True))
+        pixels = sample_images(
+            self.model.net,
+            self.model.space,
+            [self._texts[p] for p in prompts],
+            seeds,
+            steps=self.steps,
+            guidance=self.guidance,
+            device=self.device,
+        )
+        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+
+
+def encoder_for(
+    model: Loaded, device: torch.device, spec: str | None = None, store: Path | None = None
+) -> PromptEncoder:
+    """The encoder that a model was trained with, or another one of the same spec and weights.
+
+    Args:
+        spec: in place of the training's, e.g. where its files lie elsewhere now.
+
+    Raises:
+        EncbenchError: if it gives other features than the model takes.
+    """
+    wanted = model.encoder
+    encoder = PromptEncoder(spec or wanted["spec"], store, device, model.config.text_tokens)
+    what = "this checkpoint"
+    check_fits(encoder.widths, wanted["tokens"], wanted["pooled"], encoder.spec, what)
+    if wanted["revision"] and encoder.revision != wanted["revision"]:
+        raise EncbenchError(
+            f"the encoder {encoder.spec} has other weights (revision {encoder.revision[:12]}) than "
+            f"the one that this checkpoint was trained with ({wanted['spec']}, revision "
+            f"{wanted['revision'][:12]})"
+        )
+    return encoder
+
+
+def text_prompts(given: str) -> list[GenevalPrompt]:
+    """A text, or the lines of a .txt file, as prompts that ask for nothing that is scored.
+
+    Raises:
+        DataError: if the file cannot be read or holds no prompt.
+    """
+    path = Path(given)
+    lines = [given]
+    if path.suffix == ".txt":
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise DataError(f"{given or '--prompts'} holds no prompt")
+    return [GenevalPrompt(number, "free", text, ()) for number, text in enumerate(texts)]
+
+
+def parse_steps(text: str) -> int | tuple[float, ...]:
+    """'4', or times such as '1,.8,.4,0'.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    try:
+        if "," not in text:
+            return int(text)
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--steps must be a number of steps or times from 1 to 0 (1,.8,.4,0), not '{text}'"
+        ) from None

@@ -1,0 +1,436 @@
+"""The trainer: what it repeats exactly, what it survives, and what it says when it cannot go on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from encbench.data.scenes.world import GRID
+from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
+from encbench.flow import checkpoint as files
+from encbench.flow.config import from_values
+from encbench.flow.data import Held, scene_images
+from encbench.flow.features import Bank, Text
+from encbench.flow.meters import Spikes, read_log
+from encbench.flow.optimizer import rate
+from encbench.flow.train import Trainer, train
+
+TINY = {
+    "world": "scenes-grid", "images": 40, "side": 8, "patch": 4, "network": "dit-16x1x1",
+    "steps": 12, "batch": 8, "warmup": 2, "flow_matching": 0.5, "log_every": 3, "checkpoint_every": 4,
+    "sample_every": 0, "sample_prompts": 0, "precision": "fp32", "device": "cpu",
+    "encoder": "control:word-position?dim=16", "long_share": 0.0, "captions": 1,
+}  # fmt: skip
+TIMES = ("images_per_second", "seconds_left")
+
+
+def settings(out, **others):
+    return from_values({**TINY, "out": out, **others})
+
+
+def weights(path):
+    return {part: load_file(path / f"{part}.safetensors") for part in ("model", "ema")}
+
+
+def curve(out):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_log(out)]
+
+
+def same(one, other):
+    return all(
+        torch.equal(tensor, other[part][name])
+        for part, tensors in one.items()
+        for name, tensor in tensors.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted training."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return train(settings(out)), out
+
+
+def test_a_training_is_deterministic_and_finished_once(whole, tmp_path):
+    done, out = whole
+    again = train(settings(tmp_path / "again"))
+    assert same(weights(done.path), weights(again.path))
+    assert curve(out) == curve(tmp_path / "again")
+    begun = done.path.stat().st_mtime_ns
+    assert train(settings(out)).path == done.path
+    assert done.path.stat().st_mtime_ns == begun
+    other = train(settings(tmp_path / "other", seed=1))
+    assert not same(weights(done.path), weights(other.path))
+
+
+def test_what_is_logged_and_kept(whole):
+    done, out = whole
+    rows = read_log(out)
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    assert [row["stage"] for row in rows] == ["flow-matching"] * 2 + ["emf"] * 2
+    assert [row["interval_share"] for row in rows[:2]] == [0, 0]
+    assert 0 < rows[-1]["interval_share"] < 1
+    assert all(g is None for g in rows[0]["gap_by_t"])
+    assert any(g is not None and g > 0 for g in rows[-1]["gap_by_t"])
+    assert len(rows[0]["error_by_t"]) == 10
+    assert all(row["images_per_second"] > 0 and row["gradient_norm"] > 0 for row in rows)
+    assert done.parent == out / "parent"
+    assert files.read_state(done.parent)["step"] == 6
+    assert files.read_state(done.parent)["instantaneous"]
+    assert not files.read_state(done.path)["instantaneous"]
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["00000012"]
+    assert any((out / "tensorboard").iterdir())
+    assert not same(weights(done.parent), weights(done.path))
+
+
+KILLED = """
+import json, os, signal, sys, threading
+from encbench.flow import train as module
+from encbench.flow.config import from_values
+
+config, inner = from_values(json.loads(sys.argv[1])), module.Trainer._step
+for moment in sys.argv[2:]:  # a step, and seconds after its beginning
+    fatal, wait = moment.split("+")
+
+    def step(self):
+        if self.step == int(fatal):
+            threading.Timer(float(wait), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return inner(self)
+
+    module.Trainer._step = step
+    child = os.fork()
+    if child == 0:
+        module.train(config)
+        os._exit(0)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(whole, tmp_path):
+    done, out = whole
+    killed = tmp_path / "killed"
+    values = json.dumps({**TINY, "out": str(killed)})
+    rng = random.Random()
+    moments = [f"{step}+{rng.random() * 0.03}" for step in (2, 5, 9)]
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, values, *moments],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert str(int(signal.SIGKILL)) in ended.stdout.split(), moments
+    finished = train(settings(killed))
+    assert same(weights(finished.path), weights(done.path)), moments
+    assert curve(killed) == curve(out), moments
+
+
+def test_other_settings_are_refused_on_resume(whole):
+    _, out = whole
+    with pytest.raises(UsageError, match=r"other settings \(--lr was 0.001, is 0.002\); choose"):
+        train(settings(out, lr=0.002))
+    assert train(settings(out, log_every=5, keep=3)).steps == 12  # what changes no weight may
+
+
+def stopped(out, monkeypatch, at=5):
+    """A training that was stopped after ``at`` steps."""
+    inner = Trainer._step
+
+    def step(self):
+        if self.step == at:
+            raise KeyboardInterrupt
+        return inner(self)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(out))
+    monkeypatch.setattr(Trainer, "_step", inner)
+    return out
+
+
+def held(dim=16, count=40):
+    data = scene_images(GRID, count, 8, captions=1, long_share=0.0)
+    generator = torch.Generator().manual_seed(0)
+    texts = [Text(torch.randn(3, dim, generator=generator), None) for _ in data.texts]
+    return data, Bank.of(texts)
+
+
+def test_other_images_and_another_encoder_are_refused_on_resume(tmp_path, monkeypatch):
+    out = stopped(tmp_path / "run", monkeypatch)
+    data, features = held()
+    shifted = Held(data.name, "another pin", data.texts, data.of, data.images)
+    with pytest.raises(DataError, match=r"not those that .* was begun with"):
+        train(settings(out), data=shifted, features=features)
+    _, wide = held(dim=24)
+    with pytest.raises(EncbenchError, match=r"width 24, and the model takes width 16"):
+        train(settings(out), data=data, features=wide)
+    with pytest.raises(ModelError, match="the weights of control:word-position"):
+        train(settings(out), data=data, features=features, revision="f" * 40)
+
+
+def test_as_a_library_with_data_and_features_in_memory(tmp_path):
+    data, features = held()
+    seen = []
+    done = train(
+        settings(tmp_path / "run", encoder="python:in.memory:Encoder"),
+        data=data,
+        features=features,
+        callback=lambda moment: seen.append(
+            (moment.step, moment.instantaneous, moment.ema is not moment.net)
+        ),
+        at=(1, 6, 12),
+    )
+    assert seen == [(1, True, True), (6, True, True), (12, False, True)]
+    assert files.read_state(done.path)["encoder"]["tokens"] == 16
+
+
+def test_the_backbone_does_not_depend_on_the_encoder(tmp_path):
+    from encbench.flow.features import Widths
+    from encbench.flow.networks import build_network
+
+    config = settings(tmp_path)
+    one = build_network(config, (3, 8, 8), Widths(16, 0))
+    other = build_network(config, (3, 8, 8), Widths(40, 24))
+    pairs = zip(one.backbone_state().values(), other.backbone_state().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_it_begins_with_a_backbone(tmp_path, whole):
+    from safetensors.torch import save_file
+
+    from encbench.flow.sample import load_model
+
+    done, _ = whole
+    backbone = load_model(done.path, torch.device("cpu")).net.backbone_state()
+    save_file(backbone, tmp_path / "backbone.safetensors")
+    data, features = held(dim=24)
+    seen = {}
+    train(
+        settings(tmp_path / "run", steps=1, warmup=0, lr=1e-12, flow_matching=0),
+        data=data,
+        features=features,
+        init_backbone=tmp_path / "backbone.safetensors",
+        callback=lambda moment: seen.update(moment.net.backbone_state()),
+        at=(1,),
+    )
+    assert all(torch.allclose(seen[name], backbone[name], atol=1e-6) for name in backbone)
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(ModelError, match="pickled file"):
+        train(
+            settings(tmp_path / "r2"), data=data, features=features, init_backbone=tmp_path / "a.pt"
+        )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_accumulated_parts_give_the_whole_batch(tmp_path, optimizer):
+    """Up to rounding, which Muon's orthogonalisation (in bfloat16) enlarges."""
+    data, features = held()
+    made = []
+    for parts in (1, 4):
+        config = settings(tmp_path / f"{parts}", steps=3, accumulate=parts, optimizer=optimizer,
+                          flow_matching=0.3, checkpoint_every=0)  # fmt: skip
+        made.append(weights(train(config, data=data, features=features).path)["model"])
+    largest = max(float((made[0][n] - made[1][n]).abs().max()) for n in made[0])
+    assert largest < (2e-5 if optimizer == "adamw" else 2e-3)
+
+
+def test_muon_resumes_exactly(tmp_path, monkeypatch):
+    data, features = held()
+    more = {"optimizer": "muon", "steps": 6, "checkpoint_every": 3}
+    one = train(settings(tmp_path / "one", **more), data=data, features=features)
+    inner = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self: inner(self) if self.step < 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(settings(tmp_path / "two", **more), data=data, features=features)
+    monkeypatch.setattr(Trainer, "_step", inner)
+    two = train(settings(tmp_path / "two", **more), data=data, features=features)
+    assert same(weights(one.path), weights(two.path))
+
+
+# ------------------------------------------------------------------------- several processes
+
+PAIR = """
+import json, sys, torch
+from encbench.flow.config import from_values
+from encbench.flow.train import train
+train(from_values(json.loads(sys.argv[1])))
+"""
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    """Weights within rounding, the same log, one set of files."""
+    more = {**TINY, "steps": 4, "log_every": 2, "checkpoint_every": 0, "accumulate": 2,
+            "flow_matching": 0.5}  # fmt: skip
+    script = tmp_path / "pair.py"
+    script.write_text(PAIR)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+              "--master-port", str(20_000 + os.getpid() % 20_000)]  # fmt: skip
+    values = json.dumps({**more, "out": str(tmp_path / "two")})
+    done = subprocess.run(
+        [*launch, str(script), values],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(from_values({**more, "out": str(tmp_path / "one")}))
+    one, two = (weights(tmp_path / name / "final")["model"] for name in ("one", "two"))
+    largest = max(float((one[n] - two[n]).abs().max()) for n in one)
+    assert largest < 2e-5
+    for a, b in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["interval_share"] == b["interval_share"]
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+
+
+def test_processes_that_cannot_share_a_batch():
+    from encbench.flow.team import Team
+
+    team = Team(torch.device("cpu"))
+    team.size = 3
+    with pytest.raises(UsageError, match=r"--batch 8 cannot be shared by 3 processes"):
+        team.share(8, 1)
+
+
+# ------------------------------------------------------------------------------- bad moments
+
+
+def test_steps_that_are_not_finite_are_skipped_then_end_it(tmp_path, monkeypatch, caplog):
+    inner = Trainer._forward
+
+    def forward(self, x, *rest):
+        return inner(self, x * (float("nan") if self.step in bad else 1), *rest)
+
+    monkeypatch.setattr(Trainer, "_forward", forward)
+    bad = {3, 4}
+    out = tmp_path / "some"
+    caplog.set_level("WARNING", "encbench")
+    done = train(settings(out, log_every=4, patience=3))
+    assert all(bool(torch.isfinite(t).all()) for t in weights(done.path)["model"].values())
+    skipped = [row["step"] for row in read_log(out) if "skipped_because" in row]
+    assert skipped == [4, 5]
+    assert "step 4 is skipped: the loss is nan" in caplog.text
+    assert read_log(out)[-1]["skipped"] == 2
+    bad = set(range(6, 99))
+    with pytest.raises(EncbenchError, match=r"3 steps in a row were skipped up to step 9 .*--lr"):
+        train(settings(tmp_path / "all", patience=3))
+
+
+def test_a_spike_is_one_against_what_is_usual():
+    spikes = Spikes(10.0)
+    assert all(spikes.judge(1.0, 1.0 + 0.01 * i) is None for i in range(30))
+    assert "usually" in (spikes.judge(1.0, 12.0) or "")
+    assert spikes.judge(1.0, 5.0) is None
+    assert (spikes.in_a_row, spikes.skipped) == (0, 1)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    real = files.save_file
+
+    def full(tensors, path, *rest):
+        if "00000008" in str(path):
+            raise files.SafetensorError("I/O error: No space left on device (os error 28)")
+        real(tensors, path, *rest)
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(StoreError, match=r"checkpoint .*00000008 failed: the disk is full"):
+        train(settings(out))
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["00000004"]
+    monkeypatch.setattr(files, "save_file", real)
+    assert train(settings(out)).steps == 12
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        tensors = {"model": {"w": torch.zeros(1 << 20)}}
+        with pytest.raises(StoreError, match="the disk is full"):
+            files.write_checkpoint(small / "c", files.Checkpoint(tensors, {"step": 1}))
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
+    def forward(self, *rest):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "_forward", forward)
+    with pytest.raises(EncbenchError, match=r"8 images; take --accumulate 2, which gives the same"):
+        train(settings(tmp_path))
+
+
+def test_pickles_and_damage_are_refused(whole, tmp_path):
+    done, _ = whole
+    (tmp_path / "model.pt").write_bytes(b"\x80\x04")
+    with pytest.raises(ModelError, match=r"model\.pt is a pickled file, .*: refused"):
+        files.find_checkpoint(tmp_path / "model.pt")
+    with pytest.raises(ModelError, match=r"model\.pt is a pickled file"):
+        files.find_checkpoint(tmp_path)
+    with pytest.raises(ModelError, match="there is no checkpoint"):
+        files.read_state(tmp_path / "none.pt")
+    with pytest.raises(ModelError, match="holds no checkpoint"):
+        files.find_checkpoint(tmp_path / "nothing")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in done.path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        files.read_part(copy, "model")
+    (copy / "state.json").write_text("{")
+    with pytest.raises(ModelError, match=r"state\.json is damaged"):
+        files.read_state(copy)
+
+
+# ---------------------------------------------------------------------------- small pieces
+
+
+def test_the_rate_rises_and_falls(tmp_path):
+    config = settings(tmp_path, steps=100, warmup=10, lr_end=0.1)
+    rates = [rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) in (9, 10)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.1, abs=1e-2)
+
+
+def test_settings_that_make_no_sense():
+    for values, said in (
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"objective": "emff"}, "--objective emff: known are"),
+        ({"flow_matching": 1.5}, "--flow-matching must lie from 0 to 1"),
+        ({"batch": 10, "accumulate": 4}, "no multiple of --accumulate"),
+        ({"lr": "fast"}, "'lr' is not of the right type"),
+        ({"steps": 1.5}, "'steps' is not of the right type"),
+        ({"stepps": 1}, "unknown configuration key 'stepps'"),
+        ({"coco": "a", "folder": "b"}, "both given"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            from_values(values)
+
+
+def test_presets_are_configurations():
+    from encbench.flow.presets import PRESETS, preset
+
+    for name in PRESETS:
+        assert from_values(preset(name)).steps > 0
+    with pytest.raises(UsageError, match="unknown preset 'scenes-gpuu'; did you mean scenes-gpu"):
+        preset("scenes-gpuu")
