@@ -1,1 +1,5 @@
-"""A family of small encoders: same text, size and tokenizer; only the objective differs."""
+"""The zoo: small encoders that differ in nothing but what they were trained to do.
+
+One recipe a file; ``train`` is the loop that all share, ``text`` the captions and the tokenizer
+that all share, ``catalog`` what there is, ``weights/`` what comes with encbench.
+"""

@@ -1,0 +1,58 @@
+"""What ``encbench zoo list`` shows of each member and stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ModelError
+from ..shipped import read_manifest, shipped
+from .catalog import NAMES, WEIGHTS, folder_of, stages_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; ``problem`` says what is wrong with the files, or is empty."""
+
+    cells: tuple[str, ...]
+    problem: str = ""
+
+
+def rows(root: Path | None = None) -> list[Row]:
+    """All members that are in a folder, in the catalog's order; of the shipped ones also those
+    that are missing."""
+    where = root or WEIGHTS
+    return [
+        _row(name, stage, where)
+        for name in NAMES
+        for stage in stages_of(name)
+        if root is None or folder_of(name, stage, where).is_dir()
+    ]
+
+
+def _row(name: str, stage: str, root: Path) -> Row:
+    folder = folder_of(name, stage, root)
+    problem = ""
+    try:
+        shipped(folder)
+    except ModelError as error:
+        problem = str(error)
+    try:
+        about = read_manifest(folder)["about"]
+    except ModelError:
+        state = "damaged" if folder.is_dir() else "missing"
+        return Row((name, "", stage, "", "", "", "", state), problem)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Row(
+        (
+            name,
+            str(about["objective"]),
+            stage,
+            f"{about['steps']:,}",
+            f"{about['parameters']:,}",
+            f"{size / 1e6:.1f}",
+            f"{about['loss']:.3f}",
+            "damaged" if problem else "as shipped" if root == WEIGHTS else "whole",
+        ),
+        problem,
+    )
