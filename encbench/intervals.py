@@ -45,6 +45,40 @@ def combine(means: Float[np.ndarray, "*B C"]) -> Float[np.ndarray, "*B"]:
     return np.reshape(np.array(flat), value.shape)
 
 
+def mean_of(
+    parts: Sequence[Sequence[Float[np.ndarray, " N"] | float]],
+) -> Float[np.ndarray, " N"]:
+    """One item column for the mean of several scaled scores that are of different items each.
+
+    Args:
+        parts: (value, floor, ceiling) of each score: item columns, NaN where an item has none,
+            or a number for all of them.
+
+    Returns:
+        a column whose mean is the mean of the scores, each (mean value - mean floor) /
+        (mean ceiling - mean floor), and whose spread is, to first order, that of this mean (a
+        ratio's linearisation), so that it can be resampled like any column.
+    """
+    columns = []
+    for part in parts:
+        value, floor, ceiling = np.broadcast_arrays(*part)
+        known = np.isfinite(value)
+        if not known.any():
+            continue
+        span = float(np.mean((ceiling - floor)[known]))
+        whole = scale(
+            float(value[known].mean()), float(floor[known].mean()), float(ceiling[known].mean())
+        )
+        rest = np.where(known, value - floor - whole * (ceiling - floor), 0.0)
+        share = known.mean() * span
+        columns.append(whole + (rest / share if abs(span) >= 1e-12 else 0.0 * rest))
+    return np.mean(columns, axis=0) if columns else np.full(_length(parts), np.nan)
+
+
+def _length(parts: Sequence[Sequence[Float[np.ndarray, " N"] | float]]) -> int:
+    return max((np.size(column) for part in parts for column in part), default=0)
+
+
 def scores(
     items: pd.DataFrame,
     item_scores: Mapping[str, Sequence[str]],

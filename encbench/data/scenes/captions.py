@@ -33,14 +33,33 @@ class Group:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Told:
+    """A short caption with what it says: the groups it names, and maybe that the first of two
+    stands in a relation to the second."""
+
+    text: str
+    groups: tuple[Group, ...]
+    relation: str | None = None
+
+
 def caption(scene: Scene, tier: Tier = "A", style: Style = "short", *, seed: int = 0) -> str:
     """One caption. The same arguments give the same text; other seeds give other ones."""
+    if style == "short":
+        return told(scene, tier, seed=seed).text
+    return _long(scene, tier, _draw(scene, tier, style, seed))
+
+
+def told(scene: Scene, tier: Tier = "A", *, seed: int = 0) -> Told:
+    """The short caption that :func:`caption` writes, with what it says."""
+    return _short(scene, tier, _draw(scene, tier, "short", seed))
+
+
+def _draw(scene: Scene, tier: Tier, style: Style, seed: int) -> Draw:
     # a number that tells scenes apart; Python's own hashes differ from process to process
     mark = sum(int(8192 * o.x + 8192 * 8192 * o.y) << 7 * i for i, o in enumerate(scene.objects))
     which = seed * 6 + "ABC".index(tier) * 2 + STYLES.index(style)
-    draw = Draw(mark * 0xD1342543DE82EF95 + which * 0x9FB21C651E98DF25)
-    write = _long if style == "long" else _short
-    return write(scene, tier, draw)
+    return Draw(mark * 0xD1342543DE82EF95 + which * 0x9FB21C651E98DF25)
 
 
 def reword(include: Sequence[Clause], tier: Tier, *, seed: int = 0) -> str:
@@ -195,7 +214,7 @@ _GROUND: dict[Tier, str] = {
 }
 
 
-def _short(scene: Scene, tier: Tier, draw: Draw) -> str:
+def _short(scene: Scene, tier: Tier, draw: Draw) -> Told:
     words = WORDS[tier]
     color = draw.random() < 0.8
     size = color and draw.random() < 0.25
@@ -207,8 +226,9 @@ def _short(scene: Scene, tier: Tier, draw: Draw) -> str:
         able = list(_related(scene, groups))
         if able:
             a, relation, b = draw.pick(able)
-            return draw.pick(_RELATED[tier])(words, a, relation, b, ground)
-    return draw.pick(_LISTED[tier])(words, groups, ground)
+            text = draw.pick(_RELATED[tier])(words, a, relation, b, ground)
+            return Told(text, (a, b), relation)
+    return Told(draw.pick(_LISTED[tier])(words, groups, ground), tuple(groups))
 
 
 def _groups(objects: Sequence[SceneObject], color: bool, size: bool) -> list[Group]:

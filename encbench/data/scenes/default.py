@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 from ...errors import from_os_error
@@ -23,6 +24,7 @@ from .sampler import sample
 from .splits import Tier
 from .world import SCENES, SceneBatch
 
+NAME = "scenes"
 IMAGES = 400
 PROMPTS = 150
 SIDE = 128  # pixels
@@ -42,9 +44,8 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
     Raises:
         StoreError: if the cache folder cannot be written.
     """
-    batch = sample("probe-test", images, seed=seed, combos="both")
-    texts = [caption(scene, tier, style) for scene in batch for tier, style in FIVE]
-    pin = digest([VERSION, SIDE, [asdict(scene) for scene in batch], texts])
+    batch = scene_batch(images, seed)
+    texts, pin = _texts(batch)
     folder = _draw(batch, cache_dir() / "scenes" / pin[:16]) if files else None
     visible = masks(batch, SIDE)
     around, areas = boxes(visible).tolist(), visible.sum((2, 3)).tolist()
@@ -60,7 +61,29 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
     captions = tuple(
         Caption(number + 1, number // len(FIVE) + 1, text) for number, text in enumerate(texts)
     )
-    return CaptionSet("scenes", pin, tuple(records), captions, LABELS, (NOTE,))
+    return CaptionSet(NAME, pin, tuple(records), captions, LABELS, (NOTE,))
+
+
+def scene_batch(images: int = IMAGES, seed: int = 0) -> SceneBatch:
+    """The scenes of :func:`scene_captions`; image i shows scene i - 1."""
+    return sample("probe-test", images, seed=seed, combos="both")
+
+
+def is_default(captions: CaptionSet) -> bool:
+    """Whether captions are those of :func:`scene_captions` with its default seed, so that
+    :func:`scene_batch` says what is true of its images."""
+    return captions.name == NAME and captions.pin == _default_pin(len(captions.images))
+
+
+@cache
+def _default_pin(images: int) -> str:
+    return _texts(scene_batch(images))[1]
+
+
+def _texts(batch: SceneBatch) -> tuple[list[str], str]:
+    """Five captions of each scene, and the pin of scenes and captions."""
+    texts = [caption(scene, tier, style) for scene in batch for tier, style in FIVE]
+    return texts, digest([VERSION, SIDE, [asdict(scene) for scene in batch], texts])
 
 
 def scene_prompts_long(seed: int = 0, prompts: int = PROMPTS) -> PromptSet:
