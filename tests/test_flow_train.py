@@ -25,9 +25,10 @@ from encbench.flow.train import Trainer, train
 
 TINY = {
     "world": "scenes-grid", "images": 40, "side": 8, "patch": 4, "network": "dit-16x1x1",
-    "steps": 12, "batch": 8, "warmup": 2, "flow_matching": 0.5, "log_every": 3, "checkpoint_every": 4,
-    "sample_every": 0, "sample_prompts": 0, "precision": "fp32", "device": "cpu",
-    "encoder": "control:word-position?dim=16", "long_share": 0.0, "captions": 1,
+    "steps": 12, "batch": 8, "warmup": 2, "flow_matching": 0.5, "log_every": 3,
+    "checkpoint_every": 4, "sample_every": 0, "sample_prompts": 0, "precision": "fp32",
+    "device": "cpu", "encoder": "control:word-position?dim=16", "long_share": 0.0,
+    "captions": 1,
 }  # fmt: skip
 TIMES = ("images_per_second", "seconds_left")
 

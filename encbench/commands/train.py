@@ -97,7 +97,7 @@ def train(
     ] = None,
     patch: Annotated[int | None, _option(MODEL, "Of the DiT [at most 64 patches].")] = None,
     trainable: Annotated[
-        str | None, _option(MODEL, "Of a pretrained SANA: all, blocks+time (as EMF), connector.")
+        str | None, _option(MODEL, "Of a SANA: all, emf (blocks, time embeddings), connector.")
     ] = None,
     prediction: Annotated[str | None, _option(MODEL, "What the network predicts: x or u.")] = None,
     objective: Annotated[

@@ -44,8 +44,8 @@ class TrainConfig:
         network: of the DiT its size ('dit-1m', '-3m', '-10m', '-35m', '-150m') or width, depth and
             heads ('dit-96x5x3'); or 'sana:FOLDER or hub id'.
         patch: of the DiT; None as the preset has it.
-        trainable: of a pretrained SANA, beside the connector: 'all', 'blocks+time' (as EMF does)
-            or 'connector' (nothing else).
+        trainable: of a pretrained SANA, beside the connector: 'all', 'emf' (blocks and time
+            embeddings, as EMF does) or 'connector' (nothing else).
         prediction: what the network's output means: 'x' or 'u'.
         objective: after the switch; before it, it is flow matching.
         derivative: how du/dt is had.
@@ -148,7 +148,7 @@ class TrainConfig:
         for name, known in (
             ("objective", OBJECTIVES), ("derivative", DERIVATIVES), ("times", TIMES),
             ("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("prediction", ("x", "u")),
-            ("trainable", ("all", "blocks+time", "connector")),
+            ("trainable", ("all", "emf", "connector")),
         ):  # fmt: skip
             value = getattr(self, name)
             need(value in known, f"{flag(name)} {value}: known are {', '.join(known)}")

@@ -13,13 +13,19 @@ def scenes_cpu() -> dict[str, Any]:
     return {
         "world": "scenes-grid",
         "images": 20_000,
+        "captions": 4,
+        "long_share": 0.0,
         "side": 32,
-        "network": "dit-3m",
-        "steps": 1800,
-        "batch": 128,
+        "network": "dit-1m",
+        "patch": 8,
+        "mu": 0.4,
+        "steps": 2800,
+        "batch": 64,
+        "lr": 1.5e-3,
+        "ema": 0.998,
         "precision": "fp32",
-        "checkpoint_every": 300,
-        "sample_every": 600,
+        "checkpoint_every": 200,
+        "sample_every": 700,
     }
 
 
