@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .data.fetch import fetch_plan
 from .data.hub import download_plan
 from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
+from .encoders.recipes import added_tokens
 from .errors import DataError, EncbenchError, UnknownNameError
 from .pipeline import device_of, specs_of
 from .presets import CAPTION_COUNTS, PARAMETERS
@@ -99,21 +101,23 @@ def plan_run(config: RunConfig) -> RunPlan:
         tokens = count * CAPTION_TOKENS
         if config.coco is None and config.coco_split is not None:
             to_fetch = fetch_plan("coco", config.coco_split).bytes or 0
-    versions = _versions(config)
+    removed = _removed(config)
     if data is not None and data.prompts is not None:
         long_prompts = len(data.prompts.prompts)
         length = sum(estimated_tokens(p.text) for p in data.prompts.prompts)
     else:
         long_prompts = 0 if data is not None and config.coco else DPG_PROMPTS
         length = long_prompts * PROMPT_TOKENS
-    tokens += int(length * versions)
+    # each long prompt itself, its distractor, and every shortened version
+    tokens += int(length * (2 + sum(1 - share for share in removed)))
+    texts = count + long_prompts * (2 + len(removed))
     rate = matrix_rate(device)
     encoders, controls = [], []
     for spec in specs_of(config, known=False):
         if spec.family == "control":
             controls.append(str(spec))
         else:
-            encoders.append(_encoder(spec, tokens, rate))
+            encoders.append(_encoder(spec, tokens, texts, rate))
     reencoder = _reencoder(config, images, rate) if config.chosen_re_encoder != "none" else None
     return RunPlan(
         tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,
@@ -121,7 +125,9 @@ def plan_run(config: RunConfig) -> RunPlan:
     )  # fmt: skip
 
 
-def matrix_rate(device: torch.device, size: int = 1024) -> float:
+def matrix_rate(
+    device: torch.device, size: int = 1024, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Measured floating-point operations a second of a square matrix product, in the dtype
     that encoders use on the device by default (fp32 on a CPU, bf16 on a GPU)."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -129,11 +135,11 @@ def matrix_rate(device: torch.device, size: int = 1024) -> float:
     a = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
-        started = time.perf_counter()
+        started = clock()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return 2 * size**3 / best
 
 
@@ -158,20 +164,19 @@ def _data(config: RunConfig, notes: list[str]) -> Data | None:
         return None
 
 
-def _versions(config: RunConfig) -> float:
-    """How many times each long prompt is encoded, counted in whole prompts: itself, its
-    distractor and every shortened version."""
+def _removed(config: RunConfig) -> list[float]:
+    """The share that is left out of each shortened version of a long prompt."""
     few = [s for s in config.shares if 0.25 <= s <= 0.75]
     settings = [0.5] * config.draws + [s for s in config.shares if s != 0.5]
     settings += few * len([p for p in config.places if p != "anywhere"])
-    settings += few * len([u for u in config.units if u != "words"])
-    return 2 + sum(1 - share for share in settings)
+    return settings + few * len([u for u in config.units if u != "words"])
 
 
-def _encoder(spec: EncoderSpec, tokens: int, rate: float) -> PlannedEncoder:
+def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> PlannedEncoder:
     try:
         family = family_of(spec)
         needed = family.requires(spec)
+        tokens += texts * added_tokens(spec)
     except UnknownNameError:
         problem = f"missing: this version has no '{spec.family}:' encoders; name others"
         return PlannedEncoder(str(spec), download=None, problem=problem)

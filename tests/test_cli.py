@@ -120,3 +120,4 @@ def test_the_papers_preset_is_planned_offline(run):
     for said in ("clip:ViT-L-14/openai", "to download: 1.7 GB", "dinov3", "591,753 captions"):
         assert said in done.out
     assert "COCO train2017 is needed" in done.out
+    assert "missing" not in done.out

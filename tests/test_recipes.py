@@ -14,9 +14,15 @@ import torch
 from test_encoders_equality import PROMPTS, same, same_tokens
 
 from encbench import registry
-from encbench.encoders import load_encoder
+from encbench.encoders import EncoderSpec, load_encoder
 from encbench.encoders.batching import BatchedEncoder
-from encbench.encoders.recipes import CLEANED, RECIPES, SANA_INSTRUCTION, option_of
+from encbench.encoders.recipes import (
+    CLEANED,
+    RECIPES,
+    SANA_INSTRUCTION,
+    added_tokens,
+    option_of,
+)
 from encbench.errors import ModelError, UsageError
 
 diffusers = pytest.importorskip("diffusers")
@@ -143,6 +149,22 @@ def test_pixart_without_its_packages(t5: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---------------------------------------------------------------------------------- all
+
+
+def test_what_a_recipe_adds_to_the_work_is_told_beforehand(gemma: Path) -> None:
+    def added(text: str) -> int:
+        return added_tokens(EncoderSpec.parse(text))
+
+    encoder = load_encoder(f"gemma:{gemma}?recipe=sana", "cpu")
+    assert isinstance(encoder, BatchedEncoder)
+    real = len(encoder.tokenise([""]).ids[0])
+    assert 0.5 * real < added("gemma:a/b?recipe=sana") < 2 * real
+    assert added("gemma:a/b") == added("clip:a/b") == added("t5:a/b?recipe=pixart") == 0
+    text = added("blip3o:a/b")
+    assert 20 < text < 80
+    assert added("blip3o:a/b?mode=image") == text + 2 * 729
+    assert added("blip3o:a/b?mode=image&image_tokens=10") == text + 20
+    assert added("pipeline:a/b?recipe=flux") == 512
 
 
 def test_every_recipe_says_whose_it_is_and_fits_somewhere() -> None:

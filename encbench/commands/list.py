@@ -50,5 +50,8 @@ def list_(
         for name, text in COMMON_OPTIONS.items():
             typer.echo(f"  {name:12s} {text}")
         for name in registry.names("encoder"):
-            for option, text in registry.get("encoder", name).options.items():
-                typer.echo(f"  {option:12s} ({name} only) {text}")
+            options = registry.get("encoder", name).options
+            if options:
+                typer.echo(f"\nfurther options of {name}:")
+            for option, text in options.items():
+                typer.echo(f"  {option:12s} {text}")

@@ -34,17 +34,17 @@ from .hf import (
     folder_of,
     load_tokenizer,
     parts_of,
+    place,
     quiet,
     read_config,
 )
-from .recipes import Recipe, option_of, recipe_of
+from .recipes import IMAGE_TOKENS, Recipe, option_of, recipe_of
 from .spec import EncoderSpec
 
 KINDS = ("blip3o_qwen", "blip3o_qwen_inference")
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")
 CONNECTOR = "model.diffusion_connector."
 DEFAULT_LENGTH = 1024
-IMAGE_TOKENS = 729  # 27 x 27, one SigLIP-2 token each
 VOCABULARY = 65_536  # image tokens in the published vocabulary, where the config doesn't say
 NUMBERS: Mapping[str, tuple[type, float, float]] = {
     "image_tokens": (int, 1, 100_000),
@@ -96,7 +96,7 @@ class Blip3oImageEncoder(Blip3oEncoder):
         self, *args: Any, head: nn.Linear, drawn: Mapping[str, Any], first: int, last: int
     ):
         super().__init__(*args)
-        self.head = head.requires_grad_(False).to(self.device)
+        self.head = place(head, self.device)
         self.greedy = bool(drawn["greedy"])
         self.count = int(drawn["image_tokens"])
         self.seed = int(drawn["seed"])
@@ -127,7 +127,6 @@ class Blip3oImageEncoder(Blip3oEncoder):
         given = ids.gather(1, positions.clamp(min=0))
         cache = DynamicCache(config=self.model.config)
         draws = None if self.greedy else self._draws(ids, lengths)
-        weight = self.head.weight[self.first : self.last]
         written: list[Tensor] = []
         for step in range(self.count):
             out = self.model(
@@ -137,7 +136,7 @@ class Blip3oImageEncoder(Blip3oEncoder):
                 past_key_values=cache,
                 use_cache=True,
             )
-            scores = nn.functional.linear(out.last_hidden_state[:, -1], weight).float()
+            scores = self.scores(out.last_hidden_state[:, -1])
             if draws is None:
                 chosen = scores.argmax(1)
             else:
@@ -147,6 +146,12 @@ class Blip3oImageEncoder(Blip3oEncoder):
             seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
             positions = (lengths + step)[:, None]
         return torch.stack(written, 1)
+
+    def scores(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        """Of the image tokens alone; other tokens cannot be written."""
+        if hasattr(self.head, "_hf_hook"):  # spread over devices: its weights may be elsewhere
+            return self.head(states)[:, self.first : self.last].float()
+        return nn.functional.linear(states, self.head.weight[self.first : self.last]).float()
 
     def _draws(self, ids: Tensor, lengths: Tensor) -> Float[Tensor, "B N"]:
         """Numbers in [0, 1), one for each image token of each prompt, whatever the device."""

@@ -16,6 +16,7 @@ from ..types import TextFeatures
 from .spec import EncoderSpec
 
 OPTION = "how the prompt is dressed, as the generator does it: "
+IMAGE_TOKENS = 729  # of BLIP3o-NEXT: 27 x 27, one SigLIP-2 token each
 CLEANED = 4096  # characters of a prompt that are cleaned: enough for 300 tokens, and bounded work
 
 
@@ -157,6 +158,24 @@ def recipe_of(spec: EncoderSpec, default: str = "plain") -> Recipe:
 def option_of(family: str) -> str:
     """The help text of the option ``recipe`` for a family."""
     return OPTION + ", ".join(r.name for r in RECIPES.values() if family in r.families)
+
+
+def added_tokens(spec: EncoderSpec) -> int:
+    """About how many tokens an adapter computes for each prompt beside the prompt's own.
+
+    Raises:
+        UsageError: if the spec's recipe does not fit its family.
+    """
+    if not any(spec.family in recipe.families for recipe in RECIPES.values()):
+        return 0
+    if spec.family == "pipeline":  # always padded to the full length
+        recipe = RECIPES["sd3"] if not spec.get("recipe") else recipe_of(spec)
+        return spec.max_length or recipe.length or 0
+    recipe = recipe_of(spec, "blip3o" if spec.family == "blip3o" else "plain")
+    around = sum(map(len, recipe.chat)) // 4 + 16 if recipe.chat else len(recipe.prefix) // 4
+    if spec.get("mode") == "image":  # each written once, and read once more
+        around += 2 * int(spec.get("image_tokens") or IMAGE_TOKENS)
+    return around
 
 
 def sana_positions(features: TextFeatures, prefix: int) -> TextFeatures:
