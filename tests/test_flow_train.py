@@ -435,3 +435,30 @@ def test_presets_are_configurations():
         assert from_values(preset(name)).steps > 0
     with pytest.raises(UsageError, match="unknown preset 'scenes-gpuu'; did you mean scenes-gpu"):
         preset("scenes-gpuu")
+
+
+@pytest.mark.parametrize("objective", ["flow-matching", "meanflow", "emf", "imf", "pmf"])
+def test_every_objective_and_derivative_trains(tmp_path, objective):
+    data, features = held()
+    derivative = {"meanflow": "jvp", "emf": "forward", "imf": "jvp"}.get(objective, "central")
+    more = {"omega": 2.0, "kappa": 0.5} if objective == "meanflow" else {}
+    precision = "bf16" if objective == "emf" else "fp32"
+    config = settings(tmp_path / "run", objective=objective, derivative=derivative, steps=3,
+                      flow_matching=0.3, times="logit-normal", log_every=1, precision=precision,
+                      **more)  # fmt: skip
+    done = train(config, data=data, features=features)
+    rows = read_log(tmp_path / "run")
+    assert [row["skipped"] for row in rows] == [0, 0, 0]
+    assert [row["stage"] for row in rows] == ["flow-matching"] + [objective] * 2
+    assert all(row["gradient_norm"] > 0 for row in rows)
+    assert (done.parent is None) == (objective == "flow-matching")
+
+
+def test_texts_that_are_encoded_as_they_are_needed_train_alike(tmp_path, monkeypatch):
+    from encbench.flow import train as module
+
+    one = train(settings(tmp_path / "one", steps=2))
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    two = train(settings(tmp_path / "two", steps=2))
+    a, b = (weights(done.path)["model"] for done in (one, two))
+    assert max(float((a[n] - b[n]).abs().max()) for n in a) < 5e-3  # float16 in memory

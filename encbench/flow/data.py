@@ -128,7 +128,7 @@ def load_data(config: TrainConfig) -> ImageSet:
 # ---------------------------------------------------------------------------------- scenes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Held:
     """Images held in memory; see :class:`ImageSet`."""
 

@@ -42,7 +42,8 @@ class Text(NamedTuple):
 class Features(Protocol):
     """Conditions by the numbers of a list of texts."""
 
-    widths: Widths
+    @property
+    def widths(self) -> Widths: ...
 
     def conditions(self, index: Int[np.ndarray, " n"], device: torch.device) -> Condition: ...
 

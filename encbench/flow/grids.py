@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .meanflow import Condition, sample
 from .sample import Instantaneous, noise_of
 
 if TYPE_CHECKING:
-    from .train import Moment
+    from .trainer import Moment
 
 STEPS = (1, 2, 4, 16)
 LEAST = 96  # pixels of an image in the grid, at least
@@ -36,7 +36,7 @@ def write_grid(
     Raises:
         StoreError: if it cannot be written.
     """
-    net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
+    net: Any = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
     shape = moment.space.shape
     noise = torch.stack([noise_of(seed + i, shape) for i in range(len(prompts))])
     noise = noise.to(cond.tokens.device)

@@ -104,8 +104,8 @@ def objective_of(config: TrainConfig, device: torch.device) -> Objective:
 
         perceptual = perceptual_loss(config.perceptual, device)
     return Objective(
-        config.objective,  # type: ignore[arg-type]
-        config.derivative,  # type: ignore[arg-type]
+        config.objective,
+        config.derivative,
         config.derivative_step,
         omega=config.omega,
         kappa=config.kappa,

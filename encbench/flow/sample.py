@@ -114,6 +114,7 @@ def sample_images(
         guidance: u(none) + guidance (u(c) - u(none)), both in one forward; 1 is none.
         batch: images that are computed together. Another number may change the last bits.
     """
+    velocity: Any = net  # a module with what VelocityNet asks for
     size = batch or BATCH.get(device.type, 16)
     order = sorted(range(len(texts)), key=lambda i: _padded(texts[i]))
     images: list[Tensor | None] = [None] * len(texts)
@@ -124,7 +125,7 @@ def sample_images(
         filled = rows + [rows[-1]] * (size - len(rows))
         cond = Bank.of([texts[i] for i in filled]).conditions(np.arange(size), device)
         noise = torch.stack([noise_of(seeds[i], space.shape) for i in filled]).to(device)
-        made = space.decode(sample(net, cond, noise, steps, guidance=guidance))
+        made = space.decode(sample(velocity, cond, noise, steps, guidance=guidance))
         pixels = (made.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         for i, image in zip(rows, pixels[: len(rows)], strict=True):
             images[i] = image

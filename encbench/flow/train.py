@@ -1,72 +1,27 @@
-"""The trainer: flow matching first, then MeanFlow, with any encoder's features as condition.
-
-Everything random in a step follows from (seed, step) and is drawn for the whole batch, of which
-each process takes its part. So a training that was stopped goes on exactly, and several
-processes do what one does.
-"""
+"""Train a few-step model: flow matching first, then MeanFlow, with any encoder's features as
+condition."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from ..errors import DataError, EncbenchError, ModelError, UsageError
-from ..files import write_json
-from ..progress import bar, log
+from ..errors import EncbenchError, UsageError
+from ..progress import log
 from ..types import default_device
 from . import checkpoint as files
 from .config import TrainConfig
-from .data import Held, ImageSet, load_data, picks
-from .ema import EMA
-from .features import Bank, Encoded, Features, PromptEncoder, check_fits
-from .meanflow import Condition, LossModule, LossTerms, Objective
-from .meters import Log, Meters, Spikes
-from .networks import (
-    build_network,
-    build_space,
-    calibrate,
-    objective_of,
-    sana_config,
-    time_sampler,
-)
-from .optimizer import from_tensors, make_optimizers, rate, set_rate, to_tensors, trainable
+from .data import ImageSet, load_data
+from .features import Encoded, Features, PromptEncoder
 from .team import Team
+from .trainer import Moment, Trained, Trainer
 
 IN_MEMORY = 4 << 30  # bytes of text features above which they are encoded as they are needed
 TOKEN_GUESS = 24  # tokens of a caption, before any was encoded
-CALIBRATION = 1024  # captions whose features even out the connector's input
 
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: its final checkpoint, the parent from the switch, and its speed."""
-
-    path: Path
-    parent: Path | None
-    steps: int
-    seconds: float
-
-
-class Moment(NamedTuple):
-    """What a callback gets after a step: networks to look at, not to change.
-
-    ``instantaneous`` is True while only r = t has been trained: sample a
-    :class:`~encbench.flow.sample.Instantaneous` network then.
-    """
-
-    step: int
-    net: nn.Module
-    ema: nn.Module
-    space: Any
-    instantaneous: bool
+__all__ = ["Moment", "Trained", "Trainer", "train"]
 
 
 def train(
@@ -123,266 +78,6 @@ def train(
         raise
 
 
-class Trainer:
-    """The state of a training. Use :func:`train`."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        team: Team,
-        data: ImageSet,
-        features: Features,
-        revision: str = "",
-        init_backbone: Path | None = None,
-    ) -> None:
-        self.config, self.team = config, team
-        self.device = team.device
-        self.part = team.share(config.batch, config.accumulate)
-        self.data, self.features = _on_device(data, features, self.device)
-        self.space = build_space(config, self.device)
-        self.encoder = {
-            "spec": config.encoder, "revision": revision,
-            "tokens": features.widths.tokens, "pooled": features.widths.pooled,
-        }  # fmt: skip
-        net = build_network(config, tuple(self.space.shape), features.widths)
-        if init_backbone is not None:
-            net.load_backbone(files.read_tensors(init_backbone))  # type: ignore[operator]
-        self.net = net.to(self.device)
-        self._calibrate()
-        self.named = trainable(self.net)
-        self.optimizers = make_optimizers(config, self.net)
-        self.ema = EMA(self.net, config.ema)
-        self.objectives = (Objective("flow-matching"), objective_of(config, self.device))
-        self.times = time_sampler(config)
-        compiled = torch.compile(self.net) if config.compile else self.net
-        self.loss = LossModule(compiled, self.objectives[0])
-        unused = bool(getattr(net, "velocity_head", False))
-        self.wrapped = team.wrap(self.loss, unused=unused)
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and self.device.type == "cuda"
-        )
-        self.meters = Meters(self.device, team.size)
-        self.spikes = Spikes(config.spike)
-        self.step, self.seconds = 0, 0.0
-        self._resume()
-
-    # ------------------------------------------------------------------------- the loop
-
-    def run(self, callback: Callable[[Moment], None] | None, at: frozenset[int]) -> Trained:
-        config = self.config
-        writer = Log(config.out, self.step) if self.team.leads else None
-        if self.team.leads and self.step == 0:
-            write_json(config.out / "config.json", config.as_dict())
-        logged, begun = self.step, time.perf_counter()
-        try:
-            with bar(f"training {config.out.name}", config.steps) as advance:
-                advance(self.step)
-                while self.step < config.steps:
-                    problem = self._step()
-                    self.step += 1
-                    advance(1)
-                    if problem is not None:
-                        self._skipped(problem, writer)
-                    if self._due(config.log_every):
-                        now = time.perf_counter()
-                        self._log(writer, self.step - logged, now - begun)
-                        self.seconds += now - begun
-                        logged, begun = self.step, now
-                    if self.step == config.switch and self.step < config.steps:
-                        self.save(config.out / files.PARENT, resumable=False)
-                    if self._due(config.checkpoint_every):
-                        spent = time.perf_counter() - begun
-                        self.save(config.out / files.FOLDER / f"{self.step:08d}", spent)
-                        if self.team.leads:
-                            files.remove_old(config.out, config.keep)
-                    if self.team.leads and self._due(config.sample_every, last=True):
-                        self._samples(writer)
-                    if callback is not None and self.team.leads and self.step in at:
-                        callback(self._moment())
-            self.seconds += time.perf_counter() - begun
-            path = self.save(config.out / files.FINAL, resumable=False)
-        finally:
-            if writer is not None:
-                writer.close()
-        parent = config.out / files.PARENT
-        return Trained(path, parent if parent.is_dir() else None, self.step, self.seconds)
-
-    def _step(self) -> str | None:
-        """One step of the optimizer; or why it was skipped, in words."""
-        config, number = self.config, self.step
-        if number == config.switch:
-            self.spikes.norms = []  # what is usual is another thing from here on
-        self.loss.objective = self.objectives[number >= config.switch]
-        set_rate(self.optimizers, config.lr * rate(config, number))
-        draw = torch.Generator().manual_seed(_mixed(config.seed, number, 0))
-        on_device = torch.Generator(self.device).manual_seed(_mixed(config.seed, number, 1))
-        chosen = picks(self.data, number, config.batch, config.seed)
-        r, t = self.times.sample(config.batch, number / config.steps, draw)
-        drop = torch.rand(config.batch, generator=draw) < config.condition_dropout
-        noise = torch.randn(
-            (config.batch, *self.space.shape), generator=on_device, device=self.device
-        )
-        total = torch.zeros((), device=self.device)
-        for part in range(config.accumulate):
-            first = (part * self.team.size + self.team.rank) * self.part
-            mine = slice(first, first + self.part)
-            pixels, texts = self.data.read(chosen.part(mine))
-            x = self._encoded(pixels, chosen.images[mine])
-            cond = self.features.conditions(texts, self.device)
-            ends = (r[mine].to(self.device), t[mine].to(self.device))
-            with self.team.quiet(self.wrapped, when=part + 1 < config.accumulate):
-                terms = self._forward(x, cond, noise[mine], *ends, drop[mine].to(self.device))
-                self.team.backward(terms.loss / config.accumulate)
-            total += terms.loss.detach() / config.accumulate
-            self.meters.add(terms, ends[1], 1 / config.accumulate)
-        norm = torch.nn.utils.clip_grad_norm_(
-            list(self.named.values()), config.clip or math.inf, foreach=True
-        )
-        loss = self.team.total(total) / self.team.size
-        found = torch.stack([loss.double(), norm.double()]).tolist()
-        problem = self.spikes.judge(*found)
-        if problem is None:
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.ema.update(self.net)
-        for p in self.named.values():
-            p.grad = None
-        self.meters.end_step(found[1])
-        return problem
-
-    def _forward(
-        self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor, drop: Tensor
-    ) -> LossTerms:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.wrapped(x, cond, noise, r, t, drop)
-
-    def _encoded(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:
-        images = pixels.to(self.device).float() / 255
-        return self.space.encode(images)
-
-    def _due(self, every: int, *, last: bool = False) -> bool:
-        return bool(every and self.step % every == 0) or (last and self.step == self.config.steps)
-
-    # --------------------------------------------------------------- what is written down
-
-    def _log(self, writer: Log | None, steps: int, seconds: float) -> None:
-        config = self.config
-        row = self.meters.row(self.team.total)
-        speed = steps / max(seconds, 1e-9)
-        row = {
-            "step": self.step,
-            "stage": "flow-matching" if self.step <= config.switch else config.objective,
-            **row,
-            "lr": config.lr * rate(config, self.step - 1),
-            "skipped": self.spikes.skipped,
-            "images_per_second": speed * config.batch,
-            "seconds_left": (config.steps - self.step) / speed,
-        }
-        if writer is not None:
-            writer.write(row)
-
-    def _skipped(self, problem: str, writer: Log | None) -> None:
-        config = self.config
-        log.warning("step %d is skipped: %s", self.step, problem)
-        if writer is not None:
-            writer.write({"step": self.step, "skipped_because": problem})
-        if self.spikes.in_a_row >= config.patience:
-            kept = files.latest(config.out)
-            raise EncbenchError(
-                f"the training does not recover: {self.spikes.in_a_row} steps in a row were "
-                f"skipped up to step {self.step} ({problem}); take another --out with a lower "
-                f"--lr (now {config.lr:g}) or more --flow-matching (now {config.flow_matching:g})"
-                + (f"; the last good checkpoint is {kept}" if kept else "")
-            )
-
-    def save(self, path: Path, spent: float = 0.0, *, resumable: bool = True) -> Path:
-        """Write a checkpoint, in the first process; one that is only kept for its weights holds
-        no state of the optimizer."""
-        meters = self.meters.state(self.team.total)
-        if self.team.leads:
-            tensors = {"model": self.net.state_dict(), "ema": self.ema.state_dict()}
-            if resumable:
-                tensors["optimizer"] = to_tensors(self.optimizers, self.named)
-            state = {
-                "step": self.step,
-                "instantaneous": self.step <= self.config.switch,
-                "config": self.config.as_dict(),
-                "encoder": self.encoder,
-                "sana": sana_config(self.net),
-                "data": {"name": self.data.name, "pin": self.data.pin},
-                "seconds": self.seconds + spent,
-                "meters": meters,
-                "spikes": self.spikes.state(),
-            }
-            files.write_checkpoint(path, files.Checkpoint(tensors, state))
-        self.team.wait()
-        return path
-
-    def _resume(self) -> None:
-        path = files.latest(self.config.out)
-        if path is None:
-            return
-        state = files.read_state(path)
-        self._check(state)
-        self.net.load_state_dict(files.read_part(path, "model"))
-        self.ema.load_state_dict(files.read_part(path, "ema"))
-        from_tensors(self.optimizers, self.named, files.read_part(path, "optimizer"))
-        self.step, self.seconds = state["step"], state["seconds"]
-        if self.team.leads:
-            self.meters.load(state["meters"])
-        self.spikes.load(state["spikes"])
-        log.info("going on at step %d of %d", self.step, self.config.steps)
-
-    def _check(self, state: dict[str, Any]) -> None:
-        """Raise unless a checkpoint is of this very training."""
-        out, encoder = self.config.out, state["encoder"]
-        if state["data"]["pin"] != self.data.pin:
-            raise DataError(
-                f"the images or captions are not those that {out} was begun with "
-                f"({state['data']['name']}); choose another --out"
-            )
-        widths = self.features.widths
-        check_fits(widths, encoder["tokens"], encoder["pooled"], self.config.encoder, str(out))
-        if encoder["revision"] != self.encoder["revision"]:
-            raise ModelError(
-                f"the weights of {self.config.encoder} are not those that {out} was begun with "
-                f"(revision {encoder['revision'][:12]}); choose another --out"
-            )
-
-    # ---------------------------------------------------------------------------- samples
-
-    def _moment(self) -> Moment:
-        ema = self.ema.network(self.net)
-        early = self.step <= self.config.switch
-        return Moment(self.step, self.net, ema, self.space, early)
-
-    def _samples(self, writer: Log | None) -> None:
-        from .grids import write_grid
-
-        if not self.config.sample_prompts:
-            return
-        numbers = np.linspace(0, len(self.data.of) - 1, self.config.sample_prompts).astype(int)
-        texts = np.array([self.data.of[i][0] for i in numbers])
-        pixels = write_grid(
-            self.config.out / "samples" / f"{self.step:08d}.png",
-            self._moment(),
-            self.features.conditions(texts, self.device),
-            [self.data.texts[i] for i in texts],
-            seed=self.config.seed,
-        )
-        if writer is not None:
-            writer.image("samples", pixels, self.step)
-
-    def _calibrate(self) -> None:
-        """Even out the connector's input over captions spread over the set."""
-        count = len(self.data.texts)
-        numbers = np.linspace(0, count - 1, min(count, CALIBRATION)).astype(np.int64)
-        calibrate(self.net, self.features.conditions(numbers, self.device))
-
-
-# ------------------------------------------------------------------------------- settings
-
-
 def _device(config: TrainConfig) -> torch.device:
     try:
         return default_device(config.device)
@@ -419,20 +114,6 @@ def _encode(encoder: PromptEncoder, data: ImageSet) -> Features:
     return bank
 
 
-def _on_device(
-    data: ImageSet, features: Features, device: torch.device
-) -> tuple[ImageSet, Features]:
-    """What is held in memory, held in the memory of a GPU, so that no step waits for a copy."""
-    if device.type == "cuda":
-        if isinstance(features, Bank):
-            features = features.to(device)
-        if isinstance(data, Held):
-            data = Held(
-                data.name, data.pin, data.texts, data.of, data.images.to(device), data.notes
-            )
-    return data, features
-
-
 def _too_large(config: TrainConfig, team: Team) -> str:
     parts = config.accumulate * 2
     while config.batch % (parts * team.size) and parts < config.batch:
@@ -443,11 +124,3 @@ def _too_large(config: TrainConfig, team: Team) -> str:
         f"which gives the same weights, or a lower --batch (now {config.batch}), a smaller "
         f"--network (now {config.network}) or --side (now {config.side})"
     )
-
-
-def _mixed(seed: int, step: int, stream: int) -> int:
-    """One seed for a step's draws of one kind."""
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
-
-
-__all__ = ["Moment", "Trained", "Trainer", "train"]
