@@ -8,7 +8,7 @@ from checkpoints import CORPUS
 from encbench.context import Context, Data
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec, load_encoder
-from encbench.encoders.prefix import find, hosts_by_text
+from encbench.encoders.prefix import find, hosts_by_text, reuses
 from encbench.store import Store
 from encbench.types import Prompt, PromptSet
 from probes.ablation import AblationProbe
@@ -97,6 +97,18 @@ def test_an_end_of_text_token_is_no_prefix(folders):
 
     encoder.tokenise = ended
     assert set(find(encoder, PROMPTS, SHORT).host) == {-1}
+
+
+def test_what_depends_on_the_length_is_not_reused(folders):
+    encoder = load_encoder(f"causal:{folders['causal']}", "cpu")
+    assert reuses(encoder)
+    rope = encoder.model.config.rope_parameters
+    for kind in ("dynamic", "longrope"):
+        encoder.model.config.rope_parameters = {**rope, "rope_type": kind}
+        assert not reuses(encoder)
+        encoder.model.config.rope_parameters = {"full_attention": {**rope, "rope_type": kind}}
+        assert not reuses(encoder)
+    assert not reuses(load_encoder(f"causal:{folders['causal']}?pool=mean-padded", "cpu"))
 
 
 def test_encoders_that_look_both_ways_reuse_nothing(minilm, tmp_path):

@@ -10,9 +10,9 @@ prompt cut to the maximum length), nothing is reused.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,9 +44,19 @@ def hosts_by_text(prompts: Sequence[str], beginnings: Sequence[str]) -> list[int
 
 
 def reuses(encoder: object) -> bool:
-    """Whether an encoder's states can be reused: it declares itself causal, and is not asked for
-    the states of its padding."""
-    return isinstance(encoder, BatchedEncoder) and encoder.causal and not encoder.padded
+    """Whether an encoder's states can be reused: it declares itself causal, is not asked for the
+    states of its padding, and its rotary frequencies do not change with the length."""
+    if not isinstance(encoder, BatchedEncoder) or not encoder.causal or encoder.padded:
+        return False
+    config = getattr(getattr(encoder, "model", None), "config", None)
+    return not _stretching(getattr(config, "rope_parameters", None) or {})
+
+
+def _stretching(rope: Mapping[str, Any]) -> bool:
+    """Whether rotary parameters, in some models one set a kind of layer, depend on the length."""
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return True
+    return any(_stretching(inner) for inner in rope.values() if isinstance(inner, Mapping))
 
 
 def find(encoder: BatchedEncoder, prompts: Sequence[str], beginnings: Sequence[str]) -> Found:
