@@ -2,8 +2,9 @@
 
 A fully convolutional network finds objects as centres (Zhou et al., 'Objects as Points', arXiv
 1904.07850), here with a softmax over the shapes and 'nothing' in each cell of a 16 x 16 map, so
-that one place has one shape and a score is the probability that a person would name the object
-so. Recipe: ``judge_train``; weights come with encbench.
+that one place has one shape. A second look at the pixels (``judge_look``) names the colour and
+turns the score into the probability that a person would name the object so. Recipe:
+``judge_train``; weights come with encbench.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pixel_unshuffle, relu
@@ -26,20 +27,22 @@ from ..errors import ModelError, UsageError
 from ..files import digest, write_atomic
 from ..shipped import read_manifest, shipped
 from ..types import Detection
+from .judge_look import Look, look
 from .verdict import THRESHOLD
 
 WEIGHTS = Path(__file__).parent / "weights" / "scene-judge"
 SIDE = 64  # pixels that the network sees
 STRIDE = 4  # pixels a cell
 BATCH = 64  # images at a time: on a CPU, what lies between two layers stays in its cache
+FIRST = 0.1  # lowest probability that gets a second look
 APART = 2  # cells; of two centres no farther apart, in x and y, the lesser is dropped
 _COLORS = tuple(COLORS)
 
 
 class Maps(NamedTuple):
     """What the network says in each cell: logits of the shapes and of 'nothing' (last), logits
-    of the colours, and the box: offset of its centre from the cell's and log of its size, in
-    cells."""
+    of the colours (which it learns so that shapes stand out; the second look names them), and the
+    box: offset of its centre from the cell's and log of its size, in cells."""
 
     shape: Float[Tensor, "N 13 h w"]
     color: Float[Tensor, "N 10 h w"]
@@ -48,12 +51,10 @@ class Maps(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Widths at 2, 4 and 8 pixels a cell, and blocks at 4, 8 and again 4; ``temperature``
-    divides the shapes' logits."""
+    """Widths at 2, 4 and 8 pixels a cell, and blocks at 4, 8 and again 4."""
 
     widths: tuple[int, int, int] = (24, 48, 96)
     blocks: tuple[int, int, int] = (1, 1, 1)
-    temperature: float = 1.0
 
 
 class _Conv(nn.Module):
@@ -121,19 +122,44 @@ def folded(net: SceneNet) -> SceneNet:
     return plain.eval()
 
 
+class Peaks(NamedTuple):
+    """Objects in a batch of images: which image, shape, probability, and box in its fractions."""
+
+    image: Int[Tensor, " n"]
+    shape: Int[Tensor, " n"]
+    likely: Float[Tensor, " n"]
+    box: Float[Tensor, "n 4"]
+
+
+def peaks(maps: Maps) -> Peaks:
+    """The centres that are likely enough for a second look, row by row."""
+    likely, shape = maps.shape.softmax(1)[:, :-1].max(1)
+    best = max_pool2d(likely[:, None], 2 * APART + 1, 1, APART)[:, 0]
+    image, row, column = ((likely >= FIRST) & (likely == best)).nonzero(as_tuple=True)
+    dx, dy, wide, high = maps.box[image, :, row, column].unbind(1)
+    x, y = column + 0.5 + dx, row + 0.5 + dy
+    wide, high = wide.exp() / 2, high.exp() / 2
+    box = torch.stack([x - wide, y - high, x + wide, y + high], 1) * (STRIDE / SIDE)
+    return Peaks(image, shape[image, row, column], likely[image, row, column], box.clamp(0, 1))
+
+
 class SceneJudge:
     """Finds the shapes of scenes, with their colours. A :class:`~.detect.Detector`.
 
     Args:
         name: what tells its results from those of other weights.
         net: with batch normalisation folded in.
+        look: names colours and scores what the network found.
         threshold: lowest score to report.
     """
 
     labels = SHAPES
 
-    def __init__(self, name: str, net: SceneNet, *, threshold: float = THRESHOLD) -> None:
+    def __init__(
+        self, name: str, net: SceneNet, look: Look, *, threshold: float = THRESHOLD
+    ) -> None:
         self.name, self.threshold = name, threshold
+        self.look = look.eval().requires_grad_(False)
         moved: Any = net.eval().requires_grad_(False)
         self.net: SceneNet = moved.to(memory_format=torch.channels_last)
         self.device = next(net.parameters()).device
@@ -160,35 +186,27 @@ class SceneJudge:
         Any side will do: the network sees them at 64 x 64.
         """
         high, wide = images.shape[2:]
-        scale = torch.tensor([wide, high, wide, high]) / SIDE
+        scale = torch.tensor([wide, high, wide, high])
         found: list[list[Detection]] = []
         for start in range(0, len(images), BATCH):
             part = fit(images[start : start + BATCH].to(self.device, torch.float32))
-            found += self._read(self.net(part), scale)
+            found += self._judge(part, scale)
         return found
 
-    def _read(self, maps: Maps, scale: Float[Tensor, " 4"]) -> list[list[Detection]]:
-        image, shape, color, score, box = (each.cpu() for each in self._peaks(maps))
+    def _judge(
+        self, images: Float[Tensor, "N 3 64 64"], scale: Int[Tensor, " 4"]
+    ) -> list[list[Detection]]:
+        at = peaks(self.net(images))
+        colors, odds = self.look(look(images, at.image, at.shape, at.box), at.likely)
         rows = zip(
-            image.tolist(), shape.tolist(), color.tolist(), score.tolist(),
-            (box * scale).tolist(), strict=True,
+            at.image.tolist(), at.shape.tolist(), colors.argmax(1).tolist(),
+            odds.sigmoid().tolist(), (at.box.cpu() * scale).tolist(), strict=True,
         )  # fmt: skip
-        found: list[list[Detection]] = [[] for _ in maps.shape]
-        for i, kind, hue, value, corners in rows:
-            found[i].append(Detection(SHAPES[kind], tuple(corners), value, color=_COLORS[hue]))
+        found: list[list[Detection]] = [[] for _ in images]
+        for i, kind, hue, score, box in rows:
+            if score >= self.threshold:
+                found[i].append(Detection(SHAPES[kind], tuple(box), score, color=_COLORS[hue]))
         return [sorted(row, key=lambda each: -each.score) for row in found]
-
-    def _peaks(self, maps: Maps) -> tuple[Tensor, Tensor, Tensor, Tensor, Float[Tensor, "n 4"]]:
-        likely = (maps.shape / self.net.config.temperature).softmax(1)[:, :-1]
-        score, shape = likely.max(1)
-        best = max_pool2d(score[:, None], 2 * APART + 1, 1, APART)[:, 0]
-        image, row, column = ((score >= self.threshold) & (score == best)).nonzero(as_tuple=True)
-        dx, dy, wide, high = maps.box[image, :, row, column].unbind(1)
-        x, y = column + 0.5 + dx, row + 0.5 + dy
-        wide, high = wide.exp() / 2, high.exp() / 2
-        box = (torch.stack([x - wide, y - high, x + wide, y + high], 1) * STRIDE).clamp(0, SIDE)
-        color = maps.color[image, :, row, column].argmax(1)
-        return image, shape[image, row, column], color, score[image, row, column], box
 
 
 def fit(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 64 64"]:
@@ -207,15 +225,20 @@ def fit(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 64 64"]:
 # --------------------------------------------------------------------------------- on disk
 
 
-def save_net(net: SceneNet, folder: Path) -> None:
-    """Write a folded network as ``model.safetensors`` and ``config.json``.
+def save_judge(net: SceneNet, second: Look, folder: Path) -> None:
+    """Write a folded network and its second look: ``model.safetensors`` and ``config.json``.
 
     Raises:
         StoreError: if it cannot be written.
     """
     from safetensors.torch import save
 
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    parts = {"net": net, "look": second}
+    state = {
+        f"{part}.{name}": value.detach().cpu().contiguous()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
     write_atomic(folder / "model.safetensors", save(state))
     about = {"shapes": SHAPES, "colors": _COLORS, **asdict(net.config)}
     write_atomic(folder / "config.json", (json.dumps(about, indent=1) + "\n").encode())
@@ -233,8 +256,16 @@ def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Sc
     about = json.loads((folder / "config.json").read_bytes())
     if (about["shapes"], about["colors"]) != (list(SHAPES), list(_COLORS)):
         raise ModelError(f"{folder / 'config.json'} is of other shapes or colours; train it again")
-    config = JudgeConfig(tuple(about["widths"]), tuple(about["blocks"]), about["temperature"])
-    net = SceneNet(config)
-    net.load_state_dict(load((folder / "model.safetensors").read_bytes()))
+    both = nn.ModuleDict(
+        {
+            "net": SceneNet(JudgeConfig(tuple(about["widths"]), tuple(about["blocks"]))),
+            "look": Look(),
+        }
+    )
+    both.load_state_dict(load((folder / "model.safetensors").read_bytes()))
+    both.to(device)
     revision = digest(read_manifest(folder)["files"])
-    return SceneJudge(f"scenes@{revision[:12]}", net.to(device))
+    net, second = both["net"], both["look"]
+    assert isinstance(net, SceneNet)
+    assert isinstance(second, Look)
+    return SceneJudge(f"scenes@{revision[:12]}", net, second)

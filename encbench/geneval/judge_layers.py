@@ -77,8 +77,8 @@ def _alpha(batch: SceneBatch, side: int) -> Float[Tensor, "N K S S"]:
     return alpha.view(n, k, side, side)
 
 
-def paint(made: Layers, texture: Float[Tensor, "N 3 S S"] | None = None) -> Pictures:
-    """Layers to images; a texture is added to every colour."""
+def paint(made: Layers) -> Pictures:
+    """Layers to images."""
     side = made.alpha.shape[-1]
     images = made.ground[:, :, None, None].expand(-1, -1, side, side)
     left = made.alpha.flatten(2).sum(2)
@@ -90,8 +90,6 @@ def paint(made: Layers, texture: Float[Tensor, "N 3 S S"] | None = None) -> Pict
     for k in range(made.alpha.shape[1]):
         here = made.alpha[:, k : k + 1]
         images = images * (1 - here) + made.color[:, k, :, None, None] * here
-    if texture is not None:
-        images = (images + texture).clamp(0, 1)
     return Pictures(images, made.shape, made.hue, made.box, made.share * left)
 
 

@@ -2,8 +2,8 @@
 
     python -m encbench.geneval.judge_train --out DIR [--steps 3000] [--seed 0] [--from DIR]
 
-writes ``model.safetensors``, ``config.json``, ``loss.csv`` and the manifest. At the end one
-temperature is fitted on a seed that was not learnt from, so that scores are probabilities. With
+writes ``model.safetensors``, ``config.json``, ``loss.csv`` and the manifest. At the end the
+second look is fitted on a seed that was not learnt from, so that scores are probabilities. With
 ``--from`` a judge goes on learning, without the batch normalisation that it began with.
 """
 
@@ -13,7 +13,6 @@ import argparse
 import io
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy, smooth_l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
 from ..data.scenes.sampler import sample
 from ..data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
@@ -39,14 +38,16 @@ from .judge import (
     fit,
     folded,
     load_judge,
-    save_net,
-)  # fmt: skip
+    peaks,
+    save_judge,
+)
 from .judge_layers import disturb, layers, paint
+from .judge_look import Look, look
 from .judge_pixels import CLEAR, GONE, Pictures, degrade, nothing
 
 NEAR, FAR = 0.75, 1.6  # cells: an object's centre is named by those nearer, and by none farther
 NOTHING = len(SHAPES)
-HELD = 1_000_003  # added to the seed for the pictures that calibrate
+HELD = 1_000_003  # added to the seed for the pictures of the second look
 WORLDS = (
     (SCENES, 0.5), (replace(SCENES, layout="grid"), 0.15), (EASY, 0.15),
     (replace(EASY, layout="grid"), 0.2),
@@ -62,7 +63,7 @@ class Recipe:
     Attributes:
         clean, empty: shares of pictures that are left as rendered, and that hold nothing.
         start: the revision of the judge that goes on learning; '' = a new one.
-        calibration: batches that the temperature is fitted on.
+        looks: batches that the second look is fitted on, in ``look_steps`` steps.
     """
 
     steps: int = 3000
@@ -71,7 +72,8 @@ class Recipe:
     decay: float = 0.02
     clean: float = 0.15
     empty: float = 0.15
-    calibration: int = 40
+    looks: int = 36
+    look_steps: int = 1500
     seed: int = 0
     start: str = ""
     net: JudgeConfig = field(default_factory=JudgeConfig)
@@ -120,7 +122,7 @@ def targets(seen: Pictures) -> Targets:
     )
 
 
-def loss(maps: Maps, want: Targets) -> Float[Tensor, 3]:
+def loss(maps: Maps, want: Targets) -> Float[Tensor, " 3"]:
     """Of the shapes, the colours and the boxes, each for one named cell."""
     many = want.named.sum().clamp(min=1)
     shape = cross_entropy(maps.shape, want.shape, reduction="none")
@@ -233,34 +235,55 @@ def train(
     return net.eval(), curve
 
 
-@torch.inference_mode()
-def calibrate(net: SceneNet, recipe: Recipe) -> SceneNet:
-    """The network with the temperature at which its scores on pictures of a seed of their own
-    are most likely (Guo et al., arXiv 1706.04599), over the cells that say something else than
-    nothing, or should."""
-    held = replace(recipe, seed=recipe.seed + HELD)
-    draw = Generator().manual_seed(held.seed)
-    logits, wants = [], []
-    for seen in _batches(held, recipe.calibration, draw):
-        maps, want = net(seen.images), targets(seen)
-        told = maps.shape.argmax(1) != NOTHING
-        which = want.counts & (told | want.named)
-        logits.append(maps.shape.permute(0, 2, 3, 1)[which])
-        wants.append(want.shape[which])
-    said, right = torch.cat(logits), torch.cat(wants)
-    grid = torch.linspace(0.5, 3.0, 126)
-    best = min(grid.tolist(), key=lambda t: float(cross_entropy(said / t, right)))
-    net.config = replace(net.config, temperature=round(best, 3))
-    return net
+def second_look(net: SceneNet, recipe: Recipe) -> Look:
+    """Fitted on what a folded network finds in pictures of a seed of their own, a third of which
+    hold nothing. What lies on an object that is only partly there is left out."""
+    draw = Generator().manual_seed(recipe.seed + HELD)
+    held = replace(recipe, seed=recipe.seed + HELD, batch=192, empty=0.35)
+    rows = [_looks(net, pictures(held, number, draw)) for number in range(recipe.looks)]
+    seen, likely, right, hue = (torch.cat(column) for column in zip(*rows, strict=True))
+    torch.manual_seed(recipe.seed)
+    second = Look()
+    if not len(seen):
+        return second
+    optimizer = torch.optim.AdamW(second.parameters(), lr=1e-2, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=recipe.look_steps)
+    for _ in range(recipe.look_steps):
+        rows_ = torch.randint(len(seen), (512,), generator=draw)
+        colors, odds = second(seen[rows_], likely[rows_])
+        named = hue[rows_] >= 0
+        color = cross_entropy(colors[named], hue[rows_][named], reduction="sum") / len(rows_)
+        score = binary_cross_entropy_with_logits(odds, right[rows_].float())
+        optimizer.zero_grad(set_to_none=True)
+        (color + score).backward()
+        optimizer.step()
+        schedule.step()
+    return second.eval()
 
 
-def _batches(recipe: Recipe, count: int, draw: Generator) -> Iterator[Pictures]:
-    for number in range(count):
-        yield pictures(recipe, number, draw)
+def _looks(net: SceneNet, seen: Pictures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each object found: what a look says, the network's probability, whether it is right,
+    and its true colour (-1 for none)."""
+    with torch.no_grad():
+        at = peaks(net(seen.images))
+        numbers = look(seen.images, at.image, at.shape, at.box)
+    centre = (at.box[:, None, :2] + at.box[:, None, 2:]) / 2
+    shape, share, box = seen.shape[at.image], seen.share[at.image], seen.box[at.image]
+    away = (box[:, :, :2] - centre).abs()
+    clear = (shape >= 0) & (share >= CLEAR)
+    vague = (shape >= 0) & (share > GONE) & ~clear
+    cells = (away.amax(2) * (SIDE // STRIDE)).masked_fill(~clear, math.inf)
+    nearest, owner = cells.min(1)
+    one = torch.arange(len(owner))
+    right = (nearest <= 1) & (shape[one, owner] == at.shape)
+    inside = (away <= box[:, :, 2:].clamp(min=2 * STRIDE / SIDE) / 2).all(2)
+    kept = (nearest <= 1) | ~(inside & vague).any(1)
+    hue = torch.where(right, seen.hue[at.image][one, owner], -1)
+    return numbers[kept], at.likely[kept], right[kept], hue[kept]
 
 
 def make(recipe: Recipe, out: Path, start: SceneJudge | None = None) -> SceneJudge:
-    """Train, fold, calibrate and write.
+    """Train, fold, fit the second look, and write.
 
     Args:
         start: a judge to go on with; its widths are taken.
@@ -270,29 +293,29 @@ def make(recipe: Recipe, out: Path, start: SceneJudge | None = None) -> SceneJud
     """
     begun = time.perf_counter()
     if start is not None:
-        recipe = replace(recipe, start=start.name, net=replace(start.net.config, temperature=1.0))
+        recipe = replace(recipe, start=start.name, net=start.net.config)
     net, curve = train(recipe, start.net if start else None)
-    plain = calibrate(folded(net), recipe)
-    save_net(plain, out)
+    plain = folded(net)
+    second = second_look(plain, recipe)
+    save_judge(plain, second, out)
     lines = io.StringIO()
     lines.write("step,shape,color,box\n")
     every = max(1, recipe.steps // 300)
-    for start in range(0, recipe.steps, every):
-        part = torch.tensor(curve[start : start + every]).mean(0).tolist()
-        lines.write(f"{start + 1},{part[0]:.5f},{part[1]:.5f},{part[2]:.5f}\n")
+    for first in range(0, recipe.steps, every):
+        part = torch.tensor(curve[first : first + every]).mean(0).tolist()
+        lines.write(f"{first + 1},{part[0]:.5f},{part[1]:.5f},{part[2]:.5f}\n")
     write_atomic(out / "loss.csv", lines.getvalue().encode())
     about = {
         "what": "the scene judge, a detector of coloured shapes",
         "command": "python -m encbench.geneval.judge_train",
         "recipe": asdict(recipe),
         "images": recipe.steps * recipe.batch,
-        "parameters": sum(value.numel() for value in plain.parameters()),
-        "temperature": plain.config.temperature,
+        "parameters": sum(value.numel() for part in (plain, second) for value in part.parameters()),
         "seconds": round(time.perf_counter() - begun),
         "torch": torch.__version__,
     }
     write_manifest(out, about)
-    return SceneJudge("scenes", plain)
+    return load_judge(folder=out)
 
 
 def main() -> None:
