@@ -190,6 +190,47 @@ def _clear(a: dict[str, Any], b: dict[str, Any]) -> int:
     return int(ends[0] > ends[3]) - int(ends[1] < ends[2])
 
 
+PUBLISHED = (("retrieval", "published@{k}"), ("ablation", "published"))
+ASKING = (("minimal-pairs", "scaled"), ("decodability", "tokens"))
+
+
+def _what_is_said(run: Run) -> Iterator[str]:
+    """The published two probes against the two that ask what the prompt says: candidates that
+    stand clearly the other way round, and controls that a published score puts above candidates."""
+    for probe, score_name in PUBLISHED:
+        metric = score_name.format(k=run.k)
+        for other, theirs in ASKING:
+            both = {
+                row.spec: (run.score(row.spec, probe, metric), run.score(row.spec, other, theirs))
+                for row in run.candidates
+            }
+            known = {s: (a, b) for s, (a, b) in both.items() if a and b}
+            pairs = [
+                (s, t)
+                for s in known
+                for t in known
+                if _clear(known[s][0], known[t][0]) > 0 > _clear(known[s][1], known[t][1])
+            ]
+            if len(known) < 2:
+                continue
+            count = len(known) * (len(known) - 1) // 2
+            if not pairs:
+                yield (
+                    f"On no pair of candidates does {other} clearly contradict the published "
+                    f"{probe} score."
+                )
+                continue
+            widest = max(pairs, key=lambda p: known[p[1]][1]["value"] - known[p[0]][1]["value"])
+            first, second = (_names(run, [spec]) for spec in widest)
+            (a, x), (b, y) = (known[spec] for spec in widest)
+            yield (
+                f"The published {probe} score and {other} disagree clearly on {len(pairs)} of "
+                f"{count:,} pairs of candidates: for example {first} is above {second} by "
+                f"{metric} ({score(a)} and {score(b)}), and below it by {other} {theirs} "
+                f"({score(x)} and {score(y)})."
+            )
+
+
 def _saturated(run: Run) -> Iterator[str]:
     full = [f"{r.probe} {r.score}" for r in run.prediction.rivals if r.saturated]
     if full:
@@ -295,6 +336,7 @@ RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
     _truncation,
     _anisotropy,
     _disentanglement,
+    _what_is_said,
     _saturated,
     _unscored,
     _comparable,
@@ -357,6 +399,34 @@ def definition(run: Run) -> list[tuple[str, str]]:
                 "centred, whitened, untruncated",
                 "The same after subtracting a mean or whitening, fitted on other prompts; and over "
                 "prompts that were not cut off.",
+            ),
+        ]
+    if "minimal-pairs" in run.probes:
+        found.append(
+            (
+                "Minimal pairs",
+                "How often a paraphrase is nearer to a prompt than a swap told in the same "
+                "wording: colors, counts or order exchanged (the words stay the same), or color, "
+                "count or relation replaced. Ties count a half. Scaled: 0 is chance, as for an "
+                "encoder that ignores its prompt, 1 always; the mean over the six kinds. 'hard' "
+                "takes the swap in the prompt's own wording.",
+            )
+        )
+    if "decodability" in run.probes:
+        found += [
+            (
+                "Decodability",
+                "A ridge regression is fitted on captions of some scenes and asked on captions of "
+                "others which objects, colors, count and relation they tell, and which color goes "
+                "with which object. 0 is a read-out of nothing (what is most frequent), 1 one of "
+                "the true attributes; the mean over the five. Once from the pooled vector, once "
+                "from the tokens (their mean, maximum and mean random features).",
+            ),
+            (
+                "image",
+                "Share of the variance of re-encoded images that the same read-out predicts from "
+                "their captions, on images it was not fitted on (R²; below 0 is worse than the "
+                "mean image).",
             ),
         ]
     found.append(
