@@ -22,15 +22,16 @@ class RunConfig:
     """Everything that a run depends on. Presets are functions that return one.
 
     Attributes:
-        encoders: candidate spec strings; controls come in by themselves.
+        encoders: candidate spec strings; controls come in by themselves. Without any, the zoo's
+            are taken where the data are scenes.
         out: folder of the run.
         coco: COCO folder; None for the embedded scenes.
         coco_split: e.g. 'val2017'; None if the folder has only one.
         allow_missing_images: work on the images that are there.
         dpg: DPG-Bench prompts, a folder of txt or a jsonl; None for long captions of scenes
             where ``coco`` is None too, else no ablation.
-        re_encoder: spec of the image re-encoder, or 'none'; None for 'dinov3', which on scenes
-            is 'labels', since scenes are known exactly.
+        re_encoder: spec of the image re-encoder, or 'none'; None for 'dinov3', and on scenes for
+            'labels', since scenes are known exactly.
         probes: names; empty for all that are registered.
         queries: of the retrieval probe.
         ks: neighbours at which retrieval is scored; 2 is always among them.
@@ -95,10 +96,14 @@ class RunConfig:
         need(self.seed >= 0, f"--seed must not be negative: {self.seed}")
 
     @property
+    def on_scenes(self) -> bool:
+        """Whether no data are named, so that the embedded scenes are used."""
+        return self.coco is None and self.dpg is None and self.coco_split is None
+
+    @property
     def chosen_re_encoder(self) -> str:
         """The re-encoder's spec, the default filled in."""
-        scenes = self.coco is None and self.dpg is None and self.coco_split is None
-        return self.re_encoder or ("labels" if scenes else "dinov3")
+        return self.re_encoder or ("labels" if self.on_scenes else "dinov3")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text."""

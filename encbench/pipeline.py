@@ -49,6 +49,7 @@ from .types import (
     PromptSet,
     default_device,
 )
+from .zoo.catalog import ENCODERS
 
 GENERIC = ("model", "checkpoint", "weights", "final", "text_encoder", "snapshot")
 """Folder names that say nothing about what is in them."""
@@ -64,24 +65,37 @@ class Outcome:
 
 
 def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
-    """The candidates in the order given, then all controls: the five, and a shuffle of each
-    candidate. A control that was also named as an encoder comes once.
+    """The candidates in the order given (without any, on scenes, the zoo's), then all controls:
+    the five, and a shuffle of each candidate but those that are an earlier step of another, whose
+    geometry is much the same. A control that was also named as an encoder comes once.
 
     Raises:
         UsageError: for a spec that is not one, is given twice, or (if ``known``) is of no
             registered family.
     """
-    given = [EncoderSpec.parse(text) for text in config.encoders]
+    given = [EncoderSpec.parse(text) for text in candidates_of(config)]
     for spec in given:
         if known:
             family_of(spec.shuffled or spec)
         if given.count(spec) > 1:
             raise UsageError(f"'{spec}' is given twice")
     candidates = [spec for spec in given if spec.family != "control"]
-    shuffles = [EncoderSpec.parse(f"control:shuffle({spec})") for spec in candidates]
+    finished = [s for s in candidates if not (s.get("step") and _finished(s) in candidates)]
+    shuffles = [EncoderSpec.parse(f"control:shuffle({spec})") for spec in finished]
     named = [spec for spec in given if spec.family == "control"]
     controls = [EncoderSpec.parse(text) for text in CONTROLS]
     return list(dict.fromkeys([*candidates, *named, *controls, *shuffles]))
+
+
+def candidates_of(config: RunConfig) -> tuple[str, ...]:
+    """The encoders that were named; where neither they nor data were, the zoo's."""
+    return config.encoders or (ENCODERS if config.on_scenes else ())
+
+
+def _finished(spec: EncoderSpec) -> EncoderSpec:
+    """The same encoder without its step."""
+    options = tuple((k, v) for k, v in spec.options if k != "step")
+    return dataclasses.replace(spec, options=options)
 
 
 def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
@@ -126,6 +140,7 @@ def probe_all(
         EncbenchError: for what concerns all encoders: data, re-encoder, store, output folder.
     """
     specs = specs_of(config)
+    config = dataclasses.replace(config, encoders=candidates_of(config))
     device = device_of(config)
     probes = load_probes(config)
     store = Store(config.store)

@@ -17,6 +17,7 @@ from encbench.config import RunConfig
 from encbench.encoders.control import CONTROLS
 from encbench.pipeline import names_of, slug, specs_of
 from encbench.records import find_records, read_items, read_prediction, read_record
+from encbench.zoo.catalog import ENCODERS
 
 CUSTOM = '''
 import numpy as np, torch, os, time, zlib
@@ -348,3 +349,14 @@ def test_names_are_short_and_unique():
     assert by_text["t5:google/t5-v1_1-xl?layer=penultimate"] == "t5-v1_1-xl?layer=penultimate"
     assert slug("../../etc") == "etc"
     assert slug("\0\n") == "encoder"
+
+
+def test_without_encoders_and_data_the_zoo_is_ranked(tmp_path):
+    specs = [str(spec) for spec in specs_of(RunConfig(), known=False)]
+    assert tuple(specs[: len(ENCODERS)]) == ENCODERS
+    assert {*CONTROLS} <= set(specs)
+    shuffles = [spec for spec in specs if "shuffle" in spec]
+    assert shuffles == [f"control:shuffle({spec})" for spec in ENCODERS if "step" not in spec]
+    alone = ("zoo:mini-t5?step=3pct",)  # no other step of it: it keeps its own shuffle
+    assert any("shuffle" in str(s) for s in specs_of(RunConfig(encoders=alone), known=False))
+    assert not [s for s in specs_of(RunConfig(coco=tmp_path)) if s.family != "control"]

@@ -69,7 +69,8 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
             list[str] | None,
             typer.Option(
                 help="Encoders to compare, family:source@revision?option=value&...; several "
-                "after one flag. Controls are added by themselves. See: encbench list encoders.",
+                "after one flag; without any, on scenes, the zoo's. Controls are added by "
+                "themselves. See: encbench list encoders.",
                 metavar="SPEC...",
             ),
         ] = None,
@@ -122,9 +123,9 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         re_encoder: Annotated[
             str | None,
             typer.Option(
-                help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, labels, "
-                "pixels, or none (text only). Default dinov3, on scenes labels. See: encbench list "
-                "re-encoders.",
+                help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, "
+                "mini-dinov3, labels, pixels, or none (text only). Default dinov3, on scenes "
+                "labels. See: encbench list re-encoders.",
                 rich_help_panel=DATA,
             ),
         ] = None,
