@@ -3,8 +3,8 @@
     du/dt = v . grad_z u + d_t u                    MeanFlow (arXiv 2505.13447), Eq. 8
 
 the derivative of u(z, r, t) along (v, 0, 1). It is only ever a target, so no graph is kept, and
-it is computed in float32 (or float64) whatever autocast says: in bfloat16 an error of 2^-8 in u
-would be divided by the step.
+it is computed in float32 (or float64) whatever autocast says, and without TensorFloat-32: an
+error of 2^-8 or 2^-11 in u would be divided by the step.
 
 | mode | forwards | error | note |
 |---|---|---|---|
@@ -18,7 +18,8 @@ and its finite differences then need a step 1000 times as small.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import UsageError
 
 Mode = Literal["jvp", "central", "forward"]
-STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-8, "forward": 2**-9}
+STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-10, "forward": 2**-11}
 """Default step of each mode in units of t, for float32: about where truncation and rounding meet
 (`benchmarks/train_step.py` prints each mode's error). Powers of two, so that t + h is exact."""
 
@@ -69,11 +70,29 @@ def total_derivative(
     if mode != "jvp" and not h > 0:
         raise UsageError(f"the step of a finite difference must be above 0, not {h}")
     z, r, t, v = (_precise(part) for part in (z, r, t, v))
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), _no_tf32():
         if mode == "jvp":
             return _jvp(u, z, r, t, v)
         base = None if base is None else _precise(base)
         return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
+
+
+def coarse(device: torch.device) -> bool:
+    """Whether a forward on this device now is too coarse to be a point of a difference: under
+    autocast, or with TensorFloat-32 (torch allows it in convolutions by default)."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    return torch.is_autocast_enabled(device.type) or (device.type == "cuda" and tf32)
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _precise(part: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .derivative import Mode, along, total_derivative
+from .derivative import Mode, along, coarse, total_derivative
 
 T_CLIP = 0.05
 """Below this t the velocity of an x-predicting network is (z - x_hat) / T_CLIP (pMF)."""
@@ -294,13 +294,13 @@ def _correction(
     else:
         with torch.no_grad():
             tangent = average_velocity(net, z, t, t, cond)
-    # Forward-mode AD does not go through a compiled module, and under autocast u is too coarse
-    # to be a point of a difference.
+    # Forward-mode AD does not go through a compiled module, and under autocast or TF32 u
+    # is too coarse to be a point of a difference.
     plain = getattr(net, "_orig_mod", net) if objective.derivative == "jvp" else net
     derivative = total_derivative(
         lambda z, r, t: average_velocity(plain, z, r, t, cond), z, r, t, tangent,
         mode=objective.derivative, step=objective.step,
-        base=None if torch.is_autocast_enabled(z.device.type) else u[rows],
+        base=None if coarse(z.device) else u[rows],
     )  # fmt: skip
     return (along(t - r, z) * derivative).to(u.dtype)
 
