@@ -17,6 +17,7 @@ from ..errors import UnknownNameError, UsageError
 from ..shipped import read_manifest, shipped
 from ..zoo.catalog import ENCODERS, FAMILIES, folder_of
 from . import EncoderFamily
+from .blip3o import FAMILY as BLIP3O
 from .spec import COMMON_OPTIONS, EncoderSpec
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ FAMILY = EncoderFamily(
     load=_load,
     options={
         "step": "which point of training: final (default), 20pct or 3pct",
-        "mode": "mini-blip3o: as for blip3o; every other option of the encoder's own family too",
+        **dict.fromkeys(BLIP3O.options, f"of {BLIP3O.name}, gemma and others: see there"),
     },
     real_weights="yes: the weights that come with encbench",
 )

@@ -1,12 +1,12 @@
 """``scene-vq``: an image as a small grid of discrete tokens, for ``mini-blip3o``.
 
-A convolutional autoencoder whose bottleneck is rounded: three numbers of eight levels in each of
-4 x 4 cells, so one of 512 tokens a cell (finite scalar quantisation, arXiv 2309.15505).
+An image of 32 x 32 pixels is cut into 4 x 4 patches, and each is told by the nearest of 512
+patches (vector quantisation). The codebook is fitted by k-means, whose loss is the mean squared
+distance of a patch to its nearest code.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from .text import SPLIT
 
 SIDE = 32
 CELLS = 4  # a side
-LEVELS = (8, 8, 8)
-CODES = math.prod(LEVELS)
+PATCH = SIDE // CELLS
+CODES = 512
 TOKENS = CELLS * CELLS
-CHANNELS = (32, 64, 96)
+SHOWING = 0.02  # least standard deviation of a patch that shows more than the ground
+FIRST = 1_000_000  # of the scenes that the first codes are taken from
 
 
 class SceneVQ(nn.Module):
@@ -36,80 +37,72 @@ class SceneVQ(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        a, b, c = CHANNELS
-        dims = len(LEVELS)
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, a, 4, 2, 1), nn.GELU(), nn.Conv2d(a, b, 4, 2, 1), nn.GELU(),
-            nn.Conv2d(b, c, 4, 2, 1), nn.GELU(), nn.Conv2d(c, dims, 1),
-        )  # fmt: skip
-        self.decoder = nn.Sequential(
-            nn.Conv2d(dims, c, 3, 1, 1), nn.GELU(), nn.ConvTranspose2d(c, b, 4, 2, 1), nn.GELU(),
-            nn.ConvTranspose2d(b, a, 4, 2, 1), nn.GELU(), nn.ConvTranspose2d(a, 3, 4, 2, 1),
-        )  # fmt: skip
+        self.codes = nn.Parameter(torch.zeros(CODES, 3 * PATCH * PATCH))
 
-    def quantised(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 4 4"]:
-        """The rounded bottleneck, in [-1, 1]; gradients pass the rounding by."""
-        levels = torch.tensor(LEVELS)[:, None, None]
-        bounded = (torch.tanh(self.encoder(images * 2 - 1)) + 1) / 2 * (levels - 1)
-        rounded = bounded + (bounded.round() - bounded).detach()
-        return rounded / (levels - 1) * 2 - 1
-
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
-        return self.decoder(self.quantised(images)) / 2 + 0.5
+    def distances(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "M K"]:
+        """Squared distances of all patches to all codes, in squared pixel values."""
+        patches = patches_of(images)
+        crossed = patches @ self.codes.T
+        return patches.square().sum(1, keepdim=True) - 2 * crossed + self.codes.square().sum(1)
 
     @torch.no_grad()
     def tokens(self, images: Float[Tensor, "N 3 H W"]) -> Int[Tensor, "N 16"]:
-        """A number below CODES for each cell, row by row."""
-        levels = torch.tensor(LEVELS)[:, None, None]
-        digits = ((self.quantised(images) + 1) / 2 * (levels - 1)).round().long()
-        one, two, three = digits.unbind(1)
-        return ((one * LEVELS[1] + two) * LEVELS[2] + three).flatten(1)
+        """A number below CODES for each patch, row by row."""
+        return self.distances(images).argmin(1).unflatten(0, (-1, TOKENS))
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "N 16"]) -> Float[Tensor, "N 3 H W"]:
         """Images in [0, 1]."""
-        one, rest = tokens // (LEVELS[1] * LEVELS[2]), tokens % (LEVELS[1] * LEVELS[2])
-        digits = torch.stack([one, rest // LEVELS[2], rest % LEVELS[2]], 1).float()
-        levels = torch.tensor(LEVELS)[:, None]
-        codes = (digits / (levels - 1) * 2 - 1).unflatten(2, (CELLS, CELLS))
-        return (self.decoder(codes) / 2 + 0.5).clamp(0, 1)
+        patches = self.codes[tokens].clamp(0, 1)
+        return functional.fold(patches.mT, SIDE, PATCH, stride=PATCH)
+
+
+def patches_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "M D"]:
+    """All patches of images, one after the other."""
+    return functional.unfold(images, PATCH, stride=PATCH).mT.flatten(0, 1)
 
 
 class VQRecipe(Recipe):
-    """Images are rebuilt by their absolute difference, from scenes that encoders train on."""
+    """K-means by gradient descent, on scenes that encoders train on."""
 
     name = "scene-vq"
-    objective = "rebuild images from 16 tokens"
-    schedule = Schedule(steps=300, batch=64, rate=3e-3, decay=0.0)
+    objective = "nearest of 512 patches"
+    schedule = Schedule(steps=150, batch=256, rate=1e-2, decay=0.0, beta2=0.9)
     reads_text = False
 
     def build(self) -> nn.Module:
-        return SceneVQ()
+        """The first codes are patches that show something, of scenes that are not trained on."""
+        model = SceneVQ()
+        patches = patches_of(render(sample(SPLIT, 256, start=FIRST), SIDE))
+        telling = patches[patches.unflatten(1, (3, -1)).std(2).amax(1) > SHOWING]
+        chosen = torch.randperm(len(telling))[:CODES]
+        model.codes.data.copy_(telling[chosen])
+        return model
 
     def loss(self, model: Any, at: At) -> Tensor:
         size = self.schedule.batch
         scenes = sample(SPLIT, size, seed=at.seed, start=at.number * size)
-        images = render(scenes, SIDE)
-        return functional.l1_loss(model(images), images)
+        found: Tensor = model.distances(render(scenes, SIDE)).amin(1).mean()
+        return found
 
     def save(self, model: Any, folder: Path) -> int:
         state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
         save_file(state, folder / "model.safetensors", {"format": "pt"})
         write_json(
             folder / "config.json",
-            {"model_type": "scene_vq", "image_size": SIDE, "cells": CELLS, "levels": list(LEVELS)},
+            {"model_type": "scene_vq", "image_size": SIDE, "patch_size": PATCH, "codes": CODES},
         )
         return parameters_of(model)
 
 
 def load_vq(folder: Path) -> SceneVQ:
-    """The autoencoder of a folder, in eval mode.
+    """The codebook of a folder, in eval mode.
 
     Raises:
         ModelError: if the folder holds another kind of model.
     """
-    if read_json(folder / "config.json").get("levels") != list(LEVELS):
-        raise ModelError(f"{folder} holds no scene-vq of levels {LEVELS}")
+    if read_json(folder / "config.json").get("codes") != CODES:
+        raise ModelError(f"{folder} holds no scene-vq of {CODES} codes")
     model = SceneVQ()
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval().requires_grad_(False)

@@ -1,0 +1,302 @@
+"""The weights that come with encbench: whole, small, and read as the libraries read them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from encbench.cli import main
+from encbench.encoders import EncoderSpec, load_encoder
+from encbench.encoders import zoo as adapter
+from encbench.encoders.checks import assert_conforms
+from encbench.errors import ModelError, UnknownNameError, UsageError
+from encbench.shipped import read_manifest, shipped
+from encbench.types import ImageRecord, JointEncoder
+from encbench.vision import load_reencoder, mini
+from encbench.zoo.catalog import (
+    ENCODERS,
+    FAMILIES,
+    NAMES,
+    STAGES,
+    WEIGHTS,
+    folder_of,
+    stages_of,
+)
+from encbench.zoo.table import rows
+from encbench.zoo.vq import load_vq
+
+PROMPTS = [
+    "a photo of a red circle left of a blue star",
+    "",
+    "Against a midnight backdrop, a trio of figures can be seen. In the upper area sits a moon.",
+    "a brown dog sleeps on the sofa",
+]
+ALL = [(name, stage) for name in NAMES for stage in stages_of(name)]
+LIMIT = 40e6  # bytes
+
+
+@pytest.mark.parametrize(("name", "stage"), ALL)
+def test_shipped_files_are_whole(name, stage):
+    about = read_manifest(shipped(folder_of(name, stage)))["about"]
+    assert (about["name"], about["stage"], about["seed"]) == (name, stage, 0)
+    curve = [loss for _, loss in about["curve"]]
+    if stage == "final":
+        assert curve[-1] < curve[0]
+        share = {stage: folder_of(name, stage) for stage in stages_of(name)}
+        steps = {s: read_manifest(f)["about"]["steps"] for s, f in share.items()}
+        total = about["schedule"]["steps"]
+        for s, taken in steps.items():
+            assert abs(taken / total - STAGES[s]) < 0.02
+    assert 0.5e6 < about["parameters"] < 1.5e6 or name not in FAMILIES
+
+
+def test_shipped_files_are_small_and_nothing_else_lies_there():
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LIMIT
+    assert {path.parent for path in files} == {folder_of(*each) for each in ALL}
+
+
+@pytest.mark.parametrize("spec", ENCODERS)
+def test_every_stage_loads_with_its_card(spec):
+    encoder = load_encoder(spec, "cpu")
+    card = encoder.card
+    assert card.spec == spec
+    assert (card.family, card.licence, card.dtype) == ("zoo", "Apache-2.0", "float32")
+    assert card.stage == (spec.partition("step=")[2] or "final")
+    assert len(card.revision) == 64
+    assert encoder.encode(PROMPTS).tokens.shape[2] == card.dim == 128
+
+
+def test_revisions_differ_and_so_do_features():
+    found = [load_encoder(spec, "cpu") for spec in ENCODERS]
+    assert len({encoder.card.revision for encoder in found}) == len(ENCODERS)
+    for name in FAMILIES:
+        stages = [e.encode(PROMPTS[:1]).tokens for e in found if e.card.source == name]
+        assert len(stages) == 3
+        for i, one in enumerate(stages):
+            for other in stages[:i]:
+                assert (one - other).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["zoo:mini-clip?step=3pct", "zoo:mini-blip3o?mode=image", "zoo:mini-gemma?layer=normavg"],
+)
+def test_variants_conform(spec):
+    assert_conforms(load_encoder(spec, "cpu"))
+
+
+# ---------------------------------------------------------------- as the libraries read them
+
+
+def _features(name: str) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Of each prompt its real tokens and pooled vector, from the adapter."""
+    found = load_encoder(f"zoo:{name}", "cpu").encode(PROMPTS)
+    return [
+        (found.tokens[i][found.mask[i]], None if found.pooled is None else found.pooled[i])
+        for i in range(len(PROMPTS))
+    ]
+
+
+def _ids(name: str, text: str) -> torch.Tensor:
+    from transformers import AutoTokenizer
+
+    row = AutoTokenizer.from_pretrained(folder_of(name))(text)["input_ids"]
+    return torch.tensor([row or [0]])
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_clip_equals_transformers():
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained(folder_of("mini-clip"), dtype=torch.float32).eval()
+    for text, (tokens, pooled) in zip(PROMPTS, _features("mini-clip"), strict=True):
+        out = model.text_model(input_ids=_ids("mini-clip", text))
+        _near(tokens, out.last_hidden_state[0])
+        _near(pooled, model.text_projection(out.pooler_output)[0])
+
+
+@torch.no_grad()
+def test_t5_equals_transformers():
+    from transformers import T5EncoderModel
+
+    model = T5EncoderModel.from_pretrained(folder_of("mini-t5"), dtype=torch.float32).eval()
+    for text, (tokens, _) in zip(PROMPTS, _features("mini-t5"), strict=True):
+        _near(tokens, model(input_ids=_ids("mini-t5", text)).last_hidden_state[0])
+
+
+@torch.no_grad()
+def test_gemma_equals_transformers():
+    from transformers import Gemma2Model
+
+    model = Gemma2Model.from_pretrained(
+        folder_of("mini-gemma"), dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    for text, (tokens, _) in zip(PROMPTS, _features("mini-gemma"), strict=True):
+        _near(tokens, model(input_ids=_ids("mini-gemma", text)).last_hidden_state[0])
+
+
+@torch.no_grad()
+def test_blip3o_equals_transformers():
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    folder = folder_of("mini-blip3o")
+    raw = json.loads((folder / "config.json").read_text())
+    model = Qwen3ForCausalLM(Qwen3Config.from_dict(raw | {"model_type": "qwen3"})).float().eval()
+    state = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    model.load_state_dict(state)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text, (tokens, _) in zip(PROMPTS, _features("mini-blip3o"), strict=True):
+        said = f"Please generate image based on the following caption: {text}"
+        chat = [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": said},
+        ]
+        dressed = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(dressed + "<im_start><S0>")["input_ids"]
+        assert ids[-2:] == [raw["image_start_tag_id"], raw["scale_start_token_id"]]
+        out = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        _near(tokens, out)
+
+
+def test_blip3o_writes_image_tokens_that_its_grid_can_draw():
+    encoder = load_encoder("zoo:mini-blip3o?mode=image&decode=greedy", "cpu")
+    raw = json.loads((folder_of("mini-blip3o") / "config.json").read_text())
+    found = encoder.encode(PROMPTS)
+    count = raw["image_tokens"]
+    assert found.tokens.shape == (len(PROMPTS), count + 1, 128)
+    rows = encoder.tokenise(PROMPTS[:1]).ids
+    written = encoder.write(torch.tensor(rows), torch.tensor([len(rows[0]) - count]))
+    first = raw["image_start_token_id"]
+    assert bool((written >= first).all())
+    assert bool((written <= raw["image_end_token_id"]).all())
+    images = load_vq(folder_of("scene-vq")).decode(written - first)
+    assert images.shape == (1, 3, 32, 32)
+
+
+def test_mini_clip_sees_images():
+    encoder = load_encoder("zoo:mini-clip", "cpu")
+    assert isinstance(encoder, JointEncoder)
+    vectors = encoder.encode_images([Image.new("RGB", (40, 30), c) for c in ("red", "navy")])
+    texts = encoder.encode(["a", "b"]).pooled
+    assert vectors.shape == texts.shape
+
+
+# ------------------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch) -> Path:
+    """A copy of a folder that the adapters read in place of the shipped ones."""
+    for name in ("mini-t5-3pct", "mini-dinov3-3pct"):
+        shutil.copytree(WEIGHTS / name, tmp_path / name)
+
+    def found(name: str, stage: str = "final") -> Path:
+        return folder_of(name, stage, tmp_path)
+
+    monkeypatch.setattr(adapter, "folder_of", found)
+    monkeypatch.setattr(mini, "folder_of", found)
+    return tmp_path
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _change(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _cut, _change])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "manifest.json"])
+def test_a_file_that_is_not_as_shipped_is_named_and_refused(copied, harm, file):
+    if file == "manifest.json" and harm is _change:
+        pytest.skip("a manifest vouches for the others, not for itself")
+    for folder, load in (
+        ("mini-t5-3pct", lambda: load_encoder("zoo:mini-t5?step=3pct", "cpu")),
+        ("mini-dinov3-3pct", lambda: load_reencoder("mini-dinov3?step=3pct", "cpu")),
+    ):
+        harm(copied / folder / file)
+        with pytest.raises(ModelError, match=f"{folder}/{file}.*install encbench again"):
+            load()
+
+
+def test_unknown_names_and_options_are_told():
+    for spec, said in (
+        ("zoo:mini-clap", "did you mean mini-clip"),
+        ("zoo:mini-clip?step=5pct", "unknown step of mini-clip '5pct'"),
+        ("zoo:mini-t5?mode=image", "unknown option of 'zoo:mini-t5' 'mode'"),
+    ):
+        with pytest.raises(UnknownNameError, match=said):
+            load_encoder(spec, "cpu")
+    with pytest.raises(UsageError, match="no revision"):
+        load_encoder("zoo:mini-clip@main", "cpu")
+    with pytest.raises(UsageError, match="comes with encbench"):
+        load_reencoder("mini-dinov3:elsewhere", "cpu")
+
+
+# ----------------------------------------------------------------------- the command line
+
+
+def _run(*words: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    return caught.value.code or 0
+
+
+def test_list_shows_all_that_is_shipped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert _run("zoo", "list") == 0
+    text = capsys.readouterr().out
+    assert text.count("as shipped") == len(ALL)
+    for name in NAMES:
+        assert name in text
+
+
+def test_list_names_what_is_damaged(tmp_path, capsys):
+    shutil.copytree(WEIGHTS / "mini-t5", tmp_path / "mini-t5")
+    assert [row.problem for row in rows(tmp_path)] == [""]
+    _change(tmp_path / "mini-t5" / "model.safetensors")
+    assert _run("zoo", "list", "--in", str(tmp_path)) == 1
+    said = capsys.readouterr()
+    assert "damaged" in said.out
+    assert "model.safetensors is not the file that was shipped" in said.err
+
+
+def test_train_writes_what_an_encoder_spec_can_name(tmp_path, capsys):
+    out = tmp_path / "made"
+    assert _run("zoo", "train", "scene-vq", "--out", str(out), "--steps", "2") == 0
+    assert "scene-vq: loss" in capsys.readouterr().out
+    assert _run("zoo", "train", "mini-clap", "--out", str(out)) == 2
+    assert "did you mean mini-clip" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- the re-encoder
+
+
+def test_mini_dinov3_is_dinov3(tmp_path):
+    from transformers import AutoImageProcessor, DINOv3ViTModel
+
+    path = tmp_path / "red.png"
+    Image.new("RGB", (128, 128), "red").save(path)
+    image = ImageRecord(1, "red.png", path, 128, 128)
+    reencoder = load_reencoder("mini-dinov3", "cpu")
+    assert (reencoder.card.spec, reencoder.card.licence) == ("mini-dinov3", "Apache-2.0")
+    folder = folder_of("mini-dinov3")
+    model = DINOv3ViTModel.from_pretrained(folder, dtype=torch.float32).eval()
+    prepare = AutoImageProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        pixels = prepare(images=Image.open(path), return_tensors="pt")["pixel_values"]
+        direct = model(pixel_values=pixels).last_hidden_state[:, 0]
+    _near(reencoder.encode([image]), direct)
+    assert EncoderSpec.parse(ENCODERS[0]).family == "zoo"
