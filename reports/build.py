@@ -14,7 +14,8 @@ from typing import Any
 
 from encbench.files import write_atomic
 
-from . import curves, figures, scatter, tables, words
+from . import curves, figures, kinds, scatter, tables, words
+from .confirm_view import View, build_view, write_files
 from .figures import Drawing
 from .gallery import build_gallery
 from .load import Run, load_run
@@ -26,7 +27,7 @@ FEW_PAIRS = 15  # rows shown at once; more are folded away
 
 
 def build_report(run: Path, out: Path | None = None) -> Path:
-    """Write the report of a finished run.
+    """Write the report of a finished run; with a verdict.json, its confirmation comes first.
 
     Args:
         run: the run's folder, with prediction.json, records/ and maybe media/ and config.json.
@@ -34,7 +35,8 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 
     Returns:
         the path of ``index.html``, which holds everything and opens offline. Beside it:
-        report.md, ranking.csv, ranking.tex, scores.csv and figures/*.png, *.svg.
+        report.md, ranking.csv, ranking.tex, scores.csv and figures/*.png, *.svg; of a
+        confirmation also confirmation.csv and confirmation.tex.
 
     Raises:
         RecordError: in one line, naming the file that is missing, damaged or newer.
@@ -43,11 +45,13 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     loaded = load_run(run)
     folder = out or run / "report"
     drawings, reasons = draw_all(loaded)
+    confirmation = build_view(loaded)
     for drawing in drawings.values():
         write_atomic(folder / "figures" / f"{drawing.name}.png", drawing.png)
         write_atomic(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
-    _remove_stale(folder / "figures", set(drawings))
-    view = _view(loaded, drawings, reasons)
+    write_files(confirmation, folder)
+    _remove_stale(folder / "figures", {*drawings, *(confirmation.names if confirmation else ())})
+    view = _view(loaded, drawings, reasons, confirmation)
     ranking = tables.ranking(loaded)
     comment = f"encbench ranking; prediction {loaded.prediction.hash}; needs booktabs"
     for name, text in (
@@ -65,7 +69,7 @@ def draw_all(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
     """All figures by name, and for those that cannot be drawn the reason, by function."""
     drawings: dict[str, Drawing] = {}
     reasons: dict[str, str] = {}
-    for draw in (figures.draw_ranking, *scatter.FIGURES, *curves.FIGURES):
+    for draw in (figures.draw_ranking, *scatter.FIGURES, *curves.FIGURES, *kinds.FIGURES):
         made = draw(run)
         if isinstance(made, Drawing):
             drawings[made.name] = made
@@ -79,21 +83,26 @@ def draw_all(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
 def _remove_stale(folder: Path, names: set[str]) -> None:
     """Figures of an earlier report that this one does not have would contradict it."""
     known = {"ranking", "cost", "plane-published", "plane-calibrated", "ablation"}
-    known |= {"ablation-places", "sensitivity"}
+    known |= {"ablation-places", "sensitivity", "minimal-pairs", "decodability", "stages"}
     for path in folder.glob("*"):
-        ours = path.stem in known or path.stem.startswith("similarity-")
+        ours = path.stem in known or path.stem.startswith(("similarity-", "confirm-"))
         if ours and path.suffix in (".png", ".svg") and path.stem not in names:
             path.unlink(missing_ok=True)
 
 
-def _view(run: Run, drawings: dict[str, Drawing], reasons: dict[str, str]) -> dict[str, Any]:
+def _view(
+    run: Run, drawings: dict[str, Drawing], reasons: dict[str, str], confirmation: View | None
+) -> dict[str, Any]:
     """Everything that the templates show."""
     among, against = words.split_pairs(run)
+    first = confirmation.headline if confirmation else printable(run.advice)
+    summary = words.summary(run)
     return {
         "run": run,
-        "advice": printable(run.advice),
-        "long": len(run.advice) > LONG,
-        "summary": words.summary(run),
+        "confirmation": confirmation,
+        "advice": first,
+        "long": len(first) > LONG,
+        "summary": f"{confirmation.summary} Ranking: {summary}" if confirmation else summary,
         "warnings": words.warnings(run),
         "failed": [words.failure(entry) for entry in run.prediction.failed],
         "figures": drawings,
@@ -185,8 +194,9 @@ def _render_html(view: dict[str, Any]) -> str:
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     environment.filters["line"] = printable
+    style = source("style.css") + (source("confirm.css") if view["confirmation"] else "")
     return environment.get_template("report.html").render(
-        **view, style=Markup(source("style.css")), script=Markup(script), script_hash=allowed
+        **view, style=Markup(style), script=Markup(script), script_hash=allowed
     )
 
 

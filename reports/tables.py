@@ -238,6 +238,14 @@ _SHOWN = {
         "published", "baseline", "calibrated", "calibrated/centred", "calibrated/whitened",
         "identification", "identification-distractors", "monotonicity", "published/untruncated",
     ),
+    "minimal-pairs": (
+        "scaled", "swapped", "replaced", "hard", "wording/reordered", "wording/reframed",
+        "wording/tier-B", "wording/tier-C", "held-out",
+    ),
+    "decodability": (
+        "tokens", "pooled", "objects/tokens", "colors/tokens", "count/tokens", "relation/tokens",
+        "binding/tokens", "image/tokens", "image/pooled",
+    ),
 }  # fmt: skip
 _MOST = 9
 
@@ -302,7 +310,7 @@ def to_tex(table: Table, comment: str = "") -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
@@ -317,7 +325,7 @@ def ranking_csv(run: Run) -> str:
         "rank", "rank_low", "rank_high", "name", "spec", "control", "score", "value", "low",
         "high", "n", "unscored", "parameters", "licence", "pooling", "stage",
     )  # fmt: skip
-    return _csv(
+    return write_csv(
         head,
         (
             (
@@ -347,4 +355,4 @@ def scores_csv(run: Run) -> str:
                     entry.get("high"), entry.get("n"), entry.get("unscored"),
                 )
             )  # fmt: skip
-    return _csv(head, rows)
+    return write_csv(head, rows)

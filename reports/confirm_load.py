@@ -1,0 +1,272 @@
+"""A confirmation, read from its run's folder: the verdict, and how its encoders are named."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from encbench.errors import RecordError
+from encbench.records import Predictor, Ranked, TrainedEncoder, Verdict, cell, read_verdict
+
+from . import text
+from .load import Run
+
+VERDICT = "verdict.json"
+CONSTANT = "control:constant"
+PRIMARY = (4, "B", "seen")
+LARGEST = 8_000_000  # bytes; a grid of samples is far smaller, so this is something else
+Group = tuple[str, str]
+"""Wording tier, and 'seen' or 'held-out'."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a report may say about a confirmation.
+
+    Attributes:
+        run: the ranked run, its order reduced to the encoders that were trained, so that drawing
+            functions see only these.
+        ranked: the run as it is.
+        verdict: the verdict.
+    """
+
+    run: Run
+    ranked: Run
+    verdict: Verdict
+
+    @cached_property
+    def trained(self) -> tuple[TrainedEncoder, ...]:
+        """Best predicted first."""
+        return tuple(row for row in self.verdict.encoders if not row.control)
+
+    @cached_property
+    def controls(self) -> tuple[TrainedEncoder, ...]:
+        return tuple(row for row in self.verdict.encoders if row.control)
+
+    @cached_property
+    def rows(self) -> tuple[TrainedEncoder, ...]:
+        return (*self.trained, *self.controls)
+
+    @cached_property
+    def brief(self) -> dict[str, str]:
+        """Spec -> a name short enough for a sentence; also of those whose training failed."""
+        names = dict(self.ranked.names)
+        for row in self.verdict.plan.get("encoders") or []:
+            if isinstance(row, dict) and row.get("spec"):
+                names[str(row["spec"])] = str(row.get("name") or row["spec"])
+        names |= {row.spec: row.name for row in self.verdict.encoders}
+        return text.short_names(names, 40)
+
+    def name(self, spec: Any) -> str:
+        return self.brief.get(str(spec), text.printable(str(spec)))
+
+    def named(self, sentence: Any) -> str:
+        """A sentence with names in place of specs; longest first, since one spec may begin
+        another."""
+        sentence = str(sentence or "")
+        for spec in sorted(self.brief, key=len, reverse=True):
+            sentence = sentence.replace(spec, self.brief[spec])
+        return text.printable(sentence)
+
+    def row(self, spec: Any) -> TrainedEncoder | None:
+        return next((row for row in self.rows if row.spec == spec), None)
+
+    # -------------------------------------------------------------------------- the cells
+
+    @cached_property
+    def _cells(self) -> tuple[tuple[int, str, str], ...]:
+        """Number of steps, tier and combos of every cell that has a score."""
+        found: dict[tuple[int, str, str], None] = {}
+        for row in self.rows:
+            for key, entry in row.scores.items():
+                place = parts(key)
+                if place and text.is_number(entry.get("value")):
+                    found[place] = None
+        return tuple(found)
+
+    @cached_property
+    def primary(self) -> tuple[int, str, str]:
+        """Steps, tier and combos of both verdicts."""
+        return parts(self.verdict.primary) or PRIMARY
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """Numbers of sampling steps, fewest first."""
+        return tuple(sorted({steps for steps, _, _ in self._cells}))
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Tiers of seen prompts, then of held-out ones."""
+        there = {(tier, combos) for _, tier, combos in self._cells}
+        return tuple(sorted(there, key=lambda g: (g[1] != "seen", g[1], g[0])))
+
+    def entry(
+        self, row: TrainedEncoder, steps: int | None = None, group: Group | None = None
+    ) -> dict[str, Any] | None:
+        """An encoder's score in a cell, the primary one by default; None where there is none."""
+        tier, combos = group or self.primary[1:]
+        found = row.scores.get(cell(steps or self.primary[0], tier, combos))
+        return found if found and text.is_number(found.get("value")) else None
+
+    def value(self, row: TrainedEncoder) -> float | None:
+        """The score that both verdicts are about."""
+        found = self.entry(row)
+        return float(found["value"]) if found else None
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Spec -> place by the primary cell's score, trained encoders only."""
+        scored = [(row, self.value(row)) for row in self.trained]
+        known = [(row, value) for row, value in scored if value is not None]
+        known.sort(key=lambda pair: -pair[1])
+        return {row.spec: place for place, (row, _) in enumerate(known, 1)}
+
+    @cached_property
+    def best(self) -> TrainedEncoder | None:
+        return self.row(next(iter(self.places), None))
+
+    @cached_property
+    def winner(self) -> TrainedEncoder | None:
+        """The encoder that was predicted first."""
+        return self.row(self.verdict.choice.get("winner"))
+
+    @cached_property
+    def constant(self) -> TrainedEncoder | None:
+        return self.row(CONSTANT)
+
+    def predictor(self, name: str, steps: int) -> Predictor | None:
+        """How well a predictor orders the encoders at a number of steps."""
+        wanted = cell(steps, *self.primary[1:])
+        rows = self.verdict.exploratory
+        return next((p for p in rows if (p.name, p.cell) == (name, wanted)), None)
+
+    @property
+    def same_prediction(self) -> bool:
+        """Whether the verdict is on the prediction that the run holds now."""
+        return self.verdict.prediction == self.ranked.prediction.hash
+
+
+def parts(key: str) -> tuple[int, str, str] | None:
+    """Steps, tier and combos of a cell's key; None if it is none."""
+    found = parse_qs(key)
+    try:
+        return int(found["steps"][0]), found["tier"][0], found["combos"][0]
+    except (KeyError, ValueError):
+        return None
+
+
+def load_confirmation(ranked: Run) -> Confirmation | None:
+    """The confirmation of a run, or None where none was made.
+
+    Raises:
+        RecordError: in one line, if the file is damaged, newer or was changed.
+    """
+    path = ranked.folder / VERDICT
+    if not path.exists():
+        return None
+    verdict = read_verdict(path)
+    _check(path, verdict)
+    order = [
+        Ranked(
+            row.spec, row.name, row.control,
+            *(_float(row.predicted.get(end)) for end in ("value", "low", "high")), n=0,
+            rank=row.predicted_rank, parameters=row.parameters, stage=row.stage,
+        )
+        for row in verdict.encoders
+    ]  # fmt: skip
+    advice = {"use": verdict.choice.get("winner")}
+    prediction = dataclasses.replace(ranked.prediction, order=order, advice=advice)
+    return Confirmation(dataclasses.replace(ranked, prediction=prediction), ranked, verdict)
+
+
+def _float(value: Any) -> float:
+    return float(value) if text.is_number(value) else float("nan")
+
+
+def _check(path: Path, verdict: Verdict) -> None:
+    """Refuse a verdict whose parts are not of the kind that the schema names."""
+    objects = (verdict.rules, verdict.plan, verdict.choice, verdict.rule, verdict.control)
+    whole = all(isinstance(value, dict) for value in (*objects, verdict.provenance))
+    for row in verdict.encoders:
+        tables = (row.scores, row.tasks, row.parent)
+        whole = whole and isinstance(row.predicted, dict) and all(map(_table, tables))
+        whole = whole and all(_rows(value) for value in (row.curve, row.gap))
+        whole = whole and isinstance(row.by_seed, dict)
+    if not (whole and _rows(verdict.failed) and _rows(verdict.choice.get("leads") or [])):
+        raise RecordError(
+            f"{path} is not laid out like a verdict; remove it and run 'encbench confirm' again"
+        )
+
+
+def _table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values())
+
+
+def _rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+# -------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One encoder's samples: a row for each prompt, a column for each number of steps."""
+
+    row: TrainedEncoder
+    name: str
+    file: str  # without its ending
+    png: bytes
+    width: int
+    height: int
+    said: str
+    shown: bool = True  # or folded away
+
+    def fold(self, *, shown: bool) -> Grid:
+        return dataclasses.replace(self, shown=shown)
+
+    @property
+    def data(self) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def load_grids(c: Confirmation) -> list[Grid]:
+    """The grids of all encoders that have one, in order. A file that is no PNG, or lies outside
+    the run's folder, is left out."""
+    found = []
+    for i, row in enumerate(c.rows):
+        content = _png(c.ranked.folder, row.grid)
+        if content is not None:
+            png, width, height = content
+            value = text.score(c.entry(row))
+            place = f"predicted {row.predicted_rank}, " if row.predicted_rank else "control, "
+            said = f"{place}GenEval at {c.primary[0]} steps {value}"
+            found.append(
+                Grid(row, c.name(row.spec), f"confirm-grid-{i + 1}", png, width, height, said)
+            )
+    return found
+
+
+def _png(folder: Path, name: str) -> tuple[bytes, int, int] | None:
+    """A PNG's content and its size in pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not name:
+        return None
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or path.stat().st_size > LARGEST:
+            return None
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+            kind, (width, height) = image.format, image.size
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    return (content, width, height) if kind == "PNG" else None

@@ -1,0 +1,320 @@
+"""A report with a confirmation: the verdict comes first, in words that claim no more than it
+does; figures, tables and files; and what may be missing."""
+
+import csv
+import dataclasses
+import io
+import re
+import shutil
+from pathlib import Path
+
+import fake_run
+import fake_verdict
+import pytest
+from fake_run import CONTROLS, FOUR
+from fake_verdict import ALIKE, HELD, REVERSED
+
+from encbench.errors import RecordError
+from encbench.records import cell, read_verdict
+from reports import confirm_tables, confirm_words, text
+from reports.build import build_report
+from reports.confirm_figures import Marks, draw_all, draw_predicted
+from reports.confirm_load import Confirmation, load_confirmation, load_grids, parts
+from reports.confirm_words import headline, statements, warnings
+from reports.figures import Drawing
+from reports.load import load_run
+
+FIGURES = {
+    "confirm-predicted", "confirm-steps", "confirm-training", "confirm-gap", "confirm-cost",
+    "confirm-paper",
+}  # fmt: skip
+EVIL = '<script>alert(1)</script> | & $x_1$ [a](javascript:alert(1)) "'
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A small ranked run without a verdict."""
+    return fake_run.build(
+        tmp_path_factory.mktemp("confirm") / "run", FOUR[:2], controls=CONTROLS[3:4], n=20,
+        prompts=False, diagnostics=False, variants=False, gallery=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def held(bare, tmp_path_factory) -> Path:
+    """The same, confirmed, with its report."""
+    folder = Path(shutil.copytree(bare, tmp_path_factory.mktemp("held") / "run"))
+    fake_verdict.build(folder, failed=True)
+    build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def confirmation(held) -> Confirmation:
+    return loaded(held)
+
+
+@pytest.fixture
+def copy(bare, tmp_path) -> Path:
+    return Path(shutil.copytree(bare, tmp_path / "run"))
+
+
+def loaded(folder: Path) -> Confirmation:
+    found = load_confirmation(load_run(folder))
+    assert found is not None
+    return found
+
+
+def changed(c: Confirmation, **fields) -> Confirmation:
+    return Confirmation(c.run, c.ranked, dataclasses.replace(c.verdict, **fields))
+
+
+def told(c: Confirmation) -> str:
+    return " ".join(f"{s.title} {s.answer} {s.why} {' '.join(s.more)}" for s in statements(c))
+
+
+# -------------------------------------------------------------------------------- words
+
+
+def test_a_prediction_that_held_is_called_confirmed(confirmation):
+    said = headline(confirmation)
+    assert said == (
+        "The choice of CLIP ViT-L/14 is confirmed: trained, it beats every rival. "
+        "The predicted order is confirmed."
+    )
+    assert [s.kind for s in statements(confirmation)] == ["yes", "yes", "yes"]
+    assert "came first of 4" in told(confirmation)
+    assert "p = 0.042, exact" in told(confirmation)
+
+
+def test_a_reversed_order_is_overturned_by_name(copy):
+    fake_verdict.build(copy, REVERSED)
+    c = loaded(copy)
+    assert "overturned: trained, T5 v1.1 XXL beats it" in headline(c)
+    assert "The predicted order is not confirmed." in headline(c)
+    assert [s.kind for s in statements(c)][:2] == ["no", "no"]
+    assert statements(c)[0].answer == "overturned by T5 v1.1 XXL"
+    assert "came 4th of 4" in told(c)
+    table = confirm_tables.leads(c)
+    assert table is not None
+    assert table.rows[-1].cells[-1].text == "the rival"
+
+
+def test_one_seed_and_equal_models_cannot_tell(copy):
+    fake_verdict.build(copy, ALIKE, seeds=1)
+    c = loaded(copy)
+    assert headline(c).count("can't tell") == 2
+    assert [s.kind for s in statements(c)][:2] == ["open", "open"]
+    assert "one seed says nothing" in told(c).lower()
+    assert "trained once" in confirm_words.summary(c)
+    assert warnings(c)[0] == "Each encoder was trained once."
+    assert "confirmed" not in headline(c)
+
+
+def test_a_choice_without_its_rule_is_put_into_proportion(confirmation):
+    rule = {**confirmation.verdict.rule, "verdict": "not confirmed"}
+    assert "does not make the rule behind it right" in told(changed(confirmation, rule=rule))
+
+
+def test_a_lead_over_the_constant_that_may_be_chance_is_not_called_one(confirmation):
+    control = {**confirmation.verdict.control, "low": -0.01}
+    (last,) = statements(changed(confirmation, control=control))[2:]
+    assert (last.answer, last.kind) == ("not clearly", "open")
+    assert "hardly follow" in last.more[-1]
+    (last,) = statements(changed(confirmation, control={}))[2:]
+    assert last.answer == "not tested"
+
+
+def test_a_spec_that_begins_another_is_not_named_for_it(confirmation):
+    short, long = HELD[0].spec, f"{HELD[0].spec}?step=3pct"
+    first, second = confirmation.verdict.encoders[:2]
+    rows = [first, dataclasses.replace(second, spec=long, name="early")]
+    c = changed(confirmation, encoders=rows)
+    assert c.named(f"{long} beats {short}") == "early beats CLIP ViT-L/14"
+
+
+def test_what_a_reader_must_know_is_warned_of(confirmation):
+    rows = confirmation.verdict.encoders
+    stages = [dataclasses.replace(rows[0], stage="3pct"), *rows[1:]]
+    high = dataclasses.replace(rows[-1], scores=rows[0].scores)
+    c = changed(confirmation, prediction="0" * 64, encoders=[*stages[:-1], high])
+    found = " ".join(warnings(c))
+    assert "earlier prediction (sha256 000000000000…)" in found
+    assert "gave up 1 of 3 rivals and 200 of 800 training steps" in found
+    assert "2 stages of training" in found
+    assert "The control constant scored" in found
+    assert "no less than 4 of 4 trained encoders" in found
+    assert not any("scored" in line for line in warnings(confirmation))
+
+
+# ------------------------------------------------------------------------------ figures
+
+
+def test_every_figure_is_drawn_with_words(confirmation):
+    drawings, reasons = draw_all(confirmation)
+    assert drawings.keys() == FIGURES
+    assert reasons == {}
+    for drawing in drawings.values():
+        assert drawing.png.startswith(b"\x89PNG")
+        assert b"mathdefault" not in drawing.svg
+        assert len(drawing.alt) > 40
+        assert len(drawing.caption) > 80
+    for steps in ("1 step", "2 steps", "4 steps", "16 steps"):
+        assert f"<!-- {steps} -->" in drawings["confirm-predicted"].svg.decode()
+    assert "<!-- switch -->" in drawings["confirm-training"].svg.decode()
+    paper = drawings["confirm-paper"]
+    assert "<!-- Pearson 0.91, n = 4 -->" in paper.svg.decode()
+    assert "<!-- Pearson 0.59, n = 4 -->" in paper.svg.decode()
+    assert "2604.18168" in paper.caption
+
+
+def test_many_encoders_are_numbered_and_stages_marked(confirmation):
+    first = confirmation.verdict.encoders[0]
+    rows = [
+        dataclasses.replace(first, spec=f"zoo:{i}", name=f"model {i}", predicted_rank=i + 1,
+                            stage="final" if i < 4 else "3pct")
+        for i in range(7)
+    ]  # fmt: skip
+    c = changed(confirmation, encoders=[*rows, confirmation.verdict.encoders[-1]])
+    marks = Marks(c, c.rows)
+    assert [marks.label(row) for row in c.rows] == ["1", "2", "3", "4", "5", "6", "7", "a"]
+    assert marks.look(c.rows[0]).marker != marks.look(c.rows[6]).marker
+    drawing = draw_predicted(c)
+    assert isinstance(drawing, Drawing)
+    assert "<!-- stage 3pct -->" in drawing.svg.decode()
+    assert "<!-- model 6 -->" in drawing.svg.decode()
+
+
+# ------------------------------------------------------------------------- the whole page
+
+
+def test_the_verdict_comes_first_and_the_ranking_follows(held):
+    source = (held / "report" / "index.html").read_text("utf-8")
+    page = source[source.index("<body>") :]
+    assert page.index("is confirmed: trained") < page.index('id="confirmation"')
+    assert page.index('id="confirm-plan"') < page.index('id="ranking"')
+    assert read_verdict(held / "verdict.json").prediction in page
+    assert "within reach for the rule" in page
+    assert "its weights no longer load" in page
+    anchors = set(re.findall(r'href="#([a-z-]+)"', page))
+    assert anchors <= set(re.findall(r'id="([a-z-]+)"', page))
+    markdown = (held / "report" / "report.md").read_text("utf-8")
+    assert markdown.startswith("**The choice of CLIP ViT-L/14 is confirmed")
+    assert markdown.index("## Confirmation") < markdown.index("## Ranking")
+
+
+def test_grids_are_embedded_and_lie_beside_the_report(held, confirmation):
+    source = (held / "report" / "index.html").read_text("utf-8")
+    grids = load_grids(confirmation)
+    assert len(grids) == len(HELD)
+    assert all(f'src="{grid.data}"' in source for grid in grids)
+    markdown = (held / "report" / "report.md").read_text("utf-8")
+    pictures = re.findall(r"\]\((figures/[a-z0-9-]+\.png)\)", markdown)
+    assert {f"figures/{grid.file}.png" for grid in grids} <= set(pictures)
+    assert all((held / "report" / picture).is_file() for picture in pictures)
+
+
+def test_the_csv_has_a_row_for_each_encoder_and_cell(held):
+    verdict = read_verdict(held / "verdict.json")
+    content = (held / "report" / "confirmation.csv").read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(content)))
+    assert len(rows) == sum(len(row.scores) for row in verdict.encoders)
+    values = {(row["spec"], row["cell"]): float(row["value"]) for row in rows}
+    for row in verdict.encoders:
+        assert values[row.spec, cell(4)] == row.scores[cell(4)]["value"]
+    (main,) = [row for row in rows if row["primary"] == "True" and row["spec"] == HELD[0].spec]
+    assert (main["steps"], main["tier"], main["combos"]) == ("4", "B", "seen")
+    assert float(main["colors"]) == verdict.encoders[0].tasks[cell(4)]["colors"]
+    assert len(main["by_seed"].split()) == 2
+
+
+def test_the_tex_table_is_the_table_of_encoders(held, confirmation):
+    tex = (held / "report" / "confirmation.tex").read_text("utf-8")
+    table = confirm_tables.encoders(confirmation)
+    assert tex.count(r"\\") == len(table.rows) + 1
+    for row in table.rows:
+        assert all(text.tex(shown.whole) in tex for shown in row.cells)
+
+
+def test_without_a_verdict_nothing_of_a_confirmation_is_left(held, tmp_path):
+    folder = Path(shutil.copytree(held, tmp_path / "run"))
+    (folder / "verdict.json").unlink()
+    build_report(folder)
+    names = {path.name for path in (folder / "report").rglob("*")}
+    assert not [name for name in names if name.startswith("confirm")]
+    source = (folder / "report" / "index.html").read_text("utf-8")
+    assert "confirm" not in source.lower()
+    assert "confirm" not in (folder / "report" / "report.md").read_text("utf-8").lower()
+
+
+# ----------------------------------------------------------------------- what may be missing
+
+
+def test_missing_fields_and_pictures_break_nothing(copy):
+    verdict = fake_verdict.build(copy, grids=False)
+    nothing = {"parameters": 0, "tasks": {}, "by_seed": {}, "parent": {}, "curve": [], "gap": [],
+               "training_seconds": [], "scoring_seconds": [], "folders": []}  # fmt: skip
+    rows = [dataclasses.replace(row, **nothing) for row in verdict.encoders]
+    rows[0] = dataclasses.replace(rows[0], grid="../../etc/passwd", scores={})
+    rows[1] = dataclasses.replace(rows[1], predicted={"value": 0.5}, grid="")
+    fake_verdict.build(
+        copy, grids=False, encoders=rows, plan={}, rules={}, exploratory=[], control={},
+        provenance={}, choice={"verdict": "can't tell"}, rule={"verdict": "can't tell"}, data={},
+    )  # fmt: skip
+    (copy / "confirm" / "models" / "model-2-s0").mkdir(parents=True)
+    (copy / "confirm" / "models" / "model-2-s0" / "grid.png").write_text("no picture")
+    source = build_report(copy).read_text("utf-8")
+    assert "No samples were kept." in source
+    assert "No training was scored on its way." in source
+    assert "Without a score in the verdict&#39;s cell: CLIP ViT-L/14." in source
+    assert "Too few encoders" in source
+
+
+def test_a_verdict_without_any_encoder_says_so(copy):
+    fake_verdict.build(copy, HELD[-1:])
+    source = build_report(copy).read_text("utf-8")
+    assert "No encoder was trained, so nothing is confirmed and nothing refuted." in source
+
+
+@pytest.mark.parametrize(
+    "changes", [{"choice": {"verdict": "x", "leads": [3]}}, {"plan": []}, {"failed": ["x"]}]
+)
+def test_a_verdict_of_the_wrong_shape_is_named(copy, monkeypatch, changes):
+    verdict = fake_verdict.build(copy, grids=False)
+    broken = object.__new__(type(verdict))
+    for field in dataclasses.fields(verdict):
+        value = changes.get(field.name, getattr(verdict, field.name))
+        object.__setattr__(broken, field.name, value)
+    monkeypatch.setattr("reports.confirm_load.read_verdict", lambda path: broken)
+    with pytest.raises(RecordError, match=r"verdict\.json is not laid out like a verdict"):
+        load_confirmation(load_run(copy))
+
+
+def test_a_changed_verdict_is_refused(copy):
+    fake_verdict.build(copy, grids=False)
+    path = copy / "verdict.json"
+    path.write_text(path.read_text().replace('"confirmed"', '"overturned"', 1))
+    with pytest.raises(RecordError, match="was changed after it was made"):
+        build_report(copy)
+
+
+def test_text_from_data_stays_text(copy):
+    models = (dataclasses.replace(HELD[0], name=EVIL), *HELD[1:])
+    fake_verdict.build(copy, models, warnings=[EVIL], rules={"choice": EVIL})
+    source = build_report(copy).read_text("utf-8")
+    assert "<script>alert" not in source
+    assert source.count("<script") == 1
+    markdown = (copy / "report" / "report.md").read_text("utf-8")
+    assert "<script" not in markdown
+    assert not re.search(r"(?<!\\)\]\(javascript", markdown)
+    assert r"\$x\_1\$" in markdown
+    tex = (copy / "report" / "confirmation.tex").read_text("utf-8")
+    line = next(line for line in tex.splitlines() if "script" in line)
+    assert r"\$x\_1\$" in line
+    assert line.replace(r"\&", "").count("&") == 6
+
+
+def test_cells_are_read_by_their_keys():
+    assert parts(cell(16, "C", "held-out")) == (16, "C", "held-out")
+    assert parts("something else") is None
+    assert parts("steps=many&tier=B&combos=seen") is None
