@@ -174,12 +174,19 @@ def load_confirmation(ranked: Run) -> Confirmation | None:
     _check(path, verdict)
     order = [
         Ranked(
-            row.spec, row.name, row.control,
-            *(_float(row.predicted.get(end)) for end in ("value", "low", "high")), n=0,
-            rank=row.predicted_rank, parameters=row.parameters, stage=row.stage,
+            spec=row.spec,
+            name=row.name,
+            control=row.control,
+            value=_float(row.predicted.get("value")),
+            low=_float(row.predicted.get("low")),
+            high=_float(row.predicted.get("high")),
+            n=0,
+            rank=row.predicted_rank,
+            parameters=row.parameters,
+            stage=row.stage,
         )
         for row in verdict.encoders
-    ]  # fmt: skip
+    ]
     advice = {"use": verdict.choice.get("winner")}
     prediction = dataclasses.replace(ranked.prediction, order=order, advice=advice)
     return Confirmation(dataclasses.replace(ranked, prediction=prediction), ranked, verdict)

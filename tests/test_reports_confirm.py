@@ -28,7 +28,7 @@ FIGURES = {
     "confirm-predicted", "confirm-steps", "confirm-training", "confirm-gap", "confirm-cost",
     "confirm-paper",
 }  # fmt: skip
-EVIL = '<script>alert(1)</script> | & $x_1$ [a](javascript:alert(1)) "'
+EVIL = "<script>|&$x_1$[a](javascript:b)"
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_text_from_data_stays_text(copy):
     models = (dataclasses.replace(HELD[0], name=EVIL), *HELD[1:])
     fake_verdict.build(copy, models, warnings=[EVIL], rules={"choice": EVIL})
     source = build_report(copy).read_text("utf-8")
-    assert "<script>alert" not in source
+    assert "<script>|" not in source
     assert source.count("<script") == 1
     markdown = (copy / "report" / "report.md").read_text("utf-8")
     assert "<script" not in markdown
