@@ -59,8 +59,8 @@ def assemble(
     exploratory: list[Predictor] = []
     if main.specs:
         winner = main.specs[int(np.argmax(main.predicted))]
-        choice = asdict(judge_choice(main, winner, seed=plan.seed))
-        rule = asdict(judge_rule(main, seed=plan.seed))
+        choice = clean(asdict(judge_choice(main, winner, seed=plan.seed)))
+        rule = clean(asdict(judge_rule(main, seed=plan.seed)))
         parents = _parents(plan, whole, results, prompts[plan.primary])
         exploratory = _exploratory(plan, prediction, tables, trained, whole, parents)
     encoders = _encoders(plan, whole, results, tables, prompts, folders)

@@ -108,7 +108,7 @@ def score(
         steps=steps,
         guidance=guidance,
         device=device,
-        batch=BATCH.get(device.type, 64),
+        batch=min(len(asked), BATCH.get(device.type, 64)),
     )
     right = np.array(grader.right(asked, made), np.float64)
     return right.reshape(len(prompts), images).mean(axis=1)
