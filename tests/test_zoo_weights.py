@@ -208,7 +208,7 @@ def copied(tmp_path, monkeypatch) -> Path:
 
 
 def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-9])
 
 
 def _change(path: Path) -> None:
