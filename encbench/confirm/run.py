@@ -235,8 +235,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     names = {row.spec: row.name for row in verdict.encoders}
 
     def named(text: str) -> str:
-        for spec, name in names.items():
-            text = text.replace(spec, name)
+        for spec in sorted(names, key=len, reverse=True):  # one may begin another
+            text = text.replace(spec, names[spec])
         return text
 
     lines = []
