@@ -11,9 +11,9 @@ linearly from their captions. (Linear probes: Alain and Bengio, arXiv 1610.01644
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,7 +183,8 @@ def read_out(
 # -------------------------------------------------------------------------------- targets
 
 
-class Columns(NamedTuple):
+@dataclass(frozen=True)
+class Columns:
     """Where each kind of target stands among a read-out's outputs."""
 
     objects: slice = slice(0, 12)

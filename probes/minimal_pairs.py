@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -260,10 +260,9 @@ def _replaced(field: str, values: Sequence[object]) -> Change:
     def change(means: Means, rng: np.random.Generator) -> Means:
         which = int(rng.integers(2))
         left = [v for v in values if v not in [getattr(clause, field) for clause in means]]
-        new = left[int(rng.integers(len(left)))]
+        changed: dict[str, Any] = {field: left[int(rng.integers(len(left)))]}
         return tuple(
-            replace(clause, **{field: new}) if i == which else clause
-            for i, clause in enumerate(means)
+            replace(clause, **changed) if i == which else clause for i, clause in enumerate(means)
         )
 
     return change
