@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..progress import bar
 from .meanflow import Condition, Objective, loss, sample
 from .times import LogitNormal, TimeSampler, flow_matching_first
@@ -210,7 +211,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     begun = time.perf_counter(), time.process_time()
     # With two elements the summed error varies so much that p = 1 would bias what is learned.
-    objective = Objective(options.objective, options.derivative, weight_power=0.5)
+    try:
+        objective = Objective(options.objective, options.derivative, weight_power=0.5)
+    except UsageError as error:
+        parser.error(str(error))
     prediction: Literal["u", "x"] = "x" if options.objective == "pmf" else "u"
     net = train(ToyNet(prediction=prediction), objective, steps=options.steps, seed=options.seed)
     wall, busy = time.perf_counter() - begun[0], time.process_time() - begun[1]
