@@ -214,3 +214,22 @@ def test_an_unknown_member_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="mini-clip"):
         train("mini-clap", tmp_path)
     assert set(STAGES) == {"final", "20pct", "3pct"}
+
+
+def test_rounding_to_bfloat16_changes_nothing_that_counts(tmp_path):
+    """Weights in memory stay as they are; states read from the rounded file point the same way."""
+    from transformers import Gemma2ForCausalLM
+
+    recipe = recipe_of("mini-gemma")
+    torch.manual_seed(0)
+    model = recipe.build().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe.save(model, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    read = Gemma2ForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = torch.tensor(token_ids(recipe.tokenizer, told(3, 1, 0).texts))
+    with torch.no_grad():
+        exact, rounded = (m.model(input_ids=ids).last_hidden_state[0] for m in (model, read))
+    assert torch.cosine_similarity(exact, rounded, dim=1).min() > 0.9995
