@@ -59,7 +59,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the models, one folder each and stage.")],
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps in all [the recipe's]. Fewer make another, lesser model."),
+        typer.Option(
+            min=1,
+            help="Steps in all; by default as many as the recipe says. Fewer make a lesser model.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and data.")] = 0,
 ) -> None:
