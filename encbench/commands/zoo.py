@@ -23,7 +23,7 @@ def zoo() -> None:
 def list_(
     folder: Annotated[
         Path | None,
-        typer.Option("--in", help="A folder of `zoo train` [the shipped ones]."),
+        typer.Option("--in", help="A folder of `zoo train`; by default the shipped ones."),
     ] = None,
 ) -> None:
     """Names, sizes, losses, and whether every file is what its manifest says."""
