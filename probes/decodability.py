@@ -11,7 +11,7 @@ linearly from their captions. (Linear probes: Alain and Bengio, arXiv 1610.01644
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -183,15 +183,14 @@ def read_out(
 # -------------------------------------------------------------------------------- targets
 
 
-@dataclass(frozen=True)
 class Columns:
     """Where each kind of target stands among a read-out's outputs."""
 
-    objects: slice = slice(0, 12)
-    colors: slice = slice(12, 22)
-    count: slice = slice(22, 26)
-    relation: slice = slice(26, 26 + 48)
-    binding: slice = slice(74, 74 + 120)
+    objects = slice(0, 12)
+    colors = slice(12, 22)
+    count = slice(22, 26)
+    relation = slice(26, 26 + 48)
+    binding = slice(74, 74 + 120)
 
 
 COLUMNS = Columns()

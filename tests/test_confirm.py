@@ -62,6 +62,7 @@ class Words:
 TRAIN = {
     "world": "scenes-grid", "side": 16, "network": "dit-1m", "patch": 8, "images": 48,
     "steps": 6, "batch": 8, "warmup": 1, "checkpoint_every": 2, "flow_matching": 0.5,
+    "log_every": 1,
 }  # fmt: skip
 
 
