@@ -9,7 +9,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from encbench.errors import MissingLibraryError, ModelError, UsageError
+from encbench.flow.config import TrainConfig
+from encbench.flow.derivative import total_derivative
 from encbench.flow.meanflow import Condition
+from encbench.flow.networks import objective_of
 from encbench.flow.sana import load_sana, open_sana, save_sana
 
 pytest.importorskip("diffusers")
@@ -103,6 +106,30 @@ def test_the_jvp_equals_a_central_difference(tmp_path, scale, h, tolerance):
     difference = (net(z + h * v, r, t + h, cond) - net(z - h * v, r, t - h, cond)) / (2 * h)
     torch.testing.assert_close(value, net(z, r, t, cond), rtol=1e-4, atol=1e-5)
     assert (slope - difference).norm() < tolerance * slope.norm()
+
+
+@torch.no_grad()
+def test_the_default_step_suits_its_scale_of_time(tmp_path):
+    flow_checkpoints.sana(tmp_path, timestep_scale=1.0)
+    net = load_sana(str(tmp_path), WIDTH)
+    z, r, t, cond = inputs()
+    v = torch.randn_like(z)
+    own = objective_of(
+        TrainConfig("control:constant", tmp_path, network=f"sana:{tmp_path}"), torch.device("cpu")
+    )
+    assert own.derivative == "central"
+
+    def field(z, r, t):
+        return net(z, r, t, cond)
+
+    exact = total_derivative(field, z, r, t, v, mode="jvp")
+
+    def error(step):
+        found = total_derivative(field, z, r, t, v, mode="central", step=step)
+        return float((found - exact).norm() / exact.norm())
+
+    assert error(own.step) < 5e-3
+    assert error(None) > 10 * error(own.step)
 
 
 def test_the_parts_to_train(net):

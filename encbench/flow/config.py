@@ -49,7 +49,8 @@ class TrainConfig:
         prediction: what the network's output means: 'x' or 'u'.
         objective: after the switch; before it, it is flow matching.
         derivative: how du/dt is had.
-        derivative_step: of the finite difference; None as :data:`.derivative.STEPS` has it.
+        derivative_step: of the finite difference; None as :data:`.derivative.STEPS` has it, and
+            for a SANA :data:`.sana.DIFFERENCE_STEP`.
         omega, kappa: guidance inside the target (MeanFlow), off at 1 and 0.
         perceptual: 'none', 'lpips', 'convnext' or 'lpips+convnext', for objective pmf.
         times: sampler of (r, t); 'emf' is its schedule.

@@ -103,10 +103,13 @@ def objective_of(config: TrainConfig, device: torch.device) -> Objective:
         from .perceptual import perceptual_loss
 
         perceptual = perceptual_loss(config.perceptual, device)
+    step = config.derivative_step
+    if step is None and config.network.startswith("sana:"):
+        from .sana import DIFFERENCE_STEP as step
     return Objective(
         config.objective,
         config.derivative,
-        config.derivative_step,
+        step,
         omega=config.omega,
         kappa=config.kappa,
         dropout=config.condition_dropout,
