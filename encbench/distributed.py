@@ -45,8 +45,9 @@ def leads() -> bool:
 
 
 def size() -> int:
-    """How many processes share the leader's work: 1 outside of :func:`command`."""
-    return _team.size if _team else 1
+    """How many processes share the leader's work: 1 outside of :func:`command`, and within a
+    task that is shared already, since no other exchange may begin there."""
+    return _team.size if _team and not _team.busy else 1
 
 
 def command(work: Callable[[], None]) -> None:

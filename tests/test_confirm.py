@@ -157,7 +157,7 @@ def test_fewer_rivals_keep_the_winner_and_the_last() -> None:
 
 def plan_of(rows: list[Ranked], steps: int = 1000) -> Plan:
     return Plan(
-        prediction="p", encoders=entries(rows), seeds=(0, 1), per_task=4, images=2,
+        prediction="p", preset="cpu", encoders=entries(rows), seeds=(0, 1), per_task=4, images=2,
         train={"world": "scenes-grid", "steps": steps}, prompts="", prompt_pins={},
         primary=cell(4), backbone="", detector="scenes", colors="none",
     )  # fmt: skip

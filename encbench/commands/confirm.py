@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..confirm.plan import ConfirmConfig
 
 app = typer.Typer(add_completion=False)
 
@@ -86,9 +89,7 @@ def confirm(
     from ..config import default_store
     from ..confirm.budget import seconds
     from ..confirm.plan import ConfirmConfig
-    from ..confirm.run import confirm as work
-    from ..confirm.run import plan_lines, prepare, verdict_lines
-    from ..pipeline import report
+    from ..confirm.run import plan_lines, prepare
     from ..progress import show_log
 
     show_log()
@@ -110,16 +111,24 @@ def confirm(
         seed=seed,
         store=store or default_store(),
     )
-    if dry_run:
-        typer.echo("\n".join(plan_lines(prepare(config))))
-        return
 
-    def both() -> None:
-        verdict = work(config)
-        typer.echo("\n".join(verdict_lines(verdict)))
-        typer.echo(f"the report is {report(out)}")
+    def work() -> None:
+        if dry_run:
+            typer.echo("\n".join(plan_lines(prepare(config))))
+        else:
+            carry_out(config)
 
-    distributed.command(both)
+    distributed.command(work)
+
+
+def carry_out(config: ConfirmConfig) -> None:
+    """Confirm, say what came out, and write the report, the verdicts first."""
+    from ..confirm.run import confirm, verdict_lines
+    from ..pipeline import report
+
+    verdict = confirm(config)
+    typer.echo("\n".join(verdict_lines(verdict)))
+    typer.echo(f"report: {report(config.out)}")
 
 
 def _values(given: list[str]) -> dict[str, object]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ..config import RunConfig
-
-DATA, PROBES, RUN = "Data", "Probes", "Run"
+DATA, PROBES, RUN, CONFIRM = "Data", "Probes", "Run", "Confirmation"
+OF_CONFIRM = ("confirm", "budget")
 
 
 def merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
@@ -60,8 +59,9 @@ def read_preset(ctx: typer.Context, name: str | None) -> str | None:
     return name
 
 
-def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
-    """A command function with all the options of a run, around ``work(config, dry_run)``."""
+def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..., None]:
+    """A command function with all the options of a run, around ``work(config, dry_run)``, or
+    ``work(config, dry_run, confirm, budget)`` if it ``confirms``."""
 
     def main(
         ctx: typer.Context,
@@ -198,6 +198,23 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
                 rich_help_panel=RUN,
             ),
         ] = False,
+        confirm: Annotated[
+            bool,
+            typer.Option(
+                "--confirm",
+                help="Then put the ranking to the test, as encbench confirm does by itself: train "
+                "and score small few-step models for some of the encoders.",
+                rich_help_panel=CONFIRM,
+            ),
+        ] = False,
+        budget: Annotated[
+            str | None,
+            typer.Option(
+                help="With --confirm: time for the confirmation alone, such as 12m or 2h; probes "
+                "and ranking come on top.",
+                rich_help_panel=CONFIRM,
+            ),
+        ] = None,
     ) -> None:
         from .. import distributed
         from ..config import from_values
@@ -206,9 +223,14 @@ def command(work: Callable[[RunConfig, bool], None]) -> Callable[..., None]:
         show_log()
         values = {k: v for k, v in locals().items() if k in _FIELDS and v not in (None, [], ())}
         chosen = from_values(values)
-        distributed.command(lambda: work(chosen, dry_run))
+        more = (confirm, budget) if confirms else ()
+        distributed.command(lambda: work(chosen, dry_run, *more))
 
     main.__doc__ = work.__doc__
+    if not confirms:
+        full = inspect.signature(main, eval_str=True)
+        kept = [p for name, p in full.parameters.items() if name not in OF_CONFIRM]
+        main.__signature__ = full.replace(parameters=kept)  # type: ignore[attr-defined]
     return main
 
 

@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..confirm.plan import ConfirmConfig
     from ..estimate import PlannedEncoder, RunPlan
     from ..pipeline import Outcome
     from ..records import Prediction
@@ -44,13 +46,12 @@ def ranking(prediction: Prediction) -> None:
 
 
 def outcome(out: Path, result: Outcome) -> None:
-    """What a run ended with; exits with 1 if an encoder failed."""
+    """What a run ended with, but for encoders that failed."""
     if result.prediction is not None:
         ranking(result.prediction)
         typer.echo(f"prediction: {out / 'prediction.json'}")
     if result.report is not None:
         typer.echo(f"report: {result.report}")
-    failures(result.failed)
 
 
 def failures(failed: Sequence[dict[str, str]]) -> None:
@@ -88,6 +89,18 @@ def plan(made: RunPlan) -> None:
         "all of that)",
         soft_wrap=True,
     )
+
+
+def confirmation(config: RunConfig, asked: ConfirmConfig) -> None:
+    """What the confirmation after a run would do: of the prediction that is there, else by
+    places in the one to come."""
+    from ..confirm.run import PREDICTION, plan_lines, prepare, unranked
+    from ..pipeline import specs_of
+
+    there = (asked.out / PREDICTION).exists()
+    made = prepare(asked, None if there else unranked(specs_of(config)))
+    console.print("[bold]confirmation[/bold]")
+    console.print("\n".join(f"  {escape(line)}" for line in plan_lines(made)), soft_wrap=True)
 
 
 def _line(row: PlannedEncoder, device: str) -> str:

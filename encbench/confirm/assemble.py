@@ -275,5 +275,6 @@ def _warnings(
         )
     if not control:
         found.append("The constant control was not trained, so nothing says what is chance.")
-    found += [f"{row['spec']}, seed {row['seed']} failed: {row['error']}" for row in failed]
+    names = {entry.spec: entry.name for entry in plan.encoders}
+    found += [f"{names[r['spec']]}, seed {r['seed']} failed: {r['error']}" for r in failed]
     return found

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..data.geneval import GenevalPrompt
 from ..data.scenes.captions import Group, told
-from ..data.scenes.render import render, to_bytes
 from ..data.scenes.sampler import sample
 from ..data.scenes.world import (
     COLORS,
@@ -29,7 +28,7 @@ from ..data.scenes.world import (
     place,
 )
 from ..files import digest
-from ..flow.data import SPLIT, Held
+from ..flow.data import SPLIT, Held, draw_scenes
 from ..flow.features import Bank, Text
 
 SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record
@@ -119,11 +118,7 @@ def attribute_scenes(
         the images, and the descriptions' vectors by number.
     """
     batch = sample(SPLIT, count, seed=seed, world=world)
-    images = torch.empty(count, 3, side, side, dtype=torch.uint8)
-    step = max(1, (1 << 24) // side**2)
-    for start in range(0, count, step):
-        drawn = to_bytes(render(batch.take(slice(start, start + step)), side))
-        images[start : start + step] = drawn.permute(0, 3, 1, 2)
+    images = draw_scenes(batch, side)
     texts = [described(scene, k) for scene in batch for k in range(descriptions)]
     of = tuple(tuple(range(i * descriptions, (i + 1) * descriptions)) for i in range(count))
     names = tuple(f"scene {i}, description {k}" for i in range(count) for k in range(descriptions))

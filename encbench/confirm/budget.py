@@ -108,9 +108,15 @@ def evaluations(plan: Plan, groups: Sequence[PromptGroup]) -> int:
 def model_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> tuple[float, float]:
     """Seconds of one training, and of its scoring (judging takes about as long again as a
     fifth of the sampling)."""
-    steps, share = int(plan.train["steps"]), float(plan.train.get("flow_matching", 0.6))
-    training = LOADING + steps * (share * rates.before + (1 - share) * rates.after)
-    return training, 1.2 * evaluations(plan, groups) * rates.image
+    return LOADING + plan.shape.steps * step_seconds(plan, rates), 1.2 * evaluations(
+        plan, groups
+    ) * rates.image
+
+
+def step_seconds(plan: Plan, rates: Rates) -> float:
+    """Of a training step, the mean over both parts of a training."""
+    share = plan.shape.flow_matching
+    return share * rates.before + (1 - share) * rates.after
 
 
 def total_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
@@ -131,9 +137,7 @@ def fit(
     Raises:
         UsageError: if not even one rival fits, saying what is needed at least.
     """
-    wanted = int(plan.train["steps"])
-    share = float(plan.train.get("flow_matching", 0.6))
-    a_step = share * rates.before + (1 - share) * rates.after
+    wanted, a_step = plan.shape.steps, step_seconds(plan, rates)
     rivals = sum(not row.control for row in rows) - 1
     options = [
         (count, seeds, least)

@@ -125,7 +125,8 @@ class Plan:
     """Everything that the verdict depends on, fixed before the first step.
 
     Attributes:
-        prediction: its hash.
+        prediction: its hash; '' = still to be made.
+        preset: whose values are the defaults.
         encoders: best predicted first, controls last.
         seeds: of the trainings.
         train: values of :class:`TrainConfig` but for encoder, seed and place.
@@ -141,6 +142,7 @@ class Plan:
     """
 
     prediction: str
+    preset: str
     encoders: tuple[Entry, ...]
     seeds: tuple[int, ...]
     train: dict[str, Any]
@@ -160,6 +162,11 @@ class Plan:
     @property
     def trained(self) -> tuple[Entry, ...]:
         return tuple(e for e in self.encoders if not e.control)
+
+    @property
+    def shape(self) -> TrainConfig:
+        """What all trainings share."""
+        return from_values(self.train)
 
     def train_config(self, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
         return from_values(

@@ -40,7 +40,7 @@ RULES = {
     "scores under twice the seed-to-seed deviation; confirmed, if the exact one-sided "
     "permutation p is below .05 and the top-1 regret's upper 95 % at most .03; not confirmed, if "
     "the statistic's upper 95 % is below .5 or the regret's lower 95 % above .03; else can't tell.",
-    "regret": "best true score minus the predicted first's. The best of noisy scores looks better "
+    "regret": "Best true score minus the predicted first's. The best of noisy scores looks better "
     "than it is; the bootstrap's own estimate of that bias is taken off.",
 }  # fmt: skip
 

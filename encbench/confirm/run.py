@@ -11,6 +11,7 @@ import torch
 from .. import distributed
 from ..config import from_values as run_config
 from ..context import load_data
+from ..encoders import EncoderSpec
 from ..errors import DataError, EncbenchError, RecordError, UsageError
 from ..files import digest, read_json
 from ..flow.config import OBJECTIVES, TrainConfig
@@ -52,7 +53,7 @@ from .plan import (
 )
 from .rules import RULES
 
-FOLDER, VERDICT = "confirm", "verdict.json"
+FOLDER, PREDICTION, VERDICT = "confirm", "prediction.json", "verdict.json"
 
 
 class Ready(NamedTuple):
@@ -78,7 +79,7 @@ def confirm(config: ConfirmConfig) -> Verdict:
     ready = prepare(config)
     plan = hold_to(config.out / FOLDER / PLAN, ready.plan)
     groups = prompt_groups(plan)
-    for line in plan_lines(replace_plan(ready, plan)):
+    for line in plan_lines(ready):
         log.info("%s", line)
     weights = ready.backbone
     if plan.backbone and weights is None:
@@ -123,36 +124,44 @@ def confirm(config: ConfirmConfig) -> Verdict:
     return write_verdict(config.out / VERDICT, verdict)
 
 
-def replace_plan(ready: Ready, plan: Plan) -> Ready:
-    """The same with the plan that is held to, and what that one can tell."""
-    return ready._replace(plan=plan, reach=reach(plan, prompt_groups(plan)))
+def unranked(specs: Sequence[EncoderSpec]) -> Prediction:
+    """A prediction that is still to be made, for a plan by places in it: encoders are named by
+    their place within their stage of training."""
+    rows: list[Ranked] = []
+    for spec in specs:
+        stage, control = spec.get("step") or "final", spec.family == "control"
+        place = 1 + sum(row.stage == stage and not row.control for row in rows)
+        name = spec.source if control else f"rank {place}"
+        rows.append(Ranked(str(spec), name, control, 0.0, 0.0, 0.0, 0, stage=stage))
+    return Prediction({}, {}, rows, [], [], [], {})
 
 
-def prepare(config: ConfirmConfig) -> Ready:
+def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Ready:
     """Everything before the first training; nothing is written.
+
+    Args:
+        prediction: read and checked if None; see :func:`unranked`.
 
     Raises:
         see :func:`confirm`.
     """
-    path = config.out / "prediction.json"
-    if not path.exists():
-        raise RecordError(
-            f"there is no {path}; rank encoders first: encbench run --out {config.out}"
-        )
-    prediction = read_prediction(path)
-    _check_data(config.out, prediction)
+    if prediction is None:
+        prediction = _read(config.out)
     try:
         device = default_device(config.device).type
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--device {config.device}: {error}") from error
     values = PRESETS[config.preset]()
     train = {"times": "emf", **values["train"], **config.train}
+    if str(train["network"]).startswith("sana:"):
+        train.setdefault("prediction", "u")  # all that it can
     if config.steps is not None:
         train["steps"] = config.steps
     for name in ("encoder", "seed", "out", "device"):
         if name in config.train:
             raise UsageError(f"--set {name} is the confirmation's own; see its other options")
     shape = train_config({**train, "out": config.out})
+    train["flow_matching"] = shape.flow_matching  # the switch is part of what is fixed
     if shape.objective == "flow-matching":
         others = ", ".join(OBJECTIVES[1:])
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
@@ -171,6 +180,7 @@ def prepare(config: ConfirmConfig) -> Ready:
     seeds = config.seeds or values["seeds"]
     plan = Plan(
         prediction=prediction.hash,
+        preset=config.preset,
         encoders=entries(rows),
         seeds=tuple(config.seed + k for k in range(seeds)),
         train=clean(train),
@@ -186,7 +196,11 @@ def prepare(config: ConfirmConfig) -> Ready:
         seed=config.seed,
     )
     rates = measure(shape, torch.device(device))
-    if config.budget is not None:
+    written = config.out / FOLDER / PLAN
+    if prediction.hash and written.exists():
+        plan = hold_to(written, plan)
+        groups = prompt_groups(plan)
+    elif config.budget is not None:
         plan = fit(plan, rates, groups, rows, config.budget, entries)
     return Ready(plan, prediction, rates, reach(plan, groups), weights, device)
 
@@ -194,13 +208,14 @@ def prepare(config: ConfirmConfig) -> Ready:
 def plan_lines(ready: Ready) -> list[str]:
     """The plan, its cost and what it can tell, in lines."""
     plan, groups = ready.plan, prompt_groups(ready.plan)
-    config = train_config({**plan.train})
+    config = plan.shape
     training, scoring = model_seconds(plan, ready.rates, groups)
     models = len(plan.encoders) * len(plan.seeds)
     seen = ", ".join(f"{len(g.prompts)} in tier {g.tier} {g.combos}" for g in groups)
     start = "random weights" if not plan.backbone else "one backbone, a new connector each"
+    made = f"{plan.prediction[:12]}, kept; its first is {plan.encoders[0].name}"
     lines = [
-        f"prediction  {plan.prediction[:12]}, kept; its first is {plan.encoders[0].name}",
+        f"prediction  {made if plan.prediction else 'still to be made; encoders by place in it'}",
         f"encoders    {', '.join(f'{e.name} ({e.stage})' for e in plan.trained)}; controls: "
         + (", ".join(e.name for e in plan.encoders if e.control) or "none"),
         f"training    {models} models, {len(plan.seeds)} seeds, {config.steps:,} steps of "
@@ -261,6 +276,16 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 # ----------------------------------------------------------------------------- checks
 
 
+def _read(run: Path) -> Prediction:
+    """The prediction of a run, hash and data checked."""
+    path = run / PREDICTION
+    if not path.exists():
+        raise RecordError(f"there is no {path}; rank encoders first: encbench run --out {run}")
+    prediction = read_prediction(path)
+    _check_data(run, prediction)
+    return prediction
+
+
 def _check_data(run: Path, prediction: Prediction) -> None:
     """Raise if the data of the ranking are not what they were."""
     path = run / "config.json"
@@ -318,7 +343,7 @@ def _own_backbone(config: ConfirmConfig, shape: TrainConfig) -> TrainConfig:
 
 def _train_backbone(config: ConfirmConfig, plan: Plan) -> Path:
     log.info("no backbone comes with encbench for this world: one is trained first")
-    own = _own_backbone(config, train_config({**plan.train}))
+    own = _own_backbone(config, plan.shape)
     folder = own.out / "weights"
     if not (folder / WEIGHTS).exists():
         train_backbone(own, folder)

@@ -24,7 +24,7 @@ from ..data.coco import load_coco
 from ..data.scenes.captions import Draw, caption
 from ..data.scenes.render import VERSION, render, to_bytes
 from ..data.scenes.sampler import sample
-from ..data.scenes.world import World, get_world
+from ..data.scenes.world import SceneBatch, World, get_world
 from ..errors import DataError, ImageError, UsageError
 from ..files import digest
 from ..progress import log
@@ -160,11 +160,7 @@ def scene_images(
         long_share: the chance of each to be a long one.
     """
     batch = sample(SPLIT, count, seed=seed, world=world)
-    images = torch.empty(count, 3, side, side, dtype=torch.uint8)
-    step = max(1, (1 << 24) // side**2)
-    for start in range(0, count, step):
-        drawn = to_bytes(render(batch.take(slice(start, start + step)), side))
-        images[start : start + step] = drawn.permute(0, 3, 1, 2)
+    images = draw_scenes(batch, side)
     listed = []
     for number, scene in enumerate(batch):
         draw = Draw(seed * 0x9E3779B97F4A7C15 + number)
@@ -176,6 +172,16 @@ def scene_images(
     texts, of = _numbered(listed)
     pin = digest([VERSION, SPLIT, asdict(world), count, side, captions, long_share, seed])
     return Held(world.name, pin, texts, of, images)
+
+
+def draw_scenes(scenes: SceneBatch, side: int) -> UInt8[Tensor, "N 3 H W"]:
+    """All scenes as images in memory, so many at a time that little more than that is needed."""
+    images = torch.empty(len(scenes), 3, side, side, dtype=torch.uint8)
+    step = max(1, (1 << 24) // side**2)
+    for start in range(0, len(scenes), step):
+        drawn = to_bytes(render(scenes.take(slice(start, start + step)), side))
+        images[start : start + step] = drawn.permute(0, 3, 1, 2)
+    return images
 
 
 def _numbered(
