@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ..errors import UsageError
 from ..flow.config import TrainConfig
 from ..flow.features import Widths
 from ..flow.meanflow import Condition, LossModule, Objective
 from ..flow.networks import build_network, build_space, objective_of, time_sampler
-from ..records import Ranked
-from .plan import CURVE, LEAST_STEPS, Plan, fewer
+from ..geneval.detect import load_detector
+from ..records import Ranked, cell
+from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, Plan, fewer
 from .scoring import BATCH, PromptGroup
 
 WIDTHS = Widths(256, 0)  # of an encoder's features: hardly matters for the cost of a step
 CAPTION = 24  # tokens
-LOADING = 6.0  # seconds a training: weights, captions, compiled step
+LOADING = 10.0  # seconds a training: weights, captions, prompts one by one, compiled step
+LENGTHS = 3  # that prompts have after padding, about: the last batch of each is half empty
+JUDGING = {"cpu": 0.5, "cuda": 0.05}  # seconds an image, of detectors that are not measured
 LONGEST = 4  # a budget stretches trainings to so many times the preset's steps
 
 
 class Rates(NamedTuple):
-    """Seconds on this machine: a step before and after the switch, and one image through the
-    network while sampling."""
+    """Seconds on this machine: a step before and after the switch, one image through the network
+    while sampling, one image to judge; and how many images are sampled together."""
 
     before: float
     after: float
     image: float
+    judged: float = 0.0
+    batch: int = 1
 
 
 def seconds(text: str) -> float:
@@ -47,8 +55,11 @@ def seconds(text: str) -> float:
     return 3600.0 * hours + 60 * minutes + rest
 
 
-def measure(config: TrainConfig, device: torch.device, timed: int = 4) -> Rates:
-    """Time some steps of the plan's network on random images."""
+def measure(
+    config: TrainConfig, device: torch.device, detector: str = "scenes", timed: int = 5
+) -> Rates:
+    """Time some steps of the plan's network on random images, and the scene judge; another
+    detector may have to be downloaded and is guessed."""
     space = build_space(config, device)
     shape = tuple(space.shape)
     net = build_network(config, shape, WIDTHS).to(device)
@@ -64,32 +75,48 @@ def measure(config: TrainConfig, device: torch.device, timed: int = 4) -> Rates:
         loss = LossModule(net, objective)
         cond = condition(batch)
         x = torch.randn(batch, *shape, generator=generator).to(device)
-        best = float("inf")
-        for _ in range(timed):
+        drop = torch.zeros(batch, dtype=torch.bool, device=device)
+
+        def step() -> None:
             r, t = (times.to(device) for times in sampler.sample(batch, progress, generator))
-            drop = torch.zeros(batch, dtype=torch.bool, device=device)
-            started = time.perf_counter()
             loss(x, cond, torch.randn_like(x), r, t, drop).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            _wait(device)
-            best = min(best, time.perf_counter() - started)
-        return best
+
+        return _usual(step, device, timed)
 
     parts = config.accumulate
     part = max(1, config.batch // parts)
     before = parts * clock(part, 0.0, Objective("flow-matching"))
     after = parts * clock(part, 0.9, objective_of(config, device))
-    batch = BATCH.get(device.type, 64)
+    batch = BATCH.get(device.type, 16)
     z, times = torch.randn(batch, *shape, device=device), torch.ones(batch, device=device)
-    cond, best = condition(batch), float("inf")
+    cond = condition(batch)
     with torch.no_grad():
-        for _ in range(timed):
-            started = time.perf_counter()
-            net(z, times * 0, times, cond)
-            _wait(device)
-            best = min(best, time.perf_counter() - started)
-    return Rates(before, after, best / batch)
+        image = _usual(lambda: net(z, times * 0, times, cond), device, timed) / batch
+    return Rates(before, after, image, _judging(config, device, detector), batch)
+
+
+def _usual(work: Callable[[], object], device: torch.device, timed: int) -> float:
+    """Seconds that it takes, the median, so that a busy machine counts as it is; the first time
+    is for what is only made once."""
+    took = []
+    for _ in range(timed + 1):
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        took.append(time.perf_counter() - started)
+    return median(took[1:])
+
+
+def _judging(config: TrainConfig, device: torch.device, detector: str) -> float:
+    """Seconds to judge an image."""
+    if detector != "scenes":
+        return JUDGING.get(device.type, JUDGING["cpu"])
+    judge = load_detector(detector, device)
+    noise = np.random.default_rng(0).integers(0, 256, (32, config.side, config.side, 3), np.uint8)
+    pictures = [Image.fromarray(pixels) for pixels in noise]
+    return _usual(lambda: judge.detect(pictures), device, 2) / len(pictures)
 
 
 def _wait(device: torch.device) -> None:
@@ -97,20 +124,25 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def evaluations(plan: Plan, groups: Sequence[PromptGroup]) -> int:
-    """Images through the network for one training's scores."""
-    prompts = sum(len(group.prompts) for group in groups)
-    first = max(len(group.prompts) for group in groups)
-    through = 4 * first * len(CURVE)
-    return prompts * plan.images * sum(plan.steps) + 4 * first * plan.images + through
+def scoring_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
+    """Of one training's scores: at the end, of its parent, and on the way."""
+    primary = [len(g.prompts) for g in groups if cell(PRIMARY_STEPS, g.tier) == plan.primary]
+    main = max(primary, default=0)
+    sampled = judged = 0
+    for count, steps in (
+        *((len(g.prompts) * plan.images, steps) for g in groups for steps in plan.steps),
+        (main * plan.images, PRIMARY_STEPS),
+        *((main, PRIMARY_STEPS) for _ in CURVE),
+    ):
+        sampled += steps * (count + LENGTHS * min(count, rates.batch) // 2)
+        judged += count
+    return sampled * rates.image + judged * rates.judged
 
 
 def model_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> tuple[float, float]:
-    """Seconds of one training, and of its scoring (judging takes about as long again as a
-    fifth of the sampling)."""
-    return LOADING + plan.shape.steps * step_seconds(plan, rates), 1.2 * evaluations(
-        plan, groups
-    ) * rates.image
+    """Seconds of one training, and of its scoring."""
+    training = LOADING + plan.shape.steps * step_seconds(plan, rates)
+    return training, scoring_seconds(plan, rates, groups)
 
 
 def step_seconds(plan: Plan, rates: Rates) -> float:

@@ -33,7 +33,7 @@ from .plan import CURVE, PRIMARY_STEPS, Entry, Plan, prompt_groups
 from .scoring import Judge, PromptGroup, score
 
 RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
-VERSION = 1  # raised whenever the same training would be scored otherwise
+VERSION = 2  # raised whenever the same training would be scored otherwise
 GRID_TASKS = ("colors", "color_attr", "position", "counting")
 
 

@@ -22,6 +22,7 @@ from ..records import (
     Ranked,
     Verdict,
     clean,
+    find_records,
     read_prediction,
     read_record,
     write_verdict,
@@ -195,7 +196,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         budget=config.budget,
         seed=config.seed,
     )
-    rates = measure(shape, torch.device(device))
+    rates = measure(shape, torch.device(device), config.detector)
     written = config.out / FOLDER / PLAN
     if prediction.hash and written.exists():
         plan = hold_to(written, plan)
@@ -304,13 +305,9 @@ def _check_data(run: Path, prediction: Prediction) -> None:
 
 def _revisions(run: Path, prediction: Prediction) -> dict[str, str]:
     """The revision of each encoder when it was ranked, from its records."""
-    found: dict[str, str] = {}
-    for name in prediction.records:
-        path = Path(name) if Path(name).is_absolute() else run / name
-        if path.exists():
-            card = read_record(path).card
-            found.setdefault(str(card["spec"]), str(card.get("revision", "")))
-    return found
+    keys = set(prediction.records)
+    cards = [r.card for r in map(read_record, find_records(run)) if r.key in keys]
+    return {str(card["spec"]): str(card.get("revision", "")) for card in cards}
 
 
 def _entry(row: Ranked, revisions: Mapping[str, str]) -> Entry:

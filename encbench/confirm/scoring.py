@@ -22,7 +22,8 @@ from ..geneval.detect import Detector
 from ..geneval.generate import sample_seed
 from ..geneval.verdict import judge, needs_color
 
-BATCH = {"cpu": 64, "cuda": 512}  # images that are sampled together
+BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
+# batch of each length is filled up
 CHUNK = 256  # images that are judged together
 
 
@@ -108,7 +109,7 @@ def score(
         steps=steps,
         guidance=guidance,
         device=device,
-        batch=min(len(asked), BATCH.get(device.type, 64)),
+        batch=min(len(asked), BATCH.get(device.type, 16)),
     )
     right = np.array(grader.right(asked, made), np.float64)
     return right.reshape(len(prompts), images).mean(axis=1)
