@@ -17,6 +17,7 @@ from encbench.store import Store
 from encbench.vision import load_reencoder
 from encbench.zoo.catalog import ENCODERS
 from probes.ablation import AblationProbe
+from probes.decodability import DecodabilityProbe
 from probes.minimal_pairs import MinimalPairsProbe
 from probes.retrieval import RetrievalProbe
 
@@ -29,7 +30,9 @@ KEPT = {
     "retrieval": ("scaled@2", "published@2", "recall@2", "text-to-image@2"),
     "ablation": ("published", "calibrated", "identification"),
     "minimal-pairs": ("scaled", "swapped"),
+    "decodability": ("tokens", "pooled", "image/pooled"),
 }
+PROBES = (RetrievalProbe(), AblationProbe(), MinimalPairsProbe(), DecodabilityProbe())
 
 
 def measure(specs: tuple[str, ...], folder: Path) -> dict[str, dict[str, float]]:
@@ -43,7 +46,7 @@ def measure(specs: tuple[str, ...], folder: Path) -> dict[str, dict[str, float]]
         encoder = StoredEncoder(EncoderSpec.parse(spec), store, device)
         context = Context(encoder, "mean", data, images, OPTIONS)
         found[spec] = {}
-        for probe in (RetrievalProbe(), AblationProbe(), MinimalPairsProbe()):
+        for probe in PROBES:
             scores = probe.run(context, seed=0, limit=LIMIT).scores
             for name in KEPT[probe.spec.name]:
                 if name in scores:

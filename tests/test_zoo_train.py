@@ -10,10 +10,12 @@ import torch
 from encbench.data.scenes.sampler import sample
 from encbench.data.scenes.splits import SPLITS
 from encbench.data.scenes.words import WORDS
+from encbench.data.scenes.world import colors_on
 from encbench.errors import UnknownNameError, UsageError
 from encbench.shipped import read_manifest, shipped
 from encbench.zoo import train as loop
 from encbench.zoo.catalog import FAMILIES, NAMES, ORDER, STAGES, recipe_of
+from encbench.zoo.clip import BLOCK, alike
 from encbench.zoo.dinov3 import balanced, elsewhere
 from encbench.zoo.recipe import Schedule
 from encbench.zoo.t5 import corrupt
@@ -118,12 +120,27 @@ def test_views_keep_what_is_shown_and_move_it_within_the_image():
     moved = elsewhere(batch, np.random.default_rng(0))
     assert np.array_equal(moved.shape, batch.shape)
     assert np.array_equal(moved.color, batch.color)
+    assert 0.4 < (moved.ground != batch.ground).mean() < 0.9
+    for scene in moved:
+        assert {thing.color for thing in scene.objects} <= colors_on(scene.ground)
     there = batch.shape >= 0
     changed = ((moved.x != batch.x) | (moved.y != batch.y)).any(1)
     assert 0.3 < changed.mean() < 0.6
     assert (moved.x[there] > 0).all()
     assert (moved.x[there] < 1).all()
     assert not moved.x[~there].any()
+
+
+def test_batches_of_mini_clip_hold_scenes_that_are_alike_and_each_once():
+    size = 8
+    plain = told(0, size * BLOCK, 0)
+    parts = [alike(number, size, 0) for number in range(BLOCK)]
+    assert sorted(text for part in parts for text in part.texts) == sorted(plain.texts)
+    for part in parts:
+        where = [list(plain.scenes).index(scene) for scene in part.scenes]
+        assert [plain.texts[i] for i in where] == part.texts
+        assert len(set(part.scenes.ground.tolist())) <= 2
+    assert len(set(plain.scenes.ground[:size].tolist())) > 2
 
 
 def test_balanced_assignments_use_all_prototypes_alike():

@@ -2,37 +2,40 @@
 
 A student matches the prototype assignments of a teacher, its own slow average; the teacher's are
 balanced over the batch by Sinkhorn-Knopp, and KoLeo spreads the student's vectors, both as in
-DINOv2 and DINOv3. A view is drawn, not cropped alone: the same objects at other places.
+DINOv2 and DINOv3. A view is drawn, not cropped alone: the same objects at other places, on
+another ground.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.scenes.render import render
 from ..data.scenes.sampler import sample
-from ..data.scenes.world import SceneBatch
+from ..data.scenes.world import COLORS, GROUNDS, SceneBatch, colors_on
 from .recipe import At, Recipe, Schedule, parameters_of, save_halved
 
 SPLIT = "reencoder-train"
-SIDE, PATCH = 48, 8
+SIDE, PATCH = 32, 4
 WIDTH, DEPTH, HEADS = 96, 3, 4
-PROTOTYPES, BOTTLENECK = 512, 64
+PROTOTYPES, BOTTLENECK = 256, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
-SLOW = (0.98, 0.9995)  # the teacher's momentum at first and at last
+SLOW = (0.98, 0.999)  # the teacher's momentum at first and at last
 SPREAD = 0.1  # KoLeo's weight
 LEAST_ZOOM = 0.85
 NOISE = 0.03
+SIZES = (0.9, 1.1)  # how much smaller or larger an object may be drawn
 
 
 class Student(nn.Module):
@@ -70,7 +73,7 @@ class DinoRecipe(Recipe):
 
     name = "mini-dinov3"
     objective = "self-distillation of images"
-    schedule = Schedule(steps=240, batch=64, rate=2e-3, warmup=0.1, decay=0.04)
+    schedule = Schedule(steps=700, batch=64, rate=2e-3, warmup=0.1, decay=0.04)
     reads_text = False
 
     def build(self) -> nn.Module:
@@ -126,7 +129,8 @@ def view(scenes: SceneBatch, at: At, which: int) -> Float[Tensor, "N 3 H W"]:
     """The objects of scenes elsewhere, a little nearer, mirrored or not, with noise.
 
     Half of the views keep the places; in the others the whole layout is mirrored or turned and
-    objects change places with each other. Shapes, colours and sizes stay.
+    objects change places with each other. The ground is any from which all of them stand out.
+    Shapes and colours stay, sizes nearly.
     """
     draw = np.random.default_rng([at.seed, at.number, which])
     moved = elsewhere(scenes, draw)
@@ -146,7 +150,8 @@ def view(scenes: SceneBatch, at: At, which: int) -> Float[Tensor, "N 3 H W"]:
 
 
 def elsewhere(scenes: SceneBatch, draw: np.random.Generator) -> SceneBatch:
-    """The same objects on the same ground; half of the scenes have them at other places."""
+    """The same objects on any ground that they stand out from, at nearly their sizes; half of
+    the scenes have them at other places."""
     n, k = scenes.shape.shape
     x, y = scenes.x.copy(), scenes.y.copy()
     there = np.greater_equal(scenes.shape, 0)
@@ -160,10 +165,19 @@ def elsewhere(scenes: SceneBatch, draw: np.random.Generator) -> SceneBatch:
     order = np.argsort(np.where(there, draw.random((n, k)), 2.0), axis=1)
     order[~move] = np.arange(k)
     rows = np.arange(n)[:, None]
+    able = (_stands_out()[:, scenes.color] | ~there).all(2)  # grounds by scenes
+    ground = np.where(able, draw.random(able.shape), -1.0).argmax(0)
+    scale = SIZES[0] + (SIZES[1] - SIZES[0]) * draw.random((n, k))
     return SceneBatch(
         scenes.shape, scenes.color, scenes.size, x[rows, order], y[rows, order],
-        scenes.radius, scenes.ground,
+        (scenes.radius * scale).astype(np.float32), ground,
     )  # fmt: skip
+
+
+@cache
+def _stands_out() -> Bool[np.ndarray, "grounds colors"]:
+    """Which colours an object may have on which ground."""
+    return np.array([[color in colors_on(ground) for color in COLORS] for ground in GROUNDS])
 
 
 def balanced(scores: Float[Tensor, "N K"], rounds: int = 3) -> Float[Tensor, "N K"]:

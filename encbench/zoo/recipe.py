@@ -17,7 +17,7 @@ from .text import CONTEXT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TEXTS = 24_576  # that every text encoder reads
+TEXTS = 98_304  # that every text encoder reads
 WIDTH, DEPTH, HEADS = 128, 3, 4
 MLP = 4 * WIDTH
 GATED_MLP = 344  # three matrices of this height hold as much as two of MLP's
