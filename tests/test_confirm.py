@@ -31,9 +31,19 @@ from encbench.confirm.plan import (
     reach,
 )
 from encbench.confirm.run import confirm, prepare, verdict_lines
+from encbench.encoders import EncoderSpec, family_of
 from encbench.errors import DataError, RecordError, UsageError
 from encbench.files import write_json
-from encbench.records import Prediction, Ranked, cell, read_prediction, read_verdict
+from encbench.records import (
+    Prediction,
+    Ranked,
+    cell,
+    find_records,
+    read_prediction,
+    read_record,
+    read_verdict,
+    write_record,
+)
 
 OWN = """
 import hashlib
@@ -81,6 +91,14 @@ def run(tmp_path: Path) -> Path:
         for spec, name, quality in zip(specs, ("first", "second"), (0.9, 0.5), strict=True)
     ]
     folder = fake_run.build(tmp_path / "run", fakes, gallery=False, variants=False)
+    for path in find_records(folder):  # ranked with the weights that are there
+        record = read_record(path)
+        if record.card["spec"] in specs:
+            spec = EncoderSpec.parse(record.card["spec"])
+            revision = family_of(spec).resolve(spec).revision
+            write_record(
+                path, dataclasses.replace(record, card={**record.card, "revision": revision})
+            )
     write_json(folder / "config.json", {"encoders": specs, "out": str(folder), "device": "cpu"})
     return folder
 
@@ -257,6 +275,7 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
     verdict = confirm(config(run, seeds=1))
     assert [row.name for row in verdict.encoders] == ["first", "constant"]
     assert [row["spec"] for row in verdict.failed] == [whole]
+    assert "other weights than when it was ranked" in verdict.failed[0]["error"]
     before = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     encoder(run.parent, "second", 12)
     mended = confirm(config(run, seeds=1))
