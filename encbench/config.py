@@ -31,7 +31,7 @@ class RunConfig:
         dpg: DPG-Bench prompts, a folder of txt or a jsonl; None for long captions of scenes
             where ``coco`` is None too, else no ablation.
         re_encoder: spec of the image re-encoder, or 'none'; None for 'dinov3', and on scenes for
-            'labels', since scenes are known exactly.
+            'mini-dinov3', which comes with encbench.
         probes: names; empty for all that are registered.
         queries: of the retrieval probe.
         ks: neighbours at which retrieval is scored; 2 is always among them.
@@ -103,7 +103,7 @@ class RunConfig:
     @property
     def chosen_re_encoder(self) -> str:
         """The re-encoder's spec, the default filled in."""
-        return self.re_encoder or ("labels" if self.on_scenes else "dinov3")
+        return self.re_encoder or ("mini-dinov3" if self.on_scenes else "dinov3")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text."""

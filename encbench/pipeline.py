@@ -145,7 +145,10 @@ def probe_all(
     probes = load_probes(config)
     store = Store(config.store)
     config.out.mkdir(parents=True, exist_ok=True)
-    write_json(config.out / "config.json", clean(config.as_dict()))
+    write_json(
+        config.out / "config.json",
+        clean({**config.as_dict(), "re_encoder": config.chosen_re_encoder}),
+    )
     data = data or load_data(config)
     for note in (*_notes(data.captions), *_notes(data.prompts)):
         log.info(note)

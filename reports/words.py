@@ -45,6 +45,12 @@ def warnings(run: Run) -> list[str]:
     return list(dict.fromkeys(told + own))
 
 
+def disagreements(run: Run) -> list[str]:
+    """Of the warnings, those on the published two probes against their calibrated form and
+    against the two that ask what the prompt says."""
+    return [*_disentanglement(run), *_what_is_said(run)]
+
+
 def _names(run: Run, specs: list[str]) -> str:
     return listing(run.brief.get(spec, printable(spec)) for spec in specs)
 

@@ -125,7 +125,7 @@ def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..
             typer.Option(
                 help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, "
                 "mini-dinov3, labels, pixels, or none (text only). Default dinov3, on scenes "
-                "labels. See: encbench list re-encoders.",
+                "mini-dinov3. See: encbench list re-encoders.",
                 rich_help_panel=DATA,
             ),
         ] = None,
