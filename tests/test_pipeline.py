@@ -85,7 +85,10 @@ def scores(out: Path) -> dict[str, str]:
     return found
 
 
-SMALL = ("--queries", "60", "--draws", "2", "--shares", "0.3", "0.5", "0.7", "--limit", "60")
+SMALL = (
+    "--re-encoder", "labels", "--queries", "60", "--draws", "2", "--shares", "0.3", "0.5", "0.7",
+    "--limit", "60",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
