@@ -160,7 +160,7 @@ def fit(
     entries: Any,
 ) -> Plan:  # fmt: skip
     """The plan that a budget allows: as many seeds, then rivals, as leave each training at least
-    half of the preset's steps, or so many that it trains at all; then as many steps as fit.
+    half of the preset's steps, then as many steps as fit.
 
     Args:
         rows: who would be trained without a budget, best predicted first.
@@ -173,8 +173,8 @@ def fit(
     rivals = sum(not row.control for row in rows) - 1
     options = [
         (count, seeds, least)
-        for seeds in (len(plan.seeds), 2, 1)  # with one, nothing can be told
-        for least in (max(LEAST_STEPS, wanted // 2), LEAST_STEPS)
+        for least in (max(LEAST_STEPS, wanted // 2), LEAST_STEPS)  # or nobody beats a constant
+        for seeds in (len(plan.seeds), 2, 1)
         for count in range(rivals, 0, -1)
         if seeds <= len(plan.seeds) and (seeds > 1 or count <= max(1, rivals // 2))
     ]
