@@ -85,10 +85,9 @@ def command(work: Callable[[], None]) -> None:
             work()
     finally:
         _team = None
-        if not team.busy:  # else the others learn it from the connection that closes
-            if team.rank == 0:
-                _send(None)
-            distributed.destroy_process_group()
+        if not team.busy and team.rank == 0:  # else they learn it from the connection that closes
+            _send(None)
+        distributed.destroy_process_group()
 
 
 def share(

@@ -243,5 +243,5 @@ def test_a_lost_process_is_one_line_and_no_waiting(tmp_path):
     script.write_text(LOST)
     (status, said), (other, _) = run_two([str(script)])
     assert other == -signal.SIGKILL
-    assert status == 0
+    assert status == 0, said
     assert "[0, 1] another process of this command is gone; run the same command again" in said
