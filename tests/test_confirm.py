@@ -166,10 +166,11 @@ def test_encoders_are_named_by_spec_or_name_best_first_controls_last() -> None:
         choose(RANKING, ("shuffle(f0)",), False)
 
 
-def test_fewer_rivals_keep_the_winner_and_the_last() -> None:
+def test_fewer_rivals_keep_the_winner_the_last_and_the_runner_up() -> None:
     rows = choose(RANKING, (), False)
     assert [r.name for r in fewer(rows, 1)] == ["f0", "f4", "constant"]
-    assert [r.name for r in fewer(rows, 2)] == ["f0", "f2", "f4", "constant"]
+    assert [r.name for r in fewer(rows, 2)] == ["f0", "f1", "f4", "constant"]
+    assert [r.name for r in fewer(rows, 3)] == ["f0", "f1", "f2", "f4", "constant"]
     assert fewer(rows, 9) == rows
 
 

@@ -219,16 +219,19 @@ def _shuffle(row: Ranked) -> bool:
 
 
 def fewer(rows: Sequence[Ranked], rivals: int) -> list[Ranked]:
-    """The predicted winner with so many rivals (the last of them the lowest), and the controls."""
+    """The predicted winner with so many rivals, and the controls: the last first, then the
+    runner-up, from which the winner has to be told, then others evenly between."""
     candidates = [row for row in rows if not row.control]
     controls = [row for row in rows if row.control]
     if rivals + 1 >= len(candidates):
         return list(rows)
     if rivals == 0:
         return [candidates[0], *controls]
-    step = (len(candidates) - 1) / rivals
-    places = sorted({0} | {round(step * (k + 1)) for k in range(rivals)})
-    return [candidates[place] for place in places] + controls
+    last = len(candidates) - 1
+    places = {0, last}
+    if rivals > 1:
+        places |= {1} | {1 + round((last - 1) * k / (rivals - 1)) for k in range(1, rivals - 1)}
+    return [candidates[place] for place in sorted(places)] + controls
 
 
 # -------------------------------------------------------------------------- the prompts
