@@ -15,13 +15,12 @@ from pathlib import Path
 from encbench.files import write_atomic
 from encbench.records import Ranked
 from encbench.shipped import read_manifest
-from encbench.zoo.catalog import folder_of
+from encbench.zoo.catalog import STAGES, folder_of
 from reports.load import Run, load_run, shuffled
 from reports.text import NOTHING, count, markdown, score
 from reports.words import ASKING, PUBLISHED, disagreements
 
 DOCS = Path(__file__).parent.parent / "docs" / "family.md"
-ORDER = {"": 0, "final": 0, "20pct": 1, "3pct": 2}
 
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
@@ -78,16 +77,12 @@ def main() -> None:
     family = [row for row in run.candidates if row.spec.startswith("zoo:")]
     if not family:
         parser.error(f"{given.run} ranks no encoder of the zoo")
-    best = {row.spec: i for i, row in enumerate(family)}
-    first = {
-        name: min(best[r.spec] for r in family if _member(r) == name)
-        for name in {_member(row) for row in family}
-    }
-    family.sort(key=lambda row: (first[_member(row)], ORDER[row.stage]))
+    members, stages = list(dict.fromkeys(map(_member, family))), list(STAGES)  # best ones first
+    family.sort(key=lambda row: (members.index(_member(row)), stages.index(row.stage)))
     texts = {}
     for row in family:
         name = _member(row).partition(":")[2]
-        about = read_manifest(folder_of(name, row.stage or "final"))["about"]
+        about = read_manifest(folder_of(name, row.stage))["about"]
         texts[row.spec] = count(about["scenes"])
     controls = [row for row in run.controls if shuffled(row.spec) is None]
     n = {p: run.score(family[0].spec, p, m) for _, p, m in columns(run)}

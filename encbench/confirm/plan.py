@@ -219,14 +219,12 @@ def _shuffle(row: Ranked) -> bool:
 
 
 def fewer(rows: Sequence[Ranked], rivals: int) -> list[Ranked]:
-    """The predicted winner with so many rivals, and the controls: the last first, then the
-    runner-up, from which the winner has to be told, then others evenly between."""
+    """The predicted winner with so many rivals (at least one), and the controls: the last first,
+    then the runner-up, from which the winner has to be told, then others evenly between."""
     candidates = [row for row in rows if not row.control]
     controls = [row for row in rows if row.control]
     if rivals + 1 >= len(candidates):
         return list(rows)
-    if rivals == 0:
-        return [candidates[0], *controls]
     last = len(candidates) - 1
     places = {0, last}
     if rivals > 1:
