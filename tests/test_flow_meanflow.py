@@ -297,9 +297,10 @@ def test_jvp_equals_central_difference(net, batch):
 
 
 def test_jvp_equals_torchs_own_on_a_network_with_all_its_layers(batch):
-    """The rules for linear layers, convolutions and attention, masked or not; the fallback."""
+    """The rules for linear layers, convolutions, RMSNorm, attention, masked or not; fallbacks."""
     _, _, r, t, cond = batch
     torch.manual_seed(0)
+    gain = torch.rand(8, dtype=torch.float64)
     layers = {k: nn.Linear(8, 8).double() for k in ("q", "k", "v")} | {
         "w": nn.Linear(W, 8).double()
     }
@@ -318,6 +319,8 @@ def test_jvp_equals_torchs_own_on_a_network_with_all_its_layers(batch):
             + attend(text.mean(1, keepdim=True), text, layers["v"](text))
             + attend(x, x, x, **causal)
         )
+        norm = nn.functional.rms_norm
+        x = norm(x, (8,), gain) + norm(x, (8,), eps=0.1) + norm(x, x.shape[1:])
         return x.unflatten(2, (4, 2))
 
     g = torch.Generator().manual_seed(5)

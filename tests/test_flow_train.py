@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import flow_checkpoints
 import numpy as np
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_other_settings_are_refused_on_resume(whole):
     assert train(settings(out, log_every=5, keep=3)).steps == 12  # what changes no weight may
 
 
-def stopped(out, monkeypatch, at=5):
+def stopped(out, monkeypatch, at=5, **others):
     """A training that was stopped after ``at`` steps."""
     inner = Trainer._step
 
@@ -150,7 +151,7 @@ def stopped(out, monkeypatch, at=5):
 
     monkeypatch.setattr(Trainer, "_step", step)
     with pytest.raises(KeyboardInterrupt):
-        train(settings(out))
+        train(settings(out, **others))
     monkeypatch.setattr(Trainer, "_step", inner)
     return out
 
@@ -452,6 +453,38 @@ def test_every_objective_and_derivative_trains(tmp_path, objective):
     assert [row["stage"] for row in rows] == ["flow-matching"] + [objective] * 2
     assert all(row["gradient_norm"] > 0 for row in rows)
     assert (done.parent is None) == (objective == "flow-matching")
+
+
+def test_a_perceptual_loss_trains_and_is_resumed(tmp_path, monkeypatch):
+    """It adds to the loss where noise is low, and no weight of it is in a checkpoint."""
+    pytest.importorskip("timm")
+    network = flow_checkpoints.convnext(tmp_path / "convnext")
+    common = {"objective": "pmf", "perceptual": f"convnext:{network}", "mu": -1.0}
+    done = train(settings(tmp_path / "with", **common))
+    plain = train(settings(tmp_path / "without", **{**common, "perceptual": "none"}))
+    first, other = (
+        next(row for row in read_log(tmp_path / name) if row["stage"] == "pmf")
+        for name in ("with", "without")
+    )
+    assert first["loss"] > other["loss"] * 1.001
+    assert weights(done.path)["model"].keys() == weights(plain.path)["model"].keys()
+    assert not same(weights(done.path), weights(plain.path))
+    stopped(tmp_path / "again", monkeypatch, at=9, **common)
+    assert same(weights(train(settings(tmp_path / "again", **common)).path), weights(done.path))
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "central"])
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path, monkeypatch, derivative):
+    """Traced by torch.compile; compiling the trace needs a C++ compiler and minutes."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net: whole(net, backend="aot_eager"))
+    common = {"derivative": derivative, "ema": 0.9}
+    plain = weights(train(settings(tmp_path / "plain", **common)).path)
+    compiled = weights(train(settings(tmp_path / "compiled", compile=True, **common)).path)
+    for part, tensors in plain.items():
+        assert tensors.keys() == compiled[part].keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(compiled[part][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_texts_that_are_encoded_as_they_are_needed_train_alike(tmp_path, monkeypatch):
