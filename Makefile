@@ -1,10 +1,13 @@
-# make demo: set everything up, rank the zoo's encoders on embedded scenes, and confirm the ranking.
+# make demo: set everything up, rank the zoo's encoders on embedded scenes, and confirm the ranking,
+# with one process for each of up to four cores.
 # make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+PROCESSES ?= $(shell test $(CORES) -lt 4 && echo $(CORES) || echo 4)
 
 .PHONY: demo test check clean
 
@@ -16,7 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/encbench run --confirm --budget 12m --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) \
+		-m encbench run --confirm --budget 12m --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

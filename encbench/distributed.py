@@ -16,10 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import EncbenchError, ProcessError
 from .progress import log
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,6 +51,15 @@ def size() -> int:
     """How many processes share the leader's work: 1 outside of :func:`command`, and within a
     task that is shared already, since no other exchange may begin there."""
     return _team.size if _team and not _team.busy else 1
+
+
+def own_device(name: str) -> torch.device:
+    """The device of this process; for 'cuda' under a launch, the card that was given to it."""
+    import torch
+
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
 
 
 def command(work: Callable[[], None]) -> None:

@@ -201,6 +201,11 @@ def test_a_budget_is_kept_and_what_it_cost_is_told() -> None:
     assert longer.train["steps"] > 1000
     with pytest.raises(UsageError, match="too small"):
         fit(plan_of(rows), rates, groups, rows, 30.0, entries)
+    two = rates._replace(models=2)  # ten models one by one, or in five rounds of two
+    assert total_seconds(plan_of(rows), two, groups) == pytest.approx(whole / 2)
+    assert fit(plan_of(rows), two, groups, rows, whole * 0.51, entries).gave_up == ()
+    four = rates._replace(models=4)  # in three rounds, the last of them half empty
+    assert total_seconds(plan_of(rows), four, groups) == pytest.approx(whole * 3 / 10)
 
 
 def test_budgets_are_read_and_refused() -> None:

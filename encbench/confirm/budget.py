@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .. import distributed
+from ..distributed import own_device
 from ..errors import UsageError
 from ..flow.config import TrainConfig
 from ..flow.features import Widths
@@ -33,13 +35,15 @@ LONGEST = 4  # a budget stretches trainings to so many times the preset's steps
 
 class Rates(NamedTuple):
     """Seconds on this machine: a step before and after the switch, one image through the network
-    while sampling, one image to judge; and how many images are sampled together."""
+    while sampling, one image to judge; how many images are sampled together, and how many models
+    are trained at a time."""
 
     before: float
     after: float
     image: float
     judged: float = 0.0
     batch: int = 1
+    models: int = 1
 
 
 def seconds(text: str) -> float:
@@ -55,16 +59,26 @@ def seconds(text: str) -> float:
     return 3600.0 * hours + 60 * minutes + rest
 
 
-def measure(
-    config: TrainConfig, device: torch.device, detector: str = "scenes", timed: int = 5
-) -> Rates:
+def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates:
     """Time some steps of the plan's network on random images, and the scene judge; another
-    detector may have to be downloaded and is guessed."""
+    detector may have to be downloaded and is guessed. Under a launch all processes do so at the
+    same time, since they will share the machine, and the slowest counts."""
+    count, found = distributed.size(), list[Rates]()
+    if count == 1:
+        return _rates((config, device, detector))
+    asked = [(config, device, detector)] * count
+    distributed.share(_rates, asked, lambda number, rates: found.append(rates))
+    return Rates(*(max(values) for values in zip(*found, strict=True)))._replace(models=count)
+
+
+def _rates(asked: tuple[TrainConfig, str, str], timed: int = 5) -> Rates:
+    config, name, detector = asked
+    device = own_device(name)
     space = build_space(config, device)
     shape = tuple(space.shape)
     net = build_network(config, shape, WIDTHS).to(device)
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-9)
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], config.lr)
     sampler = time_sampler(config)
 
     def condition(batch: int) -> Condition:
@@ -152,7 +166,13 @@ def step_seconds(plan: Plan, rates: Rates) -> float:
 
 
 def total_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
-    return sum(model_seconds(plan, rates, groups)) * len(plan.encoders) * len(plan.seeds)
+    """Of all trainings and their scores."""
+    rounds = _rounds(len(plan.encoders) * len(plan.seeds), rates)
+    return rounds * sum(model_seconds(plan, rates, groups))
+
+
+def _rounds(models: int, rates: Rates) -> int:
+    return -(-models // rates.models)
 
 
 def fit(
@@ -181,10 +201,10 @@ def fit(
     cheapest = float("inf")
     for count, seeds, least in options:
         chosen = fewer(rows, count)
-        models = len(chosen) * seeds
-        fixed = LOADING + model_seconds(plan, rates, groups)[1]
-        steps = int((budget / models - fixed) / a_step)
-        cheapest = min(cheapest, models * (fixed + LEAST_STEPS * a_step))
+        rounds = _rounds(len(chosen) * seeds, rates)
+        fixed = LOADING + scoring_seconds(plan, rates, groups)
+        steps = int((budget / rounds - fixed) / a_step)
+        cheapest = min(cheapest, rounds * (fixed + LEAST_STEPS * a_step))
         if steps < least:
             continue
         steps = min(steps, LONGEST * wanted)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..data.geneval import GenevalPrompt
+from ..distributed import own_device
 from ..errors import EncbenchError, RecordError, StoreError
 from ..files import digest, read_json, write_atomic, write_json
 from ..flow.data import ImageSet, load_data
@@ -100,7 +101,7 @@ def finished(task: Task) -> dict[str, Any] | None:
 
 
 def _run(task: Task) -> dict[str, Any]:
-    plan, device = task.plan, _device(task.device)
+    plan, device = task.plan, own_device(task.device)
     config = plan.train_config(task.entry.spec, task.seed, task.folder, str(device.type))
     if task.store is not None:
         config = replace(config, store=task.store)
@@ -265,13 +266,6 @@ def _judge(detector: str, colors: str, device: str) -> Judge:
     if colors == "none":
         return Judge(loaded)
     return Judge(loaded, lru_cache(maxsize=1)(lambda: load_colors(colors, device)))
-
-
-def _device(name: str) -> torch.device:
-    """The device of this process: under a launch, the card that was given to it."""
-    if name == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(name)
 
 
 def _name(device: torch.device) -> str:

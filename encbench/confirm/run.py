@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from .. import distributed
 from ..config import from_values as run_config
 from ..context import load_data
@@ -196,7 +194,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         budget=config.budget,
         seed=config.seed,
     )
-    rates = measure(shape, torch.device(device), config.detector)
+    rates = measure(shape, device, config.detector)
     written = config.out / FOLDER / PLAN
     if prediction.hash and written.exists():
         plan = hold_to(written, plan)
@@ -212,6 +210,8 @@ def plan_lines(ready: Ready) -> list[str]:
     config = plan.shape
     training, scoring = model_seconds(plan, ready.rates, groups)
     models = len(plan.encoders) * len(plan.seeds)
+    together = ready.rates.models
+    place = f"one {ready.device}" if together == 1 else f"{together} processes ({ready.device})"
     seen = ", ".join(f"{len(g.prompts)} in tier {g.tier} {g.combos}" for g in groups)
     start = "random weights" if not plan.backbone else "one backbone, a new connector each"
     made = f"{plan.prediction[:12]}, kept; its first is {plan.encoders[0].name}"
@@ -225,7 +225,7 @@ def plan_lines(ready: Ready) -> list[str]:
         f"scoring     GenEval at {', '.join(map(str, plan.steps))} steps, {plan.images} images a "
         f"prompt: {seen}",
         f"time        about {said(training)} training and {said(scoring)} scoring a model, "
-        f"{said(total_seconds(plan, ready.rates, groups))} in all on one {ready.device}",
+        f"{said(total_seconds(plan, ready.rates, groups))} in all on {place}",
     ]
     if plan.budget is not None:
         gave = "; ".join(plan.gave_up) or "nothing"
