@@ -156,7 +156,7 @@ def _run(task: Task) -> dict[str, Any]:
         before = load_model(trained.parent, device)
         made = rate(before.net, before.space, main.prompts, PRIMARY_STEPS, plan.images)
         parent[plan.primary] = made.tolist()
-    _grid(task.folder / GRID, model, texts, main, plan, device)
+    _grid(task.folder / GRID, model, texts, groups, main, plan, device)
     final = overall(np.array(right[plan.primary]), main.prompts)
     result = {
         "key": task.key,
@@ -230,14 +230,17 @@ def _features(
 
 
 def _grid(
-    path: Path, model: Any, texts: dict[str, Text], group: PromptGroup, plan: Plan,
-    device: torch.device,
+    path: Path, model: Any, texts: dict[str, Text], groups: Sequence[PromptGroup],
+    main: PromptGroup, plan: Plan, device: torch.device,
 ) -> None:  # fmt: skip
-    """The same prompts and noise at every number of steps."""
+    """The same prompts and noise at every number of steps, each prompt in the wording that was
+    trained on and in that of the verdict."""
+    plain = [g for g in groups if g.tier == "A" and g.combos == main.combos and g is not main]
     found: list[GenevalPrompt] = []
     for task in GRID_TASKS:
-        found += [prompt for prompt in group.prompts if prompt.task == task][:1]
-    found = found or list(group.prompts[:4])
+        for group in (*plain, main):
+            found += [prompt for prompt in group.prompts if prompt.task == task][:1]
+    found = found or list(main.prompts[:4])
     columns = []
     for steps in plan.steps:
         made = sample_images(

@@ -221,7 +221,12 @@ def check_padding(encoder: TextEncoder) -> None:
     among = _encode(encoder, PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         alone = _encode(encoder, [prompt])
-        _require_same(encoder, _rows(among, [row]), alone, "depends on its neighbours' length")
+        _require_same(
+            encoder,
+            _rows(among, [row]),
+            alone,
+            "depends on its neighbours, on their length or on what they say",
+        )
 
 
 def check_empty_prompt(encoder: TextEncoder) -> None:
