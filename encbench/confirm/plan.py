@@ -49,8 +49,9 @@ def full() -> dict[str, Any]:
         "train": {
             "world": "scenes", "side": 64, "network": "dit-10m", "images": 100_000,
             "captions": 2, "long_share": 0.1, "steps": 6000, "batch": 256, "lr": 1e-3,
-            "warmup": 200, "mu": 0.4, "objective": "emf", "derivative": "central",
-            "ema": 0.999, "compile": True, "checkpoint_every": 1000, "sample_every": 0,
+            "warmup": 200, "mu": 0.4, "condition_dropout": 0.0, "objective": "emf",
+            "derivative": "central", "ema": 0.999, "compile": True, "checkpoint_every": 1000,
+            "sample_every": 0,
         },
         "seeds": 2, "per_task": 50, "images": 4, "everyone": True,
     }  # fmt: skip
