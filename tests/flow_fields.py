@@ -6,6 +6,8 @@ path of dz/dt = v(z, t) through z_t; at r = t it gives v.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -16,16 +18,16 @@ def no_condition(n: int):
     return Condition(torch.zeros(n, 1, 1, dtype=torch.float64), torch.ones(n, 1, dtype=torch.bool))
 
 
-class Field:
+class Field(ABC):
     """``flow``: z_r of z_t; ``velocity``: dz/dt."""
 
     prediction = "u"
 
-    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor: ...
 
-    def flow(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def flow(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor: ...
 
     def __call__(self, z, r, t, cond):
         gap = (t - r)[:, None]

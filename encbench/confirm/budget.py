@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from .. import distributed
-from ..distributed import own_device
 from ..errors import UsageError
 from ..flow.config import TrainConfig
 from ..flow.features import Widths
 from ..flow.meanflow import Condition, LossModule, Objective
 from ..flow.networks import build_network, build_space, objective_of, time_sampler
+from ..flow.optimizer import make_optimizers
 from ..geneval.detect import load_detector
 from ..records import Ranked, cell
 from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, Plan, fewer
@@ -30,6 +30,7 @@ CAPTION = 24  # tokens
 LOADING = 10.0  # seconds a training: weights, captions, prompts one by one, compiled step
 LENGTHS = 3  # that prompts have after padding, about: the last batch of each is half empty
 JUDGING = {"cpu": 0.5, "cuda": 0.05}  # seconds an image, of detectors that are not measured
+TIMED = 5  # repetitions of what is measured
 LONGEST = 4  # a budget stretches trainings to so many times the preset's steps
 
 
@@ -71,14 +72,15 @@ def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates
     return Rates(*(max(values) for values in zip(*found, strict=True)))._replace(models=count)
 
 
-def _rates(asked: tuple[TrainConfig, str, str], timed: int = 5) -> Rates:
+def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
+    """This process's, of a configuration, a device and a detector."""
     config, name, detector = asked
-    device = own_device(name)
+    device = distributed.own_device(name)
     space = build_space(config, device)
     shape = tuple(space.shape)
     net = build_network(config, shape, WIDTHS).to(device)
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], config.lr)
+    optimizers = make_optimizers(config, net)
     sampler = time_sampler(config)
 
     def condition(batch: int) -> Condition:
@@ -94,10 +96,11 @@ def _rates(asked: tuple[TrainConfig, str, str], timed: int = 5) -> Rates:
         def step() -> None:
             r, t = (times.to(device) for times in sampler.sample(batch, progress, generator))
             loss(x, cond, torch.randn_like(x), r, t, drop).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
 
-        return _usual(step, device, timed)
+        return _usual(step, device, TIMED)
 
     parts = config.accumulate
     part = max(1, config.batch // parts)
@@ -107,7 +110,7 @@ def _rates(asked: tuple[TrainConfig, str, str], timed: int = 5) -> Rates:
     z, times = torch.randn(batch, *shape, device=device), torch.ones(batch, device=device)
     cond = condition(batch)
     with torch.no_grad():
-        image = _usual(lambda: net(z, times * 0, times, cond), device, timed) / batch
+        image = _usual(lambda: net(z, times * 0, times, cond), device, TIMED) / batch
     return Rates(before, after, image, _judging(config, device, detector), batch)
 
 

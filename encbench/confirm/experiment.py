@@ -113,7 +113,7 @@ def _run(task: Task) -> dict[str, Any]:
             f"{task.entry.spec} has other weights than when it was ranked (revision "
             f"{encoder.revision[:12]}, was {task.entry.revision[:12]}); rank it again"
         )
-    bank, texts = _features(encoder, data, groups)
+    bank, texts = features(encoder, data, groups)
     grader = _judge(plan.detector, plan.colors, device.type)
     main = next(g for g in groups if cell(PRIMARY_STEPS, g.tier, g.combos) == plan.primary)
 
@@ -218,7 +218,7 @@ def _curve(path: Path) -> dict[str, float]:
         return {}
 
 
-def _features(
+def features(
     encoder: PromptEncoder, data: ImageSet, groups: Sequence[PromptGroup]
 ) -> tuple[Bank, dict[str, Text]]:
     """Of all captions, and of each prompt by its text, which is encoded by itself."""

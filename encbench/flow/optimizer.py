@@ -45,7 +45,7 @@ def make_optimizers(config: TrainConfig, net: nn.Module) -> list[torch.optim.Opt
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
-            fused=True,  # one pass over each tensor: an eighth of a small network's step on a CPU
+            fused=True,  # one pass over each tensor
         )
     )
     return made

@@ -103,7 +103,7 @@ def train(
     net: nn.Module,
     objective: Objective,
     *,
-    steps: int = 3600,
+    steps: int = 2500,
     batch: int = 512,
     lr: float = 4e-3,
     times: TimeSampler | None = None,
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("figure", type=Path, help="the PNG to write")
     parser.add_argument("--objective", default="meanflow", help="meanflow (default), imf, ...")
     parser.add_argument("--derivative", default="forward", help="jvp, central or forward (default)")
-    parser.add_argument("--steps", type=int, default=3600, help="of training")
+    parser.add_argument("--steps", type=int, default=2500, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
