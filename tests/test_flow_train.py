@@ -21,7 +21,7 @@ from encbench.flow.config import from_values
 from encbench.flow.data import Held, scene_images
 from encbench.flow.features import Bank, Text
 from encbench.flow.meters import Spikes, read_log
-from encbench.flow.optimizer import rate
+from encbench.flow.optimizer import from_tensors, make_optimizers, rate, to_tensors
 from encbench.flow.train import Trainer, train
 
 TINY = {
@@ -253,6 +253,24 @@ def test_muon_resumes_exactly(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_step", inner)
     two = train(settings(tmp_path / "two", **more), data=data, features=features)
     assert same(weights(one.path), weights(two.path))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_is_put_where_the_parameters_are(kind, tmp_path):
+    """Even the step's number, which a fused AdamW wants there; 'meta' stands for a GPU."""
+    config = settings(tmp_path, optimizer=kind)
+    net = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(3, 2)])})
+    optimizers = make_optimizers(config, net)
+    net["blocks"][0](torch.ones(1, 3)).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    state = to_tensors(optimizers, dict(net.named_parameters()))
+    other = net.to("meta")
+    moved = make_optimizers(config, other)
+    from_tensors(moved, dict(other.named_parameters()), state)
+    found = [value for o in moved for held in o.state.values() for value in held.values()]
+    assert len(found) == len(state)
+    assert {value.device.type for value in found} == {"meta"}
 
 
 # ------------------------------------------------------------------------- several processes

@@ -95,12 +95,10 @@ def from_tensors(
     if not by_name.keys() <= named.keys():
         stranger = sorted(by_name.keys() - named.keys())[0]
         raise ModelError(f"the optimizer's state is of another network: it has {stranger}")
+    names = {id(p): name for name, p in named.items()}
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                name = next(n for n, other in named.items() if other is p)
-                if name in by_name:
-                    optimizer.state[p] = {
-                        what: tensor if what == "step" else tensor.to(p.device, p.dtype)
-                        for what, tensor in by_name[name].items()
-                    }
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        found = {number: by_name.get(names[id(p)]) for number, p in enumerate(held)}
+        optimizer.load_state_dict(
+            {**optimizer.state_dict(), "state": {n: state for n, state in found.items() if state}}
+        )  # which knows what belongs on which device, and in which type
