@@ -62,6 +62,16 @@ def own_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def before_group() -> None:
+    """Call before a process group is made, so that its end is its end.
+
+    torch.distributed.nn keeps the group of the moment it is imported, in arguments' defaults,
+    and torch.optim imports it at its first step. Such a group outlives destroy_process_group,
+    its threads outlive the interpreter, and now and then the process ends by SIGABRT.
+    """
+    import torch.distributed.nn  # noqa: F401
+
+
 def command(work: Callable[[], None]) -> None:
     """Run ``work`` in the leader and serve it in all other processes of a launch.
 
@@ -84,6 +94,7 @@ def command(work: Callable[[], None]) -> None:
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local % torch.cuda.device_count())
+    before_group()
     try:
         distributed.init_process_group("gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:

@@ -245,3 +245,32 @@ def test_a_lost_process_is_one_line_and_no_waiting(tmp_path):
     assert other == -signal.SIGKILL
     assert status == 0, said
     assert "[0, 1] another process of this command is gone; run the same command again" in said
+
+
+ENDS = """
+import pathlib
+from encbench import distributed
+
+def job(task):
+    import torch
+    weights = [torch.nn.Parameter(torch.ones(2))]
+    torch.optim.AdamW(weights).step()  # imports much of torch, while there is a group
+    return task
+
+def work():
+    distributed.share(job, list(range(4)), lambda number, result: None)
+
+distributed.command(work)
+print([task.read_text().strip() for task in pathlib.Path("/proc/self/task").glob("*/comm")])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc for threads' names")
+def test_no_thread_of_a_launch_outlives_it(tmp_path):
+    """One that did would abort the interpreter at its end, now and then."""
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    for status, said in run_two([str(script)]):
+        assert status == 0, said
+        assert "python" in said
+        assert "gloo" not in said

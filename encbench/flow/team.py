@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import distributed
 from ..errors import UsageError
 
 
 class Team:
     """Who trains: this process alone, or all that ``accelerate launch`` or ``torchrun`` started.
+
+    As a context: after it, unless it failed, the process leaves the others when it ends.
 
     Args:
         device: where to compute; with several processes accelerate chooses the card.
@@ -27,10 +31,18 @@ class Team:
         if not alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator
 
+            distributed.before_group()
             self._accelerator = Accelerator(cpu=device.type == "cpu")
             self.rank = self._accelerator.process_index
             self.size = self._accelerator.num_processes
             self.device = self._accelerator.device
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._accelerator is not None:
+            atexit.register(self._accelerator.end_training)  # not yet: another training may follow
 
     @property
     def leads(self) -> bool:

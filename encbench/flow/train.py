@@ -56,26 +56,26 @@ def train(
         EncbenchError: if the loss is not finite or the gradient too large for
             ``config.patience`` steps in a row, or there is too little memory.
     """
-    team = Team(device or _device(config), alone=alone)
-    finished = _finished(config)
-    if finished is not None:
-        return finished
-    data = data or load_data(config)
-    for note in data.notes:
-        log.info("%s: %s", data.name, note)
-    encoder: PromptEncoder | None = None
-    if features is None:
-        encoder = PromptEncoder(config.encoder, config.store, team.device, config.text_tokens)
-        revision = encoder.revision
-        with team.leader_first():
-            features = _encode(encoder, data)
-    trainer = Trainer(config, team, data, features, revision, init_backbone)
-    try:
-        return trainer.run(callback, frozenset(at))
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise EncbenchError(_too_large(config, team)) from error
-        raise
+    with Team(device or _device(config), alone=alone) as team:
+        finished = _finished(config)
+        if finished is not None:
+            return finished
+        data = data or load_data(config)
+        for note in data.notes:
+            log.info("%s: %s", data.name, note)
+        encoder: PromptEncoder | None = None
+        if features is None:
+            encoder = PromptEncoder(config.encoder, config.store, team.device, config.text_tokens)
+            revision = encoder.revision
+            with team.leader_first():
+                features = _encode(encoder, data)
+        trainer = Trainer(config, team, data, features, revision, init_backbone)
+        try:
+            return trainer.run(callback, frozenset(at))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise EncbenchError(_too_large(config, team)) from error
+            raise
 
 
 def _device(config: TrainConfig) -> torch.device:
