@@ -1,7 +1,5 @@
 """MeanFlow in two dimensions: one step is as good as many."""
 
-import statistics
-
 import pytest
 import torch
 
@@ -21,9 +19,7 @@ def test_one_step_is_nearly_as_good_as_64(trained):
     found = toy.distances(trained, steps=(1, 64), n=2000)
     for label, row in found.items():
         assert row[64] < 0.25, label  # it has learned the density: untrained it is near 1
-        assert row[1] < 0.5, label
-    one, many = (statistics.mean(row[steps] for row in found.values()) for steps in (1, 64))
-    assert one <= 1.5 * many
+        assert row[1] <= 1.5 * row[64], label
 
 
 @pytest.mark.slow

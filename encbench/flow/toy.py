@@ -103,20 +103,20 @@ def train(
     net: nn.Module,
     objective: Objective,
     *,
-    steps: int = 2500,
+    steps: int = 3500,
     batch: int = 512,
-    lr: float = 4e-3,
+    lr: float = 3e-3,
     times: TimeSampler | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Train on fresh points; the running mean of the weights is returned.
 
     Args:
-        times: by default flow matching for the first 40 %, then r != t in three quarters of the
+        times: by default flow matching for the first quarter, then r != t in three quarters of the
             points, with long intervals.
     """
     generator = torch.Generator().manual_seed(seed)
-    times = times or flow_matching_first(LogitNormal(0.3, 2.0, 0.75), 0.4)
+    times = times or flow_matching_first(LogitNormal(0.3, 2.0, 0.75), 0.25)
     mean = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, lr / 50)
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("figure", type=Path, help="the PNG to write")
     parser.add_argument("--objective", default="meanflow", help="meanflow (default), imf, ...")
     parser.add_argument("--derivative", default="forward", help="jvp, central or forward (default)")
-    parser.add_argument("--steps", type=int, default=2500, help="of training")
+    parser.add_argument("--steps", type=int, default=3500, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
