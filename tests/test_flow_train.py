@@ -295,8 +295,7 @@ def test_two_processes_do_what_one_does(tmp_path):
             "flow_matching": 0.5}  # fmt: skip
     script = tmp_path / "pair.py"
     script.write_text(PAIR)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-              "--master-port", str(20_000 + os.getpid() % 20_000)]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     values = json.dumps({**more, "out": str(tmp_path / "two")})
     done = subprocess.run(
         [*launch, str(script), values],
