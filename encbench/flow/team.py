@@ -41,8 +41,10 @@ class Team:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and self._accelerator is not None:
-            atexit.register(self._accelerator.end_training)  # not yet: another training may follow
+        if kind is None and self._accelerator is not None:  # not yet: another training may follow
+            from accelerate import PartialState
+
+            atexit.register(PartialState().destroy_process_group)  # the state holds no model
 
     @property
     def leads(self) -> bool:
