@@ -6,6 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TYPED := build/typed# the package as it installs: probes/ and reports/ inside encbench/
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 PROCESSES ?= $(shell test $(CORES) -lt 4 && echo $(CORES) || echo 4)
 
@@ -28,7 +29,9 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/encbench
+	ln -s $(CURDIR)/encbench/* $(CURDIR)/probes $(CURDIR)/reports $(TYPED)/encbench
+	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p encbench
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,10 +26,10 @@ from encbench.data.dpg import load_prompts
 from encbench.data.scenes.default import scene_prompts_long
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec, load_encoder
+from encbench.probes.ablation import AblationProbe, _versions, settings
 from encbench.progress import log
 from encbench.store import Store
 from encbench.types import PromptSet, default_device
-from probes.ablation import AblationProbe, _versions, settings
 
 OPTIONS = {"draws": 5, "shares": (0.1, 0.3, 0.5, 0.7, 0.9)}  # the defaults of a run
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from encbench.files import write_atomic
 from encbench.records import Ranked
+from encbench.reports.load import Run, load_run, shuffled
+from encbench.reports.text import NOTHING, count, markdown, score
+from encbench.reports.words import ASKING, PUBLISHED, disagreements
 from encbench.shipped import read_manifest
 from encbench.zoo.catalog import STAGES, folder_of
-from reports.load import Run, load_run, shuffled
-from reports.text import NOTHING, count, markdown, score
-from reports.words import ASKING, PUBLISHED, disagreements
 
 DOCS = Path(__file__).parent.parent / "docs" / "family.md"
 

@@ -1,6 +1,6 @@
 """The figures of a confirmation: predicted against actual, cost, and the paper's own points.
 
-Small plots of each encoder are in :mod:`reports.confirm_curves`.
+Small plots of each encoder are in :mod:`encbench.reports.confirm_curves`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Not the command line: Typer hands over another class than the one its annotations must name.
 _parts = [m.name for m in pkgutil.iter_modules([str(ROOT / "encbench")])]
 _checked = [f"encbench.{name}" for name in _parts if name not in ("cli", "commands", "__main__")]
-_hook = install_import_hook([*_checked, "probes", "reports"], "beartype.beartype")
+_checked += ["encbench.probes", "encbench.reports"]
+_hook = install_import_hook(_checked, "beartype.beartype")
 
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOPS = ("encbench", "probes", "reports")
+FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.reports": "reports"}
+"""Packages by import name and the folder each is installed from."""
 
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
@@ -43,8 +44,17 @@ ALLOWED = {
     "encbench.geneval": STORE | {"data", "encoders", "vision", "intervals", "geneval", "shipped"},
     "encbench.flow": ENGINE | {"flow", "distributed", "shipped"},
     "encbench.zoo": ENGINE | {"zoo", "shipped"},
-    "probes": {"types", "errors", "retrieval", "vision", "data", "store", "encoders", "intervals"},
-    "reports": {"types", "errors", "records", "files"},
+    "encbench.probes": {
+        "types",
+        "errors",
+        "retrieval",
+        "vision",
+        "data",
+        "store",
+        "encoders",
+        "intervals",
+    },
+    "encbench.reports": {"types", "errors", "records", "files"},
 }
 FREE = {"encbench.cli", "encbench.commands", "encbench.pipeline", "encbench.context"}
 FREE |= {"encbench.estimate", "encbench.confirm"}
@@ -52,17 +62,22 @@ FREE |= {"encbench.__init__", "encbench.__main__"}
 
 
 def modules() -> list[Path]:
-    return [p for top in TOPS for p in (ROOT / top).rglob("*.py")]
+    return [p for folder in FOLDERS.values() for p in (ROOT / folder).rglob("*.py")]
+
+
+def inside(path: Path) -> tuple[str, ...]:
+    """A module's import name in parts: probes/ and reports/ are imported as encbench.*"""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts if parts[0] == "encbench" else ("encbench", *parts)
 
 
 def part(path: Path) -> str:
-    inside = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(inside[:2]) if inside[0] == "encbench" else inside[0]
+    return ".".join(inside(path)[:2])
 
 
 def imported(path: Path) -> set[str]:
     """Absolute names of what a file imports, anywhere in it."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    package = inside(path)[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -77,30 +92,43 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_one_way(path):
     here = part(path)
-    names = {
-        name for name in imported(path) if name.split(".")[0] in ("encbench", "probes", "reports")
-    }
+    names = {name for name in imported(path) if name.startswith("encbench.")}
+    targets = {name.split(".")[1] for name in names}
+    parts = {part(module).split(".")[1] for module in modules()}
     if here not in FREE:
         assert here in ALLOWED, (
             f"{here} is new: say in tests/test_architecture.py what it may import"
         )
-        mine = here.split(".")[-1]
-        for name in names:
-            top, _, rest = name.partition(".")
-            if top == "encbench" and rest:
-                target = rest.split(".")[0]
-                known = (ROOT / "encbench" / target).exists() or (
-                    ROOT / "encbench" / f"{target}.py"
-                ).exists()
-                assert not known or target in ALLOWED[here] | {mine}, f"{path} imports {name}"
-    for name in names:
-        top = name.split(".")[0]
-        if here.startswith("encbench"):
-            assert top == "encbench", (
-                f"{path} imports {name}: probes and reports come by entry point"
-            )
-        elif top != "encbench":
-            assert top == here, f"{path} imports {name}: records on disk are the only seam"
+        refused = (targets & parts) - ALLOWED[here] - {here.split(".")[1]}
+        assert not refused, f"{path} imports {refused}"
+    else:
+        assert not targets & {"probes", "reports"}, (
+            f"{path}: probes and reports come by entry point"
+        )
+
+
+def test_folders_at_the_top_import_as_encbench_only(tmp_path):
+    """Every module of encbench is loaded once, under its one name, wherever Python starts; a
+    folder of the user's that is called reports or probes is not taken for ours."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "__init__.py").write_text("raise SystemExit('the user's own')")
+    code = (
+        "import importlib, pkgutil, sys, encbench\n"
+        "from encbench import probes, reports\n"
+        "for package in (encbench, probes, reports):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
+        "files = [m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]\n"
+        f"ours = [f for f in files if f.startswith({str(ROOT)!r} + '/') and '.venv' not in f]\n"
+        "assert len(ours) == len(set(ours)) > 100, len(ours)\n"
+        "print({'probes', 'reports'} & set(sys.modules))"
+    )
+    for start in (ROOT, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=start, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "set()", done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("statement", ["import encbench", "import encbench.cli"])
@@ -128,8 +156,10 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     """Built from a copy of the tree, without the network: every module and template, no tests."""
     pytest.importorskip("build")
     source = tmp_path / "source"
-    for top in TOPS:
-        shutil.copytree(ROOT / top, source / top, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in FOLDERS.values():
+        shutil.copytree(
+            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
@@ -138,12 +168,23 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in modules():
-        assert path.relative_to(ROOT).as_posix() in names
-    for path in (ROOT / "reports" / "templates").iterdir():
-        assert path.relative_to(ROOT).as_posix() in names
+        assert "/".join(inside(path)) + ".py" in names
+    for package, pattern in (
+        ("encbench.reports", "templates/*"),
+        ("encbench.geneval", "templates/*"),
+        ("encbench.geneval", "weights/**/*"),
+        ("encbench.confirm", "weights/**/*"),
+        ("encbench.zoo", "weights/**/*"),
+    ):
+        folder = FOLDERS.get(package) or package.replace(".", "/")
+        shipped = [p for p in (ROOT / folder).glob(pattern) if p.is_file()]
+        assert shipped
+        for path in shipped:
+            kept = path.relative_to(ROOT / folder).as_posix()
+            assert f"{package.replace('.', '/')}/{kept}" in names
     assert "encbench/py.typed" in names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"encbench", "probes", "reports"}
+    assert tops == {"encbench"}
 
 
 def test_every_entry_point_is_there():

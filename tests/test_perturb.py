@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.perturb import bare, is_content, kept, remove, rng_for, split, swap_word
+from encbench.probes.perturb import bare, is_content, kept, remove, rng_for, split, swap_word
 
 TEXT = "A red fox, quick and sly, jumps over seven lazy dogs. The dogs sleep on. Nobody cares!"
 words = st.lists(st.text("abcdefgh,.", min_size=1, max_size=8), min_size=1, max_size=30)

@@ -9,9 +9,9 @@ from encbench.context import Context, Data
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec, load_encoder
 from encbench.encoders.prefix import find, hosts_by_text, reuses
+from encbench.probes.ablation import AblationProbe
 from encbench.store import Store
 from encbench.types import Prompt, PromptSet
-from probes.ablation import AblationProbe
 
 CPU = torch.device("cpu")
 WORDS = CORPUS[0].split() + CORPUS[1].split()[:4]

@@ -8,8 +8,8 @@ from test_probes import Planted, vector
 
 from encbench.data.scenes.default import is_default, scene_batch, scene_captions
 from encbench.data.scenes.world import OPPOSITE
-from probes import decodability
-from probes.decodability import (
+from encbench.probes import decodability
+from encbench.probes.decodability import (
     ATTRIBUTES,
     VIEWS,
     DecodabilityProbe,

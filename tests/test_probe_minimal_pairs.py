@@ -11,7 +11,7 @@ from test_probes import Planted, vector
 
 from encbench.data.geneval import CLASSES, COLORS, OPPOSITE, plural
 from encbench.intervals import mean_of
-from probes.minimal_pairs import KINDS, WORDINGS, MinimalPairsProbe, cases
+from encbench.probes.minimal_pairs import KINDS, WORDINGS, MinimalPairsProbe, cases
 
 FOUND = cases(3, per_task=12)
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}

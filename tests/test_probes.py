@@ -9,6 +9,10 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from encbench.errors import DataError
+from encbench.probes.ablation import AblationProbe
+from encbench.probes.diagnostics import DiagnosticsProbe, effective_rank
+from encbench.probes.retrieval import RetrievalProbe, draw
+from encbench.probes.whitening import centred, whitened
 from encbench.types import (
     Caption,
     CaptionSet,
@@ -19,10 +23,6 @@ from encbench.types import (
     PromptSet,
     ReEncoderCard,
 )
-from probes.ablation import AblationProbe
-from probes.diagnostics import DiagnosticsProbe, effective_rank
-from probes.retrieval import RetrievalProbe, draw
-from probes.whitening import centred, whitened
 
 TOPICS = 12
 

@@ -10,7 +10,7 @@ import fake_run
 import pytest
 from fake_run import FOUR
 
-from reports.build import build_report
+from encbench.reports.build import build_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

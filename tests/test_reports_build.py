@@ -20,9 +20,9 @@ from fake_run import CONTROLS, FOUR, Fake
 from encbench.errors import EncbenchError, RecordError, StoreError
 from encbench.files import read_json, write_json
 from encbench.records import read_prediction
-from reports import tables, text
-from reports.build import build_report
-from reports.load import load_run
+from encbench.reports import tables, text
+from encbench.reports.build import build_report
+from encbench.reports.load import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIL = '<script>alert(1)</script> "a" & b'
@@ -475,7 +475,7 @@ def test_a_record_of_the_wrong_shape_is_named(small):
     ]  # fmt: skip
     script = (
         "import json, pathlib, sys\n"
-        "from reports.build import build_report\n"
+        "from encbench.reports.build import build_report\n"
         "from encbench.errors import RecordError\n"
         "small, path = map(pathlib.Path, sys.argv[1:3])\n"
         "whole = json.loads(path.read_text())\n"

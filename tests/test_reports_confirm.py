@@ -16,13 +16,13 @@ from fake_verdict import ALIKE, HELD, REVERSED
 
 from encbench.errors import RecordError
 from encbench.records import cell, read_verdict
-from reports import confirm_tables, confirm_words, text
-from reports.build import build_report
-from reports.confirm_figures import Marks, draw_all, draw_predicted
-from reports.confirm_load import Confirmation, load_confirmation, load_grids, parts
-from reports.confirm_words import headline, statements, warnings
-from reports.figures import Drawing
-from reports.load import load_run
+from encbench.reports import confirm_tables, confirm_words, text
+from encbench.reports.build import build_report
+from encbench.reports.confirm_figures import Marks, draw_all, draw_predicted
+from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids, parts
+from encbench.reports.confirm_words import headline, statements, warnings
+from encbench.reports.figures import Drawing
+from encbench.reports.load import load_run
 
 FIGURES = {
     "confirm-predicted", "confirm-steps", "confirm-training", "confirm-gap", "confirm-cost",
@@ -285,7 +285,7 @@ def test_a_verdict_of_the_wrong_shape_is_named(copy, monkeypatch, changes):
     for field in dataclasses.fields(verdict):
         value = changes.get(field.name, getattr(verdict, field.name))
         object.__setattr__(broken, field.name, value)
-    monkeypatch.setattr("reports.confirm_load.read_verdict", lambda path: broken)
+    monkeypatch.setattr("encbench.reports.confirm_load.read_verdict", lambda path: broken)
     with pytest.raises(RecordError, match=r"verdict\.json is not laid out like a verdict"):
         load_confirmation(load_run(copy))
 

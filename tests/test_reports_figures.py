@@ -9,11 +9,11 @@ import pytest
 from fake_run import FOUR, Fake
 from PIL import Image
 
-from reports import curves, labels, scatter
-from reports.build import draw_all
-from reports.figures import Drawing, add_axes, canvas, draw_ranking
-from reports.load import load_run
-from reports.published import LABEL, TABLE
+from encbench.reports import curves, labels, scatter
+from encbench.reports.build import draw_all
+from encbench.reports.figures import Drawing, add_axes, canvas, draw_ranking
+from encbench.reports.load import load_run
+from encbench.reports.published import LABEL, TABLE
 
 ALL = {
     "ranking", "cost", "plane-published", "plane-calibrated", "ablation", "ablation-places",

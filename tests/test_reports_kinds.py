@@ -6,9 +6,9 @@ import fake_run
 import pytest
 
 from encbench.records import find_records, read_items, read_record, write_record
-from reports import kinds, words
-from reports.build import build_report
-from reports.load import load_run
+from encbench.reports import kinds, words
+from encbench.reports.build import build_report
+from encbench.reports.load import load_run
 
 
 def entry(value):

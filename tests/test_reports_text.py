@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import text
-from reports.published import TABLE, published_for
+from encbench.reports import text
+from encbench.reports.published import TABLE, published_for
 
 anything = st.text(st.characters(), max_size=60)
 

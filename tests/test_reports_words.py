@@ -8,8 +8,8 @@ import pytest
 from fake_run import CONTROLS, FOUR, Fake
 
 from encbench.records import Prediction
-from reports import words
-from reports.load import Run, load_run
+from encbench.reports import words
+from encbench.reports.load import Run, load_run
 
 
 @pytest.fixture(scope="module")

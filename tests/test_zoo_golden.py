@@ -13,13 +13,13 @@ from encbench.data.scenes.default import scene_captions, scene_prompts_long
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec
 from encbench.files import write_json
+from encbench.probes.ablation import AblationProbe
+from encbench.probes.decodability import DecodabilityProbe
+from encbench.probes.minimal_pairs import MinimalPairsProbe
+from encbench.probes.retrieval import RetrievalProbe
 from encbench.store import Store
 from encbench.vision import load_reencoder
 from encbench.zoo.catalog import ENCODERS
-from probes.ablation import AblationProbe
-from probes.decodability import DecodabilityProbe
-from probes.minimal_pairs import MinimalPairsProbe
-from probes.retrieval import RetrievalProbe
 
 GOLDEN = Path(__file__).parent / "golden" / "zoo_scores.json"
 SPECS = ENCODERS[:4]
