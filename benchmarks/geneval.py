@@ -1,8 +1,8 @@
-"""Images a second through GenEval's detector and colours: batched against one by one.
+"""Images a second through GenEval's detector and colors: batched against one by one.
 
 Both sides in turn in one process, the same images, random weights (speed does not depend on
 them), the same results checked. The threshold is set so that about four objects an image pass;
-the best object of every second image has its colour named, about as often
+the best object of every second image has its color named, about as often
 as the published prompts ask for it.
 
     python benchmarks/geneval.py                             # small models, a CPU will do
@@ -96,7 +96,7 @@ def write_clip(folder: Path, real: bool) -> None:
 
 
 def pictures(count: int, side: int) -> list[Image.Image]:
-    """Coloured blocks on soft noise."""
+    """Colored blocks on soft noise."""
     rng = np.random.default_rng(0)
     made = []
     for _ in range(count):
@@ -119,7 +119,7 @@ def lower_threshold(detector: Mask2FormerDetector, images: list[Image.Image]) ->
 
 
 def judge(detector: Mask2FormerDetector, colors: ClipColors, images: list[Image.Image], first: int):
-    """Objects of each image, and colours of the best of every second."""
+    """Objects of each image, and colors of the best of every second."""
     found = detector.detect(images)
     crops = [
         (image, objects[0])

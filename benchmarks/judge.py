@@ -1,10 +1,10 @@
-"""How right the scene judge is, on scenes that it never learnt from.
+"""How right the scene judge is, on scenes that it never learned from.
 
     python benchmarks/judge.py
 
 Scenes of 'probe-test', combinations that the judge has seen and held-out ones apart. An image
 counts as recovered if exactly its objects are found with a score above .3, each with its shape,
-its colour and a box whose overlap with the true one is above .5. Intervals are Wilson's, 95 %.
+its color and a box whose overlap with the true one is above .5. Intervals are Wilson's, 95 %.
 Writes benchmarks/results/judge.json and docs/figures/judge-*.png.
 """
 

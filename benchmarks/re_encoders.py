@@ -2,9 +2,9 @@
 
     python benchmarks/re_encoders.py
 
-For each image of the run's default data, the nearest other image by cosine of centred vectors.
+For each image of the run's default data, the nearest other image by cosine of centered vectors.
 Printed: the mean overlap of the two (size of the intersection over that of the union, of
-multisets) in colours, in shapes and in both together, and how often they share the ground. The
+multisets) in colors, in shapes and in both together, and how often they share the ground. The
 first row is a random other image.
 """
 
@@ -24,9 +24,9 @@ from encbench.vision.labels import LabelReEncoder
 
 SPECS = ("pixels", "mini-dinov3?step=3pct", "mini-dinov3?step=20pct", "mini-dinov3", "labels")
 LOOKS: dict[str, Callable[[SceneObject], Hashable]] = {
-    "colours": lambda o: o.color,
+    "colors": lambda o: o.color,
     "shapes": lambda o: o.shape,
-    "coloured shapes": lambda o: (o.color, o.shape),
+    "colored shapes": lambda o: (o.color, o.shape),
 }
 
 

@@ -1,7 +1,7 @@
-"""A judge without training for images of the easy world: nearest colour, best template.
+"""A judge without training for images of the easy world: nearest color, best template.
 
-Each pixel is given to the nearest of the world's colours and grounds. For every colour, shape and
-place of a fine raster, the overlap (intersection over union) of that colour's pixels with the
+Each pixel is given to the nearest of the world's colors and grounds. For every color, shape and
+place of a fine raster, the overlap (intersection over union) of that color's pixels with the
 shape's own mask there, both inside a window around it, is the score of an object.
 """
 

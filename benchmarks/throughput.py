@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from provenance import keep
 
-from encbench.encoders.batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from encbench.encoders.batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from encbench.estimate import matrix_rate
 from encbench.types import EncoderCard, default_device
 
@@ -73,8 +73,8 @@ class RandomEncoder(BatchedEncoder):
         width = model.config.hidden_size
         self.card = EncoderCard(name, "benchmark", name, "random", width, None)
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        return Tokenised([self.rows[int(p)] for p in prompts], [False] * len(prompts))
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        return Tokenized([self.rows[int(p)] for p in prompts], [False] * len(prompts))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> Hidden:
         more = {} if "clip" in self.model.config.model_type else {"use_cache": False}

@@ -6,7 +6,7 @@
 Trains the preset ``scenes-cpu`` twice with the same data, order, network and seed: flow matching
 first and MeanFlow after it, and flow matching alone for as many more steps as cost the same
 FLOPs. Both are asked for GenEval prompts of scenes at 1, 2, 4 and 16 steps from the same noise.
-Scored are GenEval's tasks, and how often each colour that was asked for is there at all. The
+Scored are GenEval's tasks, and how often each color that was asked for is there at all. The
 time is that of the CPU, summed over threads: two free cores take half of it. Trainings are kept
 in ``runs/train-scenes`` and go on where they were.
 """
@@ -33,7 +33,7 @@ from encbench.errors import EncbenchError
 from encbench.flow.config import TrainConfig, from_values
 from encbench.flow.estimate import cost_of
 from encbench.flow.features import Text, Widths
-from encbench.flow.grids import STEPS, labelled
+from encbench.flow.grids import STEPS, labeled
 from encbench.flow.networks import build_network
 from encbench.flow.presets import preset
 from encbench.flow.sample import encoder_for, load_model, sample_images
@@ -122,13 +122,13 @@ def _measure(path: Path, prompts: list, judge: Any, grid: Path | None) -> dict[s
         means = {task: float(np.mean(rows)) for task, rows in tasks.items()}
         found[f"{steps} steps"] = {
             "overall": float(np.mean(list(means.values()))),
-            "asked colour is there": float(np.mean(colors)),
-            "colours asked for": len(colors),
+            "asked color is there": float(np.mean(colors)),
+            "colors asked for": len(colors),
             **means,
         }
     if grid is not None:
         rows = [prompt.text for prompt in prompts[-SHOWN:]]
-        labelled(np.stack(shown, 1), rows, [f"{s} steps" for s in STEPS]).save(grid)
+        labeled(np.stack(shown, 1), rows, [f"{s} steps" for s in STEPS]).save(grid)
     return found
 
 

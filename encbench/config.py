@@ -34,7 +34,7 @@ class RunConfig:
             'mini-dinov3', which comes with encbench.
         probes: names; empty for all that are registered.
         queries: of the retrieval probe.
-        ks: neighbours at which retrieval is scored; 2 is always among them.
+        ks: neighbors at which retrieval is scored; 2 is always among them.
         draws: random versions of each prompt at the ablation's headline setting.
         shares: shares removed, each above 0 and below 1.
         units: 'words', 'sentences'.

@@ -64,6 +64,23 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path} is not valid JSON ({error}); remove it and run again") from error
 
 
+OLD_NAMES = {
+    "licence": "license",
+    "centred": "centered",
+    "calibrated/centred": "calibrated/centered",
+}
+"""Names in files of earlier versions, with the names that they have now."""
+
+
+def with_current_names(value: Any) -> Any:
+    """A JSON value with every old name replaced, in keys and in texts that are just a name."""
+    if isinstance(value, dict):
+        return {OLD_NAMES.get(key, key): with_current_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_current_names(item) for item in value]
+    return OLD_NAMES.get(value, value) if isinstance(value, str) else value
+
+
 def canonical(value: Any) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces. What hashes are taken over."""
     return json.dumps(

@@ -40,7 +40,7 @@ def write_gallery(
             gallery["images"][str(image_id)] = {
                 "thumb": _thumbnail(folder, image),
                 "caption": first.get(image_id, ""),
-                "licence": image.licence,
+                "license": image.license,
                 "url": image.url,
             }
     gallery["encoders"][spec] = dict(examples)

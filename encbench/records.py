@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import RecordError
-from .files import digest, read_json, write_gzip, write_json
+from .files import OLD_NAMES, digest, read_json, with_current_names, write_gzip, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -313,7 +313,7 @@ def _load(cls: type, value: Any, path: Path, kind: str) -> dict[str, Any]:
             "update encbench"
         )
     known = {f.name for f in dataclasses.fields(cls)}
-    return {k: v for k, v in value.items() if k in known}
+    return {k: v for k, v in with_current_names(value).items() if k in known}
 
 
 def write_record(path: Path, record: RunRecord, items: pd.DataFrame | None = None) -> None:
@@ -355,11 +355,12 @@ def read_items(path: Path, record: RunRecord) -> pd.DataFrame:
 
     file = path.with_name(record.items)
     try:
-        return pd.read_csv(file, dtype={"item": str}, float_precision="round_trip")
+        items = pd.read_csv(file, dtype={"item": str}, float_precision="round_trip")
     except (OSError, EOFError, ValueError) as error:
         raise RecordError(
             f"cannot read {file} ({error}); remove {path.name} and run again"
         ) from error
+    return items.rename(columns=OLD_NAMES)
 
 
 def find_records(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, RecordError
-from .files import read_json, write_json
+from .files import read_json, with_current_names, write_json
 
 MANIFEST = "manifest.json"
 
@@ -37,7 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = read_json(path)
+        found = with_current_names(read_json(path))
     except RecordError as error:
         raise ModelError(f"{path} is missing or damaged; {_AGAIN}") from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):

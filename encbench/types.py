@@ -45,8 +45,8 @@ class EncoderCard:
         revision: 40-hex hub revision or the content hash of the weights.
         dim: width D of the token features.
         max_tokens: longest prompt in tokens, special ones included; None = no limit.
-        licence: of the weights, as their own card says; 'unknown' if it doesn't.
-        recipe: how the prompt is dressed before tokenisation; 'plain' = not at all.
+        license: of the weights, as their own card says; 'unknown' if it doesn't.
+        recipe: how the prompt is dressed before tokenization; 'plain' = not at all.
         layer: which hidden state the tokens are: 'last', an index, 'penultimate', 'normavg'.
         pooling: the pooling that the spec asks for.
         dtype: of the computation, e.g. 'float32'.
@@ -61,7 +61,7 @@ class EncoderCard:
     revision: str
     dim: int
     max_tokens: int | None
-    licence: str = "unknown"
+    license: str = "unknown"
     recipe: str = "plain"
     layer: str = "last"
     pooling: str = "mean"
@@ -76,7 +76,7 @@ class TextEncoder(Protocol):
     """Turns prompts into features and knows no task.
 
     ``encode`` may be given any number of prompts and returns features on any device.
-    The result for a prompt must not depend on its neighbours in the batch.
+    The result for a prompt must not depend on its neighbors in the batch.
     """
 
     card: EncoderCard
@@ -114,7 +114,7 @@ class ImageRecord:
     width: int
     height: int
     instances: tuple[Instance, ...] | None = None
-    licence: str = ""
+    license: str = ""
     url: str = ""
 
 
@@ -173,7 +173,7 @@ class ReEncoderCard:
     revision: str
     dim: int
     needs: Literal["pixels", "instances"] = "pixels"
-    licence: str = "unknown"
+    license: str = "unknown"
     parameters: int = 0
 
 

@@ -19,12 +19,12 @@ from scipy.stats import rankdata
 
 from encbench.errors import DataError
 from encbench.intervals import combine, score, scores
-from encbench.retrieval.search import DECIMALS, nearest, normalise
+from encbench.retrieval.search import DECIMALS, nearest, normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
 from .histograms import similarity
 from .perturb import Place, Unit, bare, is_content, kept, remove, rng_for, split, swap_word
-from .whitening import centred, whitened
+from .whitening import centered, whitened
 
 HEADLINE_SHARE = 0.5
 
@@ -61,7 +61,7 @@ class AblationProbe:
         main_metric="calibrated",
         title="prompt ablation, calibrated",
         orders=(
-            "published", "calibrated/centred", "calibrated/whitened", "calibrated/untruncated",
+            "published", "calibrated/centered", "calibrated/whitened", "calibrated/untruncated",
             "identification", "identification-distractors", "monotonicity",
         ),
         reads=("prompts",),
@@ -139,7 +139,7 @@ class AblationProbe:
             )
         # Statistics are fitted on other text: each half of the prompts by those of the other.
         half = np.array([int(rng_for(seed, "fold", i).integers(2)) for i in ids])
-        for how, fit in (("centred", centred), ("whitened", whitened)):
+        for how, fit in (("centered", centered), ("whitened", whitened)):
             names |= _add_pair(items, how, *_transformed(full, headline, half, fit))
         for name, column in _identification(context, texts, ids, full, headline, seed).items():
             items[name] = column
@@ -244,7 +244,7 @@ def _identification(
     made: Shortened,
     seed: int,
 ) -> dict[str, Float[np.ndarray, " N"]]:
-    """How often a shortened prompt's nearest neighbour is its own original: among all prompts
+    """How often a shortened prompt's nearest neighbor is its own original: among all prompts
     (mean over draws), and (first draw) also among a distractor for each, with one word
     swapped."""
     done = made.done
@@ -271,7 +271,7 @@ def _histograms(full: np.ndarray, made: Shortened, seed: int) -> dict[str, list[
     """Cosines of shortened prompts with their originals, and with random other prompts."""
     own = np.flatnonzero(made.done)
     others = np.random.default_rng([seed, 3]).integers(len(full), size=(len(own), 20))
-    random = np.einsum("qp,qkp->qk", normalise(made.draws[0]), normalise(full)[others])
+    random = np.einsum("qp,qkp->qk", normalize(made.draws[0]), normalize(full)[others])
     return similarity(_cosines(made.draws[0], full[own]), random[others != own[:, None]])
 
 
@@ -292,7 +292,7 @@ def _distractors(texts: list[str], ids: list[str], setting: Setting, seed: int) 
 
 
 def _cosines(a: Float[np.ndarray, "N P"], b: Float[np.ndarray, "N P"]) -> Float[np.ndarray, " N"]:
-    values = np.einsum("np,np->n", normalise(a), normalise(b), dtype=np.float64)
+    values = np.einsum("np,np->n", normalize(a), normalize(b), dtype=np.float64)
     return np.round(values, DECIMALS)
 
 
@@ -300,7 +300,7 @@ def _baseline(
     short: Float[np.ndarray, "M P"], full: Float[np.ndarray, "N P"], done: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
     """Each shortened prompt's mean cosine with all full prompts but its own, exactly."""
-    a, b = normalise(short).astype(np.float64), normalise(full).astype(np.float64)
+    a, b = normalize(short).astype(np.float64), normalize(full).astype(np.float64)
     own = np.einsum("mp,mp->m", a, b[done])
     return np.round((a @ b.sum(axis=0) - own) / (len(b) - 1), DECIMALS)
 

@@ -3,7 +3,7 @@
 In one step from pure noise a model can put out only what its condition determines, so what is
 not in the features, in a form that a small head can use, is lost. A ridge regression is fitted
 on captions of 'probe-fit' scenes and asked on captions of 'probe-test' scenes, for what the
-captions say: objects, colours, count, relation, and which colour goes with which object. The
+captions say: objects, colors, count, relation, and which color goes with which object. The
 same from the pooled vector and from the tokens; and how much of the re-encoded images follows
 linearly from their captions. (Linear probes: Alain and Bengio, arXiv 1610.01644.)
 """
@@ -151,7 +151,7 @@ def read_out(
     test: Rows,
     groups: Int[np.ndarray, " M"] | None = None,
 ) -> Float[np.ndarray, "N T"]:
-    """Ridge regression on standardised features. One penalty for all targets, chosen among
+    """Ridge regression on standardized features. One penalty for all targets, chosen among
     :data:`ALPHAS` by the squared error on every fifth row (of every fifth group, where rows of
     a group belong together) when the others are fitted; then fitted on all rows.
 
@@ -198,8 +198,8 @@ WIDTH = 194
 
 
 def _targets(said: Sequence[Told]) -> Float[np.ndarray, "N T"]:
-    """What captions say as ones and zeros: shapes, colours, number of things in all, (shape,
-    relation it stands in), (colour, shape)."""
+    """What captions say as ones and zeros: shapes, colors, number of things in all, (shape,
+    relation it stands in), (color, shape)."""
     rows = np.zeros((len(said), WIDTH))
     for row, caption in zip(rows, said, strict=True):
         for group in caption.groups:
@@ -232,7 +232,7 @@ def answers(
     objects, colors: of the n that are named, how many are among the n highest outputs.
     count: whether the number of things is the highest output. relation: of two different
     shapes, whether the told one of the four relations fits best, with the shapes' order.
-    binding: of two things that differ in colour and shape, whether their colours fit better
+    binding: of two things that differ in color and shape, whether their colors fit better
     as told than exchanged; only where all four pairs can occur in what was fitted on. Ties
     count their share.
     """
@@ -268,7 +268,7 @@ def answers(
 
 
 def _contrast(caption: Told) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """The first two things told whose colours could be exchanged."""
+    """The first two things told whose colors could be exchanged."""
     things = [(g.color, g.shape) for g in caption.groups if g.color]
     for i, (c, s) in enumerate(things):
         for d, t in things[:i]:
@@ -365,7 +365,7 @@ def _attributes(captions: CaptionSet, ids: Sequence[int]) -> Rows | None:
 
 
 def _scene_attributes(batch: SceneBatch) -> Rows:
-    """Ground, number of objects, and for every shape, colour and size how many there are, where
+    """Ground, number of objects, and for every shape, color and size how many there are, where
     and how large."""
     there = batch.shape >= 0
     place = np.stack([there, batch.x * there, batch.y * there, batch.radius * there], -1)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from encbench.errors import DataError
 from encbench.intervals import scores
 from encbench.retrieval.metrics import random_similarity
-from encbench.retrieval.search import normalise
+from encbench.retrieval.search import normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec, Score
 
 SAMPLE = 500  # texts behind the effective rank
@@ -62,7 +62,7 @@ class DiagnosticsProbe:
                 pd.DataFrame(
                     {
                         "item": ids,
-                        "anisotropy": random_similarity(normalise(rows), np.arange(len(rows))),
+                        "anisotropy": random_similarity(normalize(rows), np.arange(len(rows))),
                         "norm-deviation": np.abs(norms / mean - 1) if mean else 0.0,
                         "truncation": context.truncated(texts).numpy().astype(float),
                     }
@@ -78,12 +78,12 @@ class DiagnosticsProbe:
         found = scores(items, names, seed=seed)
         found["effective-rank"] = _rank_score(rows=context.embed(lists[0][1]).numpy(), seed=seed)
         cost: dict[str, Any] = dict(speeds[0])
-        cost |= {"parameters": context.card.parameters, "licence": context.card.licence}
+        cost |= {"parameters": context.card.parameters, "license": context.card.license}
         return Measurement(scores=found, items=items, item_scores=names, series={"cost": cost})
 
 
 def effective_rank(rows: Float[np.ndarray, "N P"]) -> float:
-    """exp of the entropy of the normalised singular values of the centred rows, 1 to min(N, P).
+    """exp of the entropy of the normalized singular values of the centered rows, 1 to min(N, P).
 
     0 where all rows are the same. Source: Roy and Vetterli 2007, definition 1.
     """
@@ -99,7 +99,7 @@ def effective_rank(rows: Float[np.ndarray, "N P"]) -> float:
 
 def _rank_score(rows: Float[np.ndarray, "N P"], seed: int) -> Score:
     """Effective rank of a seeded sample. A resample with replacement holds fewer distinct rows
-    and so has a lower rank; its spread, not its centre, makes the interval."""
+    and so has a lower rank; its spread, not its center, makes the interval."""
     rng = np.random.default_rng([seed, 4])
     sample = rows[np.sort(rng.permutation(len(rows))[:SAMPLE])]
     value = effective_rank(sample)

@@ -35,7 +35,7 @@ from encbench.data.geneval import (
 from encbench.data.scenes.captions import reword
 from encbench.data.scenes.prompts import prompt_held_out, scene_prompts
 from encbench.intervals import mean_of, scores
-from encbench.retrieval.search import DECIMALS, normalise
+from encbench.retrieval.search import DECIMALS, normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
 from .perturb import rng_for
@@ -104,7 +104,7 @@ class MinimalPairsProbe:
         """Measure one encoder."""
         found = cases(seed)[:limit]
         texts = sorted({version.text for case in found for version in _versions(case)})
-        rows = normalise(context.embed(texts).numpy())
+        rows = normalize(context.embed(texts).numpy())
         place = {text: i for i, text in enumerate(texts)}
         notes = []
         zero = int((np.abs(rows).sum(axis=1) == 0).sum())

@@ -25,7 +25,7 @@ from encbench.retrieval.metrics import (
     recall_at,
     retrieved_similarities,
 )
-from encbench.retrieval.search import nearest, normalise, tie_keys
+from encbench.retrieval.search import nearest, normalize, tie_keys
 from encbench.types import Caption, CaptionSet, ImageRecord, Measurement, ProbeContext, ProbeSpec
 
 from .histograms import similarity
@@ -143,7 +143,7 @@ class RetrievalProbe:
             rows[own], rows, max(ks), seed=seed, query_ids=ids[own], gallery_ids=ids, exclude=own
         )
         hits = owners[found] == owners[own][:, None]
-        unit = normalise(rows)
+        unit = normalize(rows)
         series["similarity"] = _histograms(unit, own, owners, seed)
         if not _usable(context):
             order = hits[:, :5].mean(axis=1)
@@ -178,7 +178,7 @@ class RetrievalProbe:
         empty = int((np.abs(vectors).sum(axis=1) == 0).sum())
         if empty:
             notes.append(f"{empty} images are zero to the re-encoder; their similarity counts as 0")
-        images = normalise(vectors)
+        images = normalize(vectors)
         rows = _rows(context, sample.texts, notes)
         queries, ids, most = sample.queries, sample.ids, max(ks)
 

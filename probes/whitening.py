@@ -1,4 +1,4 @@
-"""Centring and shrinkage whitening, fitted on one set of vectors, applied to another."""
+"""Centering and shrinkage whitening, fitted on one set of vectors, applied to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 Rows = Float[np.ndarray, "N P"]
 
 
-def centred(fit: Float[np.ndarray, "M P"]) -> Callable[[np.ndarray], np.ndarray]:
+def centered(fit: Float[np.ndarray, "M P"]) -> Callable[[np.ndarray], np.ndarray]:
     """Takes the mean of ``fit`` off its argument."""
     mean = fit.mean(axis=0, dtype=np.float64)
     return lambda rows: _rest(rows, mean)

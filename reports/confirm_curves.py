@@ -12,8 +12,8 @@ from . import text
 from .confirm_load import Confirmation, Group
 from .figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PALE,
@@ -138,7 +138,7 @@ def draw_steps(c: Confirmation) -> Drawing | str:
             f"Tier {text.printable(tier)} of the prompts, the same noise for every encoder. Bands: "
             "95 % intervals over prompts and seeds. The parent is the checkpoint at the switch "
             "from flow matching to MeanFlow, sampled as plain flow matching: what MeanFlow "
-            "training started from. Held-out combinations of shape and colour were in no training "
+            "training started from. Held-out combinations of shape and color were in no training "
             "image.",
             f"Small line plots of GenEval over {text.listing(map(str, c.steps), 9)} steps: "
             + "; ".join(
@@ -186,7 +186,7 @@ def draw_training(c: Confirmation) -> Drawing | str:
         for axes, (row, (xs, ys)) in zip(plots, drawn, strict=True):
             _others(axes, drawn, row)
             if switch is not None:
-                axes.axvline(switch, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+                axes.axvline(switch, color=GRAY, linewidth=0.9, linestyle=":", zorder=1)
             before = [i for i, x in enumerate(xs) if switch is not None and x <= switch]
             axes.plot(xs, ys, color=BLUE, linewidth=1.2, zorder=2)
             for places, color in (
@@ -207,7 +207,7 @@ def draw_training(c: Confirmation) -> Drawing | str:
             [
                 key("flow matching", Look(ORANGE, "o", ORANGE, 3.2), linestyle="-"),
                 key("MeanFlow", Look(BLUE, "o", BLUE, 3.2), linestyle="-"),
-                *([key("switch", Look(GREY, "", ""), linestyle=":")] if switch is not None else []),
+                *([key("switch", Look(GRAY, "", ""), linestyle=":")] if switch is not None else []),
                 key("other encoders", OTHERS),
             ],
         )

@@ -16,7 +16,7 @@ from .confirm_curves import CURVES
 from .confirm_load import Confirmation
 from .figures import (
     BLUE,
-    GREY,
+    GRAY,
     INK,
     PRINTED,
     VERMILION,
@@ -153,7 +153,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             axes.set_title(text.plural(steps, "step"), fontweight=bold, pad=4)
             told = _agreement(c, steps)
             axes.text(1, 1 + 4 / 72 / each, told, transform=axes.transAxes, ha="right",
-                      va="bottom", fontsize=7, color=GREY)  # fmt: skip
+                      va="bottom", fontsize=7, color=GRAY)  # fmt: skip
             axes.tick_params(labelleft=i % columns == 0)
             if i % columns == 0:
                 axes.set_ylabel("GenEval, trained")
@@ -337,7 +337,7 @@ def draw_paper(c: Confirmation) -> Drawing | str:
             if i == 0:
                 axes.set_ylabel("GenEval, 4 steps")
             axes.text(1, 1.02, f"Pearson {text.number(correlations[-1], 2)}, n = {len(there)}",
-                      transform=axes.transAxes, ha="right", fontsize=7, color=GREY)  # fmt: skip
+                      transform=axes.transAxes, ha="right", fontsize=7, color=GRAY)  # fmt: skip
             points = [Point(x, y, row.name, INK) for x, y, row in zip(xs, scores, there,
                                                                       strict=True)]  # fmt: skip
             place(axes, points, 7)

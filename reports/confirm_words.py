@@ -328,7 +328,7 @@ def _scored(p: Mapping[str, Any]) -> str:
 
 def _judge(p: Mapping[str, Any]) -> str:
     colors = p.get("colors")
-    named = f", colours by {colors}" if colors and colors != "none" else ""
+    named = f", colors by {colors}" if colors and colors != "none" else ""
     return f"{p['detector']}{named}" if p.get("detector") else ""
 
 

@@ -10,8 +10,8 @@ from encbench.records import Ranked
 from . import text
 from .figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PALE,
@@ -118,7 +118,7 @@ def draw_ablation(run: Run) -> Drawing | str:
             shares = line["shares"]
             band = (_values(line, "low"), _values(line, "high"))
             axes.fill_between(shares, *band, color=BLUE, alpha=0.2, linewidth=0)
-            axes.plot(shares, _values(line, "baseline"), color=GREY, linewidth=0.9, linestyle=":")
+            axes.plot(shares, _values(line, "baseline"), color=GRAY, linewidth=0.9, linestyle=":")
             axes.plot(shares, _values(line, "cosine"), color=BLUE, linewidth=1.1, linestyle="--")
             axes.plot(shares, _values(line, "calibrated"), color=GREEN, linewidth=1.6)
             axes.set_xlim(0, 1)
@@ -130,7 +130,7 @@ def draw_ablation(run: Run) -> Drawing | str:
             [
                 key("calibrated", Look(GREEN, "", ""), linewidth=1.6),
                 key("cosine, as published", Look(BLUE, "", ""), linewidth=1.1, linestyle="--"),
-                key("random pairs", Look(GREY, "", ""), linewidth=0.9, linestyle=":"),
+                key("random pairs", Look(GRAY, "", ""), linewidth=0.9, linestyle=":"),
                 key("calibrated, other candidates", Look(PALE, "", ""), linewidth=0.9),
             ],
         )
@@ -278,7 +278,7 @@ def _similarity(
     with canvas(0.3 + _grid_height(len(found), each)) as figure:
         grid = _grid(figure, run, [row for row, _ in found], 0.28, each)
         for axes, (_, series) in zip(grid, found, strict=True):
-            for name, color in (("random", GREY), ("own", BLUE)):
+            for name, color in (("random", GRAY), ("own", BLUE)):
                 first, last = _filled(series[name])
                 top = max(series[name]) or 1  # by shape: one bin of a constant dwarfs the rest
                 height = [x / top for x in series[name][first:last]]
@@ -294,15 +294,15 @@ def _similarity(
             figure,
             [
                 key(own, Look(BLUE, "s", BLUE, 5)),
-                key(random, Look(GREY, "s", PALE, 5)),
+                key(random, Look(GRAY, "s", PALE, 5)),
             ],
         )
         return finish(
             figure,
             f"similarity-{slug(probe)}",
             f"{what}: similarity of texts that belong together",
-            f"Cosines between {own} (blue) and between {random} (grey), each scaled to its own "
-            "peak. Two humps apart are what retrieval needs; where the grey one stands far from 0, "
+            f"Cosines between {own} (blue) and between {random} (gray), each scaled to its own "
+            "peak. Two humps apart are what retrieval needs; where the gray one stands far from 0, "
             "raw cosines cannot be compared with another encoder's.",
             f"Histograms of cosines for {len(found)} encoders: {own} against {random}.",
         )
@@ -341,7 +341,7 @@ def draw_sensitivity(run: Run) -> Drawing | str:
             for y, spec in enumerate(rows):
                 place = places.get(spec)
                 if place is None:
-                    axes.text(x, y, text.NOTHING, ha="center", va="center", color=GREY)
+                    axes.text(x, y, text.NOTHING, ha="center", va="center", color=GRAY)
                     continue
                 shade = 1 - (place - 1) / max(len(rows) - 1, 1)
                 color = _blue(0.06 + 0.74 * shade)

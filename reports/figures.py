@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 DPI = 150
 WIDTH = 7.2  # inches; a page's text width
-# Okabe and Ito's colours, which stay apart under all common colour blindness.
+# Okabe and Ito's colors, which stay apart under all common color blindness.
 BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
-INK, GREY, PALE = "#333333", "#8a8a8a", "#d9d9d9"
+INK, GRAY, PALE = "#333333", "#8a8a8a", "#d9d9d9"
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
     "font.size": 8,
     "text.parse_math": False,  # a $ in an encoder's name is a $
     "text.color": INK,
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": GRAY,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -44,8 +44,8 @@ STYLE: dict[str, Any] = {
     "axes.titlelocation": "left",
     "grid.color": "#ececec",
     "grid.linewidth": 0.6,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
+    "xtick.color": GRAY,
+    "ytick.color": GRAY,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "xtick.major.size": 2.5,
@@ -130,7 +130,7 @@ class Look:
 
 
 FADED = Look("#e7a67c", "D", "white", 3)  # an encoder's own shuffle
-PRINTED = Look(GREY, "s", PALE, 5)  # a published value
+PRINTED = Look(GRAY, "s", PALE, 5)  # a published value
 
 
 def look(run: Run, row: Ranked) -> Look:
@@ -173,7 +173,7 @@ def metric_title(run: Run) -> str:
     """What the primary score is, as an axis says it."""
     probe, metric = run.primary
     if metric.startswith("scaled@"):
-        return f"{metric}   (0: random images, 1: the re-encoder's own nearest neighbours)"
+        return f"{metric}   (0: random images, 1: the re-encoder's own nearest neighbors)"
     if metric.startswith("recall@"):
         return f"{metric}   (share of queries that find another caption of their image)"
     return f"{probe}: {metric}"
@@ -217,14 +217,14 @@ def draw_ranking(run: Run) -> Drawing | str:
             (-0.22 * inch, "95 %", "center"),
         ):
             axes.text(
-                x, -1, title, transform=across, va="center", ha=side, fontsize=6.5, color=GREY
+                x, -1, title, transform=across, va="center", ha=side, fontsize=6.5, color=GRAY
             )
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         if axes.get_xlim()[0] < 0 < axes.get_xlim()[1]:
-            axes.axvline(0, color=GREY, linewidth=0.6, zorder=1)
+            axes.axvline(0, color=GRAY, linewidth=0.6, zorder=1)
         axes.text(
             1, -0.32 / height, metric_title(run), transform=axes.transAxes, ha="right", va="top",
             fontsize=7,

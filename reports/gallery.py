@@ -28,7 +28,7 @@ class Picture:
     width: int = 0
     height: int = 0
     caption: str = ""
-    licence: str = ""
+    license: str = ""
     url: str = ""
 
 
@@ -120,7 +120,7 @@ def _picture(folder: Path, number: int, image_id: str, entry: Mapping[str, Any])
         width=width,
         height=height,
         caption=text.printable(str(entry.get("caption") or "")),
-        licence=text.printable(str(entry.get("licence") or "")),
+        license=text.printable(str(entry.get("license") or "")),
         url=url if parts.scheme in ("http", "https") and parts.netloc else "",
     )
 

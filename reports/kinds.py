@@ -11,8 +11,8 @@ from encbench.records import Ranked
 from . import text
 from .figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     SKY,
@@ -124,7 +124,7 @@ def _panels(
                         markerfacecolor="white" if look.fill == "white" else color,
                         markersize=look.size,
                     )  # fmt: skip
-            axes.axvline(chance, color=GREY, linewidth=0.7, linestyle=":")
+            axes.axvline(chance, color=GRAY, linewidth=0.7, linestyle=":")
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.set_xlim(min(-0.3, axes.get_xlim()[0]) if chance == 0 else -0.03, 1.05)
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])

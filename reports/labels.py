@@ -59,8 +59,8 @@ def place(
     unit = figure.dpi / 100
     window = axes.get_window_extent(renderer)
     frame = np.array([window.x0 + 2, window.y0 + 2, window.x1 - 2, window.y1 - 2])
-    centres = axes.transData.transform([(p.x, p.y) for p in points]).reshape(-1, 2)
-    marks = np.hstack([centres - RADIUS * unit, centres + RADIUS * unit])
+    centers = axes.transData.transform([(p.x, p.y) for p in points]).reshape(-1, 2)
+    marks = np.hstack([centers - RADIUS * unit, centers + RADIUS * unit])
     bars = _bars(axes, points, levels, frame, unit)
     named = [i for i, p in enumerate(points) if p.text]
     options = {}
@@ -68,19 +68,19 @@ def place(
         probe = axes.text(0, 0, points[i].text, fontsize=size)
         extent = probe.get_window_extent(renderer)
         probe.remove()
-        options[i] = _options(centres[i], extent.width, extent.height, unit)
+        options[i] = _options(centers[i], extent.width, extent.height, unit)
 
     placed: dict[int, np.ndarray] = {}
     away = np.repeat(REACHES, len(ANGLES))
-    for _ in range(3):  # later rounds move a label that was placed before its neighbours were
-        for i in sorted(named, key=lambda i: -centres[i, 1]):
+    for _ in range(3):  # later rounds move a label that was placed before its neighbors were
+        for i in sorted(named, key=lambda i: -centers[i, 1]):
             boxes = options[i]
             others = np.array([b for j, b in placed.items() if j != i]).reshape(-1, 4)
             others = others + unit * np.array([-1, -1, 1, 1])
             sticking_out = np.maximum(0, frame[:2] - boxes[:, :2]).sum(axis=1)
             sticking_out += np.maximum(0, boxes[:, 2:] - frame[2:]).sum(axis=1)
-            gaps = _gaps(boxes, centres[named])
-            own = _gaps(boxes, centres[[i]])
+            gaps = _gaps(boxes, centers[named])
+            own = _gaps(boxes, centers[[i]])
             cost = away + 40 * sticking_out
             cost = cost + 10 * _overlaps(boxes, marks) + 10 * _overlaps(boxes, others)
             cost = cost + 0.5 * _overlaps(boxes, bars)
@@ -89,7 +89,7 @@ def place(
             placed[i] = boxes[int(cost.argmin())]
 
     for i in named:
-        _write(axes, points[i], centres[i], placed[i], size, unit)
+        _write(axes, points[i], centers[i], placed[i], size, unit)
     return np.array([placed[i] for i in named]).reshape(-1, 4)
 
 
@@ -114,13 +114,13 @@ def _bars(
 
 
 def _options(
-    centre: Float[np.ndarray, 2], width: Real, height: Real, unit: Real
+    center: Float[np.ndarray, 2], width: Real, height: Real, unit: Real
 ) -> Float[np.ndarray, "n 4"]:
     """Boxes around a point in all directions, at each reach, nearest first."""
     reach = (RADIUS + np.repeat(REACHES, len(ANGLES))) * unit
     angle = np.tile(ANGLES, len(REACHES))
     half = np.array([width, height]) / 2
-    middle = centre + np.stack([np.cos(angle), np.sin(angle)], 1) * (reach[:, None] + half)
+    middle = center + np.stack([np.cos(angle), np.sin(angle)], 1) * (reach[:, None] + half)
     return np.hstack([middle - half, middle + half])
 
 
@@ -145,7 +145,7 @@ def _gaps(
 def _write(
     axes: Axes,
     point: Point,
-    centre: Float[np.ndarray, 2],
+    center: Float[np.ndarray, 2],
     box: Float[np.ndarray, 4],
     size: Real,
     unit: Real,
@@ -155,7 +155,7 @@ def _write(
     axes.text(
         x, y, point.text, fontsize=size, color=point.color, ha="center", va="center", zorder=5
     )  # fmt: skip
-    near = np.clip(centre, box[:2], box[2:])
-    if np.linalg.norm(near - centre) > 12 * unit:
-        ends = back.transform([near, centre])
+    near = np.clip(center, box[:2], box[2:])
+    if np.linalg.norm(near - center) > 12 * unit:
+        ends = back.transform([near, center])
         axes.plot(ends[:, 0], ends[:, 1], color="0.6", linewidth=0.5, zorder=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from encbench.errors import RecordError
-from encbench.files import read_json
+from encbench.files import read_json, with_current_names
 from encbench.records import (
     Prediction,
     Ranked,
@@ -165,12 +165,12 @@ class Run:
 
     def cost(self, spec: str) -> dict[str, Any]:
         """What an encoder costs, as far as it is known: the diagnostics' series, with
-        parameters and licence from the card where they lack."""
+        parameters and license from the card where they lack."""
         row = next((row for row in self.prediction.order if row.spec == spec), None)
         cost: dict[str, Any] = {"parameters": row.parameters or None} if row else {}
         for record in self.records:
             if record.card.get("spec") == spec and not record.variant:
-                cost["licence"] = record.card.get("licence")
+                cost["license"] = record.card.get("license")
                 cost["parameters"] = cost.get("parameters") or record.card.get("parameters")
                 cost["max_tokens"] = record.card.get("max_tokens")
                 cost["dim"] = record.card.get("dim")
@@ -215,7 +215,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     """A JSON object, or {} where there is no such file."""
     if not path.exists():
         return {}
-    value = read_json(path)
+    value = with_current_names(read_json(path))
     if not isinstance(value, dict):
         raise RecordError(f"{path} does not hold a JSON object; remove it and run again")
     return value

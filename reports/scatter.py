@@ -12,7 +12,7 @@ from encbench.records import Ranked
 from . import published, text
 from .figures import (
     FADED,
-    GREY,
+    GRAY,
     INK,
     PRINTED,
     VERMILION,
@@ -157,9 +157,9 @@ def draw_published_plane(run: Run) -> Drawing | str:
         ("retrieval", f"published@{run.k}"),
         ("ablation", "published"),
         ("discriminability: mean cosine of re-encoded images", "disentanglement: mean cosine"),
-        f"Both scores as the paper defines them{other}, with 95 % intervals. Grey "
+        f"Both scores as the paper defines them{other}, with 95 % intervals. Gray "
         f"squares are the values printed there, {published.LABEL}: other data, and settings that "
-        "the paper does not tell, so distances between grey and coloured points mean little. High "
+        "the paper does not tell, so distances between gray and colored points mean little. High "
         "is not good by itself on the vertical axis: an encoder that ignores its prompt gets 1.",
         [(p.discriminability, p.disentanglement, p.name) for p in published.TABLE],
     )
@@ -222,7 +222,7 @@ def _plane(
             points.append(_mark(axes, run, row, a["value"], b["value"], labels.of(row), y=b, x_=a))
         for px, py, label in paper:
             axes.plot([px], [py], **_style(PRINTED))
-            points.append(Point(px, py, label, GREY))
+            points.append(Point(px, py, label, GRAY))
         _limits(axes, [x for p in points for x in (p.x, p.left, p.right) if x is not None], "x")
         _limits(axes, [y for p in points for y in (p.y, p.low, p.high) if y is not None], "y")
         axes.grid()

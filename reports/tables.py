@@ -90,7 +90,7 @@ def _encoder(run: Run, spec: str, control: bool = False) -> Cell:
 def ranking(run: Run) -> Table:
     """Everyone by the primary rule, best first; controls in their place, without a rank."""
     stages = len({row.stage for row in run.prediction.order}) > 1
-    head = ["Rank", "95 % of ranks", "Encoder", run.primary[1], "n", "Parameters", "Licence"]
+    head = ["Rank", "95 % of ranks", "Encoder", run.primary[1], "n", "Parameters", "License"]
     rows = []
     for row in run.prediction.order:
         place = text.ranks(row.rank_low, row.rank_high)
@@ -103,7 +103,7 @@ def ranking(run: Run) -> Table:
             figure(row.value, note=text.interval(row.low, row.high)),
             figure(row.n, text.count(row.n), note=missing),
             figure(cost.get("parameters"), text.quantity(cost.get("parameters"))),
-            words(str(cost.get("licence") or text.NOTHING)),
+            words(str(cost.get("license") or text.NOTHING)),
         ]
         if stages:
             cells.append(words(row.stage))
@@ -114,7 +114,7 @@ def ranking(run: Run) -> Table:
 def cost(run: Run) -> Table:
     head = (
         "Encoder", run.primary[1], "Prompts/s", "Tokens/s", "Latency (ms)", "Parameters", "Memory",
-        "Tokens at most", "Licence",
+        "Tokens at most", "License",
     )  # fmt: skip
     rows = []
     for row in run.candidates:
@@ -132,7 +132,7 @@ def cost(run: Run) -> Table:
             figure(c.get("parameters"), text.quantity(c.get("parameters"))),
             figure(c.get("memory_bytes"), text.size(c.get("memory_bytes"))),
             figure(limit, text.count(limit) if limit else "no limit"),
-            words(str(c.get("licence") or "unknown")),
+            words(str(c.get("license") or "unknown")),
         )
         rows.append(Row(cells, _kind(run, row.spec, False)))
     return Table(head, "lrrrrrrrl", tuple(rows))
@@ -235,7 +235,7 @@ _SHOWN = {
         "recall@10", "text-to-image@1",
     ),
     "ablation": (
-        "published", "baseline", "calibrated", "calibrated/centred", "calibrated/whitened",
+        "published", "baseline", "calibrated", "calibrated/centered", "calibrated/whitened",
         "identification", "identification-distractors", "monotonicity", "published/untruncated",
     ),
     "minimal-pairs": (
@@ -323,14 +323,14 @@ def ranking_csv(run: Run) -> str:
     """The ranking with every digit that the prediction holds."""
     head = (
         "rank", "rank_low", "rank_high", "name", "spec", "control", "score", "value", "low",
-        "high", "n", "unscored", "parameters", "licence", "pooling", "stage",
+        "high", "n", "unscored", "parameters", "license", "pooling", "stage",
     )  # fmt: skip
     return write_csv(
         head,
         (
             (
                 r.rank, r.rank_low, r.rank_high, r.name, r.spec, r.control, run.primary[1], r.value,
-                r.low, r.high, r.n, r.unscored, r.parameters, run.cost(r.spec).get("licence"),
+                r.low, r.high, r.n, r.unscored, r.parameters, run.cost(r.spec).get("license"),
                 r.pooling, r.stage,
             )
             for r in run.prediction.order

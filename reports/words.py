@@ -281,12 +281,12 @@ def _comparable(run: Run) -> Iterator[str]:
         )
 
 
-def _licences(run: Run) -> Iterator[str]:
+def _licenses(run: Run) -> Iterator[str]:
     unknown = [
-        r.spec for r in run.candidates if run.cost(r.spec).get("licence") in (None, "", "unknown")
+        r.spec for r in run.candidates if run.cost(r.spec).get("license") in (None, "", "unknown")
     ]
     if unknown:
-        yield f"The licence of {_names(run, unknown)} is unknown: look it up before training on it."
+        yield f"The license of {_names(run, unknown)} is unknown: look it up before training on it."
 
 
 def _dirty(run: Run) -> Iterator[str]:
@@ -346,7 +346,7 @@ RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
     _saturated,
     _unscored,
     _comparable,
-    _licences,
+    _licenses,
     _dirty,
 )
 
@@ -402,7 +402,7 @@ def definition(run: Run) -> list[tuple[str, str]]:
                 "grows with what is removed (rank correlation for each prompt).",
             ),
             (
-                "centred, whitened, untruncated",
+                "centered, whitened, untruncated",
                 "The same after subtracting a mean or whitening, fitted on other prompts; and over "
                 "prompts that were not cut off.",
             ),

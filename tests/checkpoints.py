@@ -275,7 +275,7 @@ def open_clip(folder: Path, *, kind: str = "clip") -> Path:
     written = {"model_cfg": config, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(written))
     model = library.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
-    if kind == "siglip":  # its initialisation leaves pooled vectors that differ by 1e-4 only
+    if kind == "siglip":  # its initialization leaves pooled vectors that differ by 1e-4 only
         torch.nn.init.normal_(model.text.token_embedding.weight)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")

@@ -41,7 +41,7 @@ class Fake:
     name: str
     quality: float
     parameters: int = 0
-    licence: str = "apache-2.0"
+    license: str = "apache-2.0"
     anisotropy: float = 0.05
     truncation: float = 0.0
     control: bool = False
@@ -71,7 +71,7 @@ def many(n: int = 20) -> tuple[Fake, ...]:
     rng = np.random.default_rng(5)
     return tuple(
         Fake(
-            f"st:/models/organisation-{i % 3}/a-rather-long-encoder-name-v{i}-multilingual-instruct"
+            f"st:/models/organization-{i % 3}/a-rather-long-encoder-name-v{i}-multilingual-instruct"
             f"?layer=penultimate&pool=mean",
             f"a-rather-long-encoder-name-v{i}-multilingual-instruct (penultimate)",
             float(0.9 - 0.06 * (i // 3) + rng.normal(0, 0.01)),
@@ -220,7 +220,7 @@ class Simulation:
             "identification-distractors": _entry(0.9 * fake.quality, 0.1, n),
             "monotonicity": _entry(0.8 * fake.quality, 0.1, n),
         }
-        for name in ("centred", "whitened", "untruncated"):
+        for name in ("centered", "whitened", "untruncated"):
             kept = round(n * (1 - fake.truncation)) if name == "untruncated" else n
             scores[f"published/{name}"] = _entry(half, 0.01, kept)
             scores[f"calibrated/{name}"] = _entry(half, 0.01, kept)
@@ -241,7 +241,7 @@ class Simulation:
         cost = {
             "prompts_per_second": speed * 100, "tokens_per_second": speed * 1400,
             "latency_ms": 1000 / speed, "parameters": fake.parameters,
-            "memory_bytes": fake.parameters * 4, "licence": fake.licence,
+            "memory_bytes": fake.parameters * 4, "license": fake.license,
         }  # fmt: skip
         series = {"cost": cost}
         self._save(
@@ -276,7 +276,7 @@ class Simulation:
             "spec": f"{fake.spec}&{variant}" if variant else fake.spec,
             "family": fake.spec.partition(":")[0], "revision": "ef" * 20, "dim": 384,
             "source": fake.spec.partition(":")[2].partition("?")[0],
-            "max_tokens": 77 if fake.truncation else 512, "licence": fake.licence,
+            "max_tokens": 77 if fake.truncation else 512, "license": fake.license,
             "recipe": "plain", "layer": "last", "pooling": "mean", "dtype": "float32",
             "parameters": fake.parameters, "stage": "final", "control": fake.control,
         }  # fmt: skip
@@ -331,7 +331,7 @@ def _gallery(
         "images": {
             i: {
                 "thumb": f"media/{i}.jpg" if images and i != ids[-1] else None,
-                "caption": captions[i], "licence": "CC BY 2.0",
+                "caption": captions[i], "license": "CC BY 2.0",
                 "url": f"https://example.org/{i}.jpg",
             }
             for i in ids

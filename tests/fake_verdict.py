@@ -209,7 +209,7 @@ def _encoder(
 
 
 def _grid(path: Path, model: Model, rng: np.random.Generator) -> None:
-    """Coloured shapes, the more blurred the worse the model, as the experiment lays them out."""
+    """Colored shapes, the more blurred the worse the model, as the experiment lays them out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page = Image.new("RGB", (150 + 102 * len(STEPS), 20 + 102 * 4), "white")
     draw = ImageDraw.Draw(page)

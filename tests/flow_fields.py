@@ -72,16 +72,16 @@ class Gaussian(Field):
     def spread(self, t: Tensor) -> Tensor:
         return (((1 - t) * self.scale) ** 2 + t**2).sqrt()[:, None]
 
-    def centred(self, z, t):
+    def centered(self, z, t):
         return z - (1 - t)[:, None] * self.mean
 
     def velocity(self, z, t):
         growth = (t - (1 - t) * self.scale**2)[:, None] / self.spread(t) ** 2
-        return growth * self.centred(z, t) - self.mean
+        return growth * self.centered(z, t) - self.mean
 
     def flow(self, z, r, t):
         ratio = self.spread(r) / self.spread(t)
-        return (1 - r)[:, None] * self.mean + ratio * self.centred(z, t)
+        return (1 - r)[:, None] * self.mean + ratio * self.centered(z, t)
 
 
 class Mixture(Field):
@@ -94,10 +94,10 @@ class Mixture(Field):
     def velocity(self, z, t):
         t = t[:, None]
         variance = ((1 - t) * self.scales) ** 2 + t**2  # of each component, (B, K)
-        centred = z[:, None] - (1 - t)[..., None] * self.means
-        logs = -centred.square().sum(2) / (2 * variance) - z.shape[1] / 2 * variance.log()
+        centered = z[:, None] - (1 - t)[..., None] * self.means
+        logs = -centered.square().sum(2) / (2 * variance) - z.shape[1] / 2 * variance.log()
         growth = (t - (1 - t) * self.scales**2) / variance
-        fields = growth[..., None] * centred - self.means
+        fields = growth[..., None] * centered - self.means
         return (logs.softmax(1)[..., None] * fields).sum(1)
 
     def flow(self, z, r, t):

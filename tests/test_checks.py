@@ -143,7 +143,7 @@ BROKEN: dict[str, list[tuple[str, TextEncoder]]] = {
     ],
     "odd text": [("surrogates", broken(surrogates_fail))],
     "card complete": [
-        ("no licence", broken(licence="")),
+        ("no license", broken(license="")),
         ("no revision", broken(revision=" ")),
         ("no width", broken(dim=0)),
         ("no such dtype", broken(dtype="float13")),

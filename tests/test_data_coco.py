@@ -28,7 +28,7 @@ def captions_file() -> dict[str, Any]:
             {"id": 11, "image_id": 7, "caption": "A dog. "},
             {"id": 13, "image_id": 5, "caption": "A cat on a mat."},
         ],
-        "licenses": [{"id": 3, "name": "some licence"}],
+        "licenses": [{"id": 3, "name": "some license"}],
     }
 
 
@@ -71,7 +71,7 @@ def test_reads_both_files(tmp_path: Path) -> None:
     five, seven = found.images
     assert five.path == tmp_path / "val2017" / "5.jpg"
     assert (five.width, five.height, five.url) == (10, 20, "http://f/5")
-    assert seven.licence == "some licence"
+    assert seven.license == "some license"
     assert five.instances == (Instance("dog", 6.5, (1.0, 2.0, 4.0, 6.0)),)
     assert seven.instances is None  # the file says nothing about it
     assert found.labels == ("cat", "dog")
@@ -251,7 +251,7 @@ def test_odd_extras_do_no_harm(tmp_path: Path) -> None:
     captions["images"][0] |= {"width": "wide", "license": []}
     assert load_coco(write(tmp_path, captions)).images[1].width == 0
     captions["licenses"] = None
-    assert load_coco(write(tmp_path, captions)).images[1].licence == ""
+    assert load_coco(write(tmp_path, captions)).images[1].license == ""
 
 
 def test_reading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

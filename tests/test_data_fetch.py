@@ -114,7 +114,7 @@ def serve(server: Server, members: dict[str, bytes], name: str = "val2017.zip") 
         unpacked=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    return FetchPlan("coco", (archive,), "a licence")
+    return FetchPlan("coco", (archive,), "a license")
 
 
 PICTURES = {"val2017/1.jpg": NOISE, "val2017/2.jpg": b"two", "readme.txt": b"not asked for"}
@@ -150,7 +150,7 @@ def test_whole_download(server: Server, tmp_path: Path) -> None:
     assert found == tmp_path / "new" / "coco"
     assert len(told) == 1
     assert plan.archives[0].url in told[0]
-    assert "a licence" in told[0]
+    assert "a license" in told[0]
     assert {p.name: p.read_bytes() for p in (found / "val2017").iterdir()} == {
         "1.jpg": NOISE,
         "2.jpg": b"two",

@@ -36,7 +36,7 @@ def test_what_is_said_of_the_shipped_encoders_is_what_their_cards_say(name):
         pytest.skip(f"the weights of {name} are not here")
     card = load_encoder(f"zoo:{name}", "cpu").card
     said = PUBLISHED[name]
-    assert (str(card.dim), str(card.max_tokens), card.licence, card.recipe) == said
+    assert (str(card.dim), str(card.max_tokens), card.license, card.recipe) == said
 
 
 def test_a_page_without_marks_is_refused(tmp_path, capsys):

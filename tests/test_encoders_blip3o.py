@@ -103,7 +103,7 @@ def test_a_long_prompt_is_cut_and_the_template_is_not(folder: Path) -> None:
     tokenizer, _, _ = published(folder)
     encoder = load_encoder(f"blip3o:{folder}?max_length=100", "cpu")
     assert isinstance(encoder, BatchedEncoder)
-    long, short = encoder.tokenise(["dog " * 300, "dog"])[0]
+    long, short = encoder.tokenize(["dog " * 300, "dog"])[0]
     whole = tokenizer(dressed(tokenizer, "dog " * 300))["input_ids"]
     tail = whole[-12:]
     assert len(long) == 100
@@ -147,7 +147,7 @@ def test_what_is_drawn_depends_on_prompt_and_seed_alone(folder: Path) -> None:
     assert isinstance(encoder, Blip3oImageEncoder)
 
     def tokens(encoder: Blip3oImageEncoder, prompts: list[str]) -> list[list[int]]:
-        rows = [list(row[:-30]) for row in encoder.tokenise(prompts).ids]
+        rows = [list(row[:-30]) for row in encoder.tokenize(prompts).ids]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         found: list[list[int]] = encoder.write(ids, torch.tensor([len(r) for r in rows])).tolist()
@@ -230,7 +230,7 @@ def test_plain_recipe_needs_no_chat_template(root: Path, folder: Path) -> None:
     assert isinstance(encoder, BatchedEncoder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(plain)
     expected = tokenizer("a dog<im_start><S0>")["input_ids"]
-    assert list(encoder.tokenise(["a dog"]).ids[0][:-3]) == expected
+    assert list(encoder.tokenize(["a dog"]).ids[0][:-3]) == expected
 
 
 @pytest.mark.parametrize(

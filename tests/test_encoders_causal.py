@@ -100,11 +100,11 @@ def test_states_are_those_of_the_whole_model_with_either_padding(
 
 
 def test_normavg_is_over_all_layers(folder_of: Callable[[str], Path]) -> None:
-    """arXiv 2506.08210: each layer's states normalised without parameters, then their mean."""
+    """arXiv 2506.08210: each layer's states normalized without parameters, then their mean."""
     out, mask = directly("qwen3", folder_of("qwen3"), "right")
     states = torch.stack(out.hidden_states[1:])
-    centred = states - states.mean(-1, keepdim=True)
-    expected = (centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()).mean(0)
+    centered = states - states.mean(-1, keepdim=True)
+    expected = (centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()).mean(0)
     spec = spec_of("qwen3", folder_of("qwen3"), "?layer=normavg")
     features = load_encoder(spec, "cpu").encode([p for p in PROMPTS if p])
     same(features.tokens[features.mask], expected[mask])
@@ -119,14 +119,14 @@ def test_bos_is_the_tokenizers_own_affair(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder_of(name))
     encoder = load_encoder(spec_of(name, folder_of(name), "?max_length=4"), "cpu")
     assert isinstance(encoder, BatchedEncoder)
-    found = encoder.tokenise(["a photo of a brown dog", ""])
+    found = encoder.tokenize(["a photo of a brown dog", ""])
     assert {row[0] for row in found.ids} == {tokenizer.convert_tokens_to_ids(first)}
     assert [len(row) for row in found.ids] == [4, 1]
     assert list(found.truncated) == [True, False]
     plain = load_encoder(spec_of("qwen3", folder_of("qwen3")), "cpu")
     assert isinstance(plain, BatchedEncoder)
     qwen = transformers.AutoTokenizer.from_pretrained(folder_of("qwen3"))
-    assert list(plain.tokenise(["a dog"]).ids[0]) == qwen("a dog")["input_ids"]
+    assert list(plain.tokenize(["a dog"]).ids[0]) == qwen("a dog")["input_ids"]
 
 
 def test_states_of_a_beginning_are_the_beginning_of_the_states(
@@ -135,7 +135,7 @@ def test_states_of_a_beginning_are_the_beginning_of_the_states(
     encoder = load_encoder(spec_of("gemma3", folder_of("gemma3")), "cpu")
     assert isinstance(encoder, BatchedEncoder)
     assert encoder.causal  # type: ignore[attr-defined]
-    short, long = encoder.tokenise(["a photo of a", "a photo of a brown dog"]).ids
+    short, long = encoder.tokenize(["a photo of a", "a photo of a brown dog"]).ids
     assert long[: len(short)] == short
     features = encoder.encode(["a photo of a", "a photo of a brown dog"])
     same(features.tokens[0, : len(short)], features.tokens[1, : len(short)])

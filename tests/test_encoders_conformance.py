@@ -174,7 +174,7 @@ def test_card_is_what_was_asked_for(
     assert card.control == (family == "control")
     trained = family not in ("control", "python")
     ours = family in ("control", "zoo")
-    assert card.licence == ("Apache-2.0" if ours else "mit" if trained else "unknown")
+    assert card.license == ("Apache-2.0" if ours else "mit" if trained else "unknown")
     assert (card.parameters > 0) == (trained or case == "control:random-transformer")
 
 

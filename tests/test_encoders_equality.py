@@ -124,7 +124,7 @@ def test_minilm_real_weights(minilm: Path) -> None:
     same(features.pooled, expected)
     same(torch.nn.functional.normalize(pool(features, "mean")), expected)
     card = encoder.card
-    assert (card.dim, card.max_tokens, card.licence) == (384, 256, "apache-2.0")
+    assert (card.dim, card.max_tokens, card.license) == (384, 256, "apache-2.0")
     assert card.parameters == 22_713_216
     assert (features.truncated).tolist() == [False] * len(prompts)
 
@@ -177,7 +177,7 @@ def test_t5_layers_and_truncation(flan: Path, layer: str, length: int) -> None:
     counts = [len(ids) for ids in tokenizer(PROMPTS)["input_ids"]]
     assert features.truncated.tolist() == [count > length for count in counts]
     # the end-of-text token survives the cut
-    ids = encoder.tokenise(PROMPTS).ids  # type: ignore[attr-defined]
+    ids = encoder.tokenize(PROMPTS).ids  # type: ignore[attr-defined]
     assert {row[-1] for row in ids} == {tokenizer.eos_token_id}
 
 
@@ -410,7 +410,7 @@ def test_fast_byte_pairs_equal_open_clips_own(shared: Path) -> None:
     prompts += [*PROMPTS, "it's we'll THEY'RE 3.14 x_1 <start_of_text> &amp;lt; \u732b\u732b"]
     prompts += ["\x00\x1b tab\t", "naïve façade ... !!! ``quote''", "a" * 300, "ab" * 200]
     simple = SimpleTokenizer()
-    fast = openclip.OpenClipTokeniser(simple, 77)(prompts)
+    fast = openclip.OpenClipTokenizer(simple, 77)(prompts)
     expected = simple(prompts)
     for prompt, ids, row in zip(prompts, fast.ids, expected, strict=True):
         assert list(ids) == row[: len(ids)].tolist(), prompt

@@ -19,7 +19,7 @@ import torch
 from encbench.types import EncoderCard, TextFeatures
 
 class Fixed:
-    card = EncoderCard("mine", "mine", "mine", "mine", dim=3, max_tokens=None, licence="mit")
+    card = EncoderCard("mine", "mine", "mine", "mine", dim=3, max_tokens=None, license="mit")
 
     def encode(self, prompts):
         n = len(prompts)
@@ -105,7 +105,7 @@ def test_card_names_spec_and_source_and_pins_the_file(file: Path) -> None:
         "python",
         f"{file}:Fixed",
     )
-    assert (card.pooling, card.dim, card.licence) == ("own", 3, "mit")
+    assert (card.pooling, card.dim, card.license) == ("own", 3, "mit")
     content = hashlib.sha256(file.read_bytes()).hexdigest()
     assert card.revision == hashlib.sha256(f"mine.py\0{content}\n".encode()).hexdigest()
     assert load_encoder(f"{spec}@{card.revision[:10]}", "cpu").card.revision == card.revision

@@ -21,7 +21,7 @@ def chosen(*images):
 
 
 def pictures(folder, count=6, side=20):
-    """Images of one colour each, so that it is known which one was read."""
+    """Images of one color each, so that it is known which one was read."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         color = (20 * i, 10, 250 - 20 * i)

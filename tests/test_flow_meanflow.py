@@ -417,13 +417,13 @@ def test_no_tensorfloat_in_the_derivative_and_the_users_choice_stays():
 def fields():
     g = torch.Generator().manual_seed(0)
     matrix = torch.randn(2, 2, generator=g, dtype=torch.float64)
-    centre = torch.tensor([1.0, -0.5], dtype=torch.float64)
-    means = torch.stack([centre, -centre, centre.flip(0)])
+    center = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    means = torch.stack([center, -center, center.flip(0)])
     scales = torch.tensor([0.5, 0.4, 0.6], dtype=torch.float64)
     return {
         "linear": Linear(matrix),
         "rotation": Rotation(),
-        "Gaussian": Gaussian(centre, 0.3),
+        "Gaussian": Gaussian(center, 0.3),
         "mixture": Mixture(means, scales, steps=60),
     }
 

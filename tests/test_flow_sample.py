@@ -54,7 +54,7 @@ def pixels(images):
     return [image.tobytes() for image in images]
 
 
-def test_not_on_batch_order_or_neighbours(sampler):
+def test_not_on_batch_order_or_neighbors(sampler):
     whole = pixels(sampler(PROMPTS, SEEDS))
     assert len(set(whole)) == 4
     assert pixels(sampler(PROMPTS[::-1], SEEDS[::-1])) == whole[::-1]

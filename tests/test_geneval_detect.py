@@ -1,4 +1,4 @@
-"""Mask2Former and zero-shot colours on tiny random checkpoints in published format."""
+"""Mask2Former and zero-shot colors on tiny random checkpoints in published format."""
 
 import shutil
 
@@ -36,7 +36,7 @@ def detector(folder):
 
 @pytest.fixture(scope="module")
 def images():
-    """Coloured noise in blocks, of several sizes."""
+    """Colored noise in blocks, of several sizes."""
     rng = np.random.default_rng(0)
     made = []
     for width, height in SIZES:
@@ -264,7 +264,7 @@ def test_text_vectors_are_made_once_a_class(clip_folder, objects, monkeypatch):
     ]
 
 
-def test_crop_shows_the_object_on_grey():
+def test_crop_shows_the_object_on_gray():
     image = Image.new("RGB", (10, 8), "red")
     mask = torch.zeros(8, 10, dtype=torch.bool)
     mask[2:5, 3:6] = True

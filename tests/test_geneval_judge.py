@@ -222,11 +222,11 @@ def test_the_layers_of_a_scene_are_its_image():
     assert torch.allclose(paint(layers(scenes, 64)).images, render(scenes, 64), atol=2e-6)
 
 
-def test_targets_name_the_centre_of_an_object_and_skip_a_half_hidden_one():
+def test_targets_name_the_center_of_an_object_and_skip_a_half_hidden_one():
     thing = SceneObject("star", "red", "large", 0.5 + 1 / 64, 0.25, 0.2)
     seen = paint(layers(SceneBatch.of([Scene((thing,), "white")]), 64))
     want = targets(seen)
-    row, column = 4, 8  # the centre lies on the border of rows 3 and 4
+    row, column = 4, 8  # the center lies on the border of rows 3 and 4
     assert want.shape[0, row, column] == want.shape[0, row - 1, column] == SHAPES.index("star")
     assert want.box[0, :, row, column].tolist() == pytest.approx(
         [-0.25, -0.5, np.log(16 * 0.4 * 0.9986), np.log(16 * 0.4 * 0.9498)], abs=1e-4
@@ -256,7 +256,7 @@ def test_nothing_holds_no_object():
     assert (seen.shape == -1).all()
 
 
-def test_folding_the_normalisation_changes_nothing():
+def test_folding_the_normalization_changes_nothing():
     torch.manual_seed(0)
     net = SceneNet(JudgeConfig((4, 8, 8)), norm=True)
     images = torch.rand(6, 3, 64, 64)
@@ -289,7 +289,7 @@ def test_a_trained_judge_can_be_loaded(tmp_path):
     assert load_judge(folder=tmp_path / "more").net.config.widths == (4, 8, 8)
 
 
-def test_a_second_look_sees_the_colours_in_and_around_a_shape():
+def test_a_second_look_sees_the_colors_in_and_around_a_shape():
     thing = SceneObject("heart", "brown", "large", 0.4, 0.6, 0.2)
     scenes = SceneBatch.of([Scene((thing,), "navy")])
     x0, y0, x1, y1 = thing.box

@@ -243,4 +243,4 @@ def test_fetch_knows_the_published_file(shared, tmp_path):
     with pytest.raises(UsageError, match="nothing was downloaded"):
         fetch("geneval", tmp_path, confirm=lambda plan: asked.append(plan))
     assert "djghosh13/geneval/archive/af4902f" in asked[0]
-    assert "licence: MIT" in asked[0]
+    assert "license: MIT" in asked[0]

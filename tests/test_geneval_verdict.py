@@ -204,7 +204,7 @@ def test_needed_colors_are_those_of_the_best_where_there_are_enough():
     assert needs_color([found("dog", color="red")], asked) == []
 
 
-def test_equal_centres_have_no_relation():
+def test_equal_centers_have_no_relation():
     assert relations((0.0, 0.0, 10.0, 10.0), (2.0, 2.0, 8.0, 8.0)) == []
     pair = [found("dog", (0.0, 0.0, 10.0, 10.0)), found("cat", (2.0, 2.0, 8.0, 8.0))]
     verdict = judge(pair, prompt(Clause("cat"), Clause("dog", position=("above", 0))))

@@ -145,7 +145,7 @@ def test_folder_is_pinned_by_the_files_that_match(tmp_path: Path) -> None:
     )
     found = resolve_model(str(folder), None, patterns=PATTERNS)
     assert found.path == folder
-    assert found.licence == "apache-2.0"
+    assert found.license == "apache-2.0"
     expected = digest_files([folder / "config.json", folder / "model.safetensors"], folder)
     assert found.revision == expected
 
@@ -235,7 +235,7 @@ def test_useless_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "licence"),
+    ("card", "license"),
     [
         (b"---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0"),
         (b"---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
@@ -246,9 +246,9 @@ def test_useless_sources(tmp_path: Path) -> None:
         (b"\xff\xfe", "unknown"),
     ],
 )
-def test_licence_from_the_card(tmp_path: Path, card: bytes, licence: str) -> None:
+def test_license_from_the_card(tmp_path: Path, card: bytes, license: str) -> None:
     folder = folder_with(tmp_path / "m", model__safetensors=b"w", README__md=card)
-    assert resolve_model(str(folder), None, patterns=PATTERNS).licence == licence
+    assert resolve_model(str(folder), None, patterns=PATTERNS).license == license
 
 
 # ----------------------------------------------------------------------- hub repositories
@@ -256,7 +256,7 @@ def test_licence_from_the_card(tmp_path: Path, card: bytes, licence: str) -> Non
 
 def test_first_download_is_locked_and_later_runs_hold_to_it(server: FakeHub) -> None:
     first = resolve_model(REPO, None, patterns=PATTERNS)
-    assert (first.revision, first.licence) == (COMMIT, "apache-2.0")
+    assert (first.revision, first.license) == (COMMIT, "apache-2.0")
     names = {p.name for p in first.path.iterdir()}
     assert names == {"README.md", "config.json", "model.safetensors"}
     lock = json.loads(hub.lock_file().read_text())[REPO]

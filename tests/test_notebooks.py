@@ -94,7 +94,7 @@ class Executed:
         return [Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) for data in found]
 
     def assert_drawn(self, *cells: str) -> None:
-        """Each cell shows one picture that is not of one colour."""
+        """Each cell shows one picture that is not of one color."""
         for cell in cells:
             (image,) = self.images(cell)
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10, cell

@@ -116,7 +116,7 @@ def test_named_layers(states: list[torch.Tensor]) -> None:
         assert select_layer(states, last, str(index)) is states[index]
 
 
-def test_normavg_is_the_mean_of_normalised_layers_without_embeddings(
+def test_normavg_is_the_mean_of_normalized_layers_without_embeddings(
     states: list[torch.Tensor],
 ) -> None:
     found = select_layer(states, states[-1], "normavg")

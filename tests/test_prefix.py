@@ -78,7 +78,7 @@ def test_what_is_no_prefix_in_token_ids_is_not_reused(folders):
     whole = ["a photo of a dog", "two  small cats", "the red bicycle"]
     short = ["a phot", "two small", "the red", "never seen", "a photo of"]
     assert hosts_by_text(whole, short) == [0, -1, 2, -1, 0]
-    ids = [list(row) for row in encoder.tokenise([*whole, *short]).ids]
+    ids = [list(row) for row in encoder.tokenize([*whole, *short]).ids]
     found = find(encoder, whole, short)
     assert found.length == [len(row) for row in ids[3:]]
     for host, row in zip(found.host, ids[3:], strict=True):
@@ -89,13 +89,13 @@ def test_what_is_no_prefix_in_token_ids_is_not_reused(folders):
 
 def test_an_end_of_text_token_is_no_prefix(folders):
     encoder = load_encoder(f"gemma:{folders['gemma']}", "cpu")
-    tokenise, end = encoder.tokenise, 1
+    tokenize, end = encoder.tokenize, 1
 
     def ended(prompts):
-        made = tokenise(prompts)
+        made = tokenize(prompts)
         return made._replace(ids=[[*row, end] for row in made.ids])
 
-    encoder.tokenise = ended
+    encoder.tokenize = ended
     assert set(find(encoder, PROMPTS, SHORT).host) == {-1}
 
 

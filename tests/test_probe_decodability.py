@@ -93,8 +93,8 @@ def test_a_bag_of_words_gets_objects_but_not_what_goes_with_what():
         assert found[f"relation/{view}"].high < 0.6
 
 
-def test_tokens_that_know_their_neighbours_bind():
-    """A noun's token that is a vector of its own for each colour it comes with."""
+def test_tokens_that_know_their_neighbors_bind():
+    """A noun's token that is a vector of its own for each color it comes with."""
 
     def bound(text: str) -> np.ndarray:
         split = text.split()

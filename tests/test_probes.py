@@ -12,7 +12,7 @@ from encbench.errors import DataError
 from encbench.probes.ablation import AblationProbe
 from encbench.probes.diagnostics import DiagnosticsProbe, effective_rank
 from encbench.probes.retrieval import RetrievalProbe, draw
-from encbench.probes.whitening import centred, whitened
+from encbench.probes.whitening import centered, whitened
 from encbench.types import (
     Caption,
     CaptionSet,
@@ -183,7 +183,7 @@ def ablation(embed, **more):
 def test_a_constant_has_one_as_published_and_nothing_calibrated():
     found = ablation(lambda text: np.full(32, 0.3)).scores
     assert found["published"].value == 1
-    for name in ("calibrated", "calibrated/centred", "calibrated/whitened", "monotonicity"):
+    for name in ("calibrated", "calibrated/centered", "calibrated/whitened", "monotonicity"):
         assert found[name].value == 0, name
         assert (found[name].low, found[name].high) == (0, 0), name
     assert found["identification"].value < 0.1
@@ -209,8 +209,8 @@ def test_an_offset_lifts_the_published_score_but_not_the_calibrated_one():
     plain = ablation(bag).scores
     lifted = ablation(lambda text: bag(text) + 3).scores
     assert lifted["published"].value > plain["published"].value + 0.1
-    centred_ = (lifted["calibrated/centred"].value, plain["calibrated/centred"].value)
-    assert centred_[0] == pytest.approx(centred_[1], abs=0.01)
+    centered_ = (lifted["calibrated/centered"].value, plain["calibrated/centered"].value)
+    assert centered_[0] == pytest.approx(centered_[1], abs=0.01)
     assert lifted["baseline"].value > 0.9
 
 
@@ -265,7 +265,7 @@ def test_whitening_is_by_the_shrunken_covariance():
         values, axes = np.linalg.eigh(covariance)
         wanted = (fresh - mean) @ (axes / np.sqrt(values)) @ axes.T
         np.testing.assert_allclose(whitened(fit)(fresh), wanted, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(centred(fit)(fit).mean(axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(centered(fit)(fit).mean(axis=0), 0, atol=1e-4)
 
 
 def test_diagnostics_by_hand():

@@ -85,8 +85,8 @@ def test_sana_equals_its_pipeline(gemma: Path, length: int | None) -> None:
 def test_sana_keeps_the_first_position_and_the_prompts(gemma: Path) -> None:
     encoder = load_encoder(f"gemma:{gemma}?recipe=sana", "cpu")
     assert isinstance(encoder, BatchedEncoder)
-    start = encoder.tokenise([""]).ids[0]
-    whole = encoder.tokenise(["A  Dog"]).ids[0]
+    start = encoder.tokenize([""]).ids[0]
+    whole = encoder.tokenize(["A  Dog"]).ids[0]
     features = encoder.encode(["A  Dog"])
     # BOS, the last token of the instruction, and what the prompt adds
     assert int(features.mask.sum()) == 2 + len(whole) - len(start)
@@ -133,7 +133,7 @@ def test_pixart_reads_a_bounded_part_of_endless_prompts(t5: Path) -> None:
     encoder = load_encoder(f"t5:{t5}?recipe=pixart", "cpu")
     assert isinstance(encoder, BatchedEncoder)
     word = "dog, "
-    one, two = encoder.tokenise([word * CLEANED, word * (CLEANED // len(word))])[0]
+    one, two = encoder.tokenize([word * CLEANED, word * (CLEANED // len(word))])[0]
     assert one == two
 
 
@@ -157,7 +157,7 @@ def test_what_a_recipe_adds_to_the_work_is_told_beforehand(gemma: Path) -> None:
 
     encoder = load_encoder(f"gemma:{gemma}?recipe=sana", "cpu")
     assert isinstance(encoder, BatchedEncoder)
-    real = len(encoder.tokenise([""]).ids[0])
+    real = len(encoder.tokenize([""]).ids[0])
     assert 0.5 * real < added("gemma:a/b?recipe=sana") < 2 * real
     assert added("gemma:a/b") == added("clip:a/b") == added("t5:a/b?recipe=pixart") == 0
     text = added("blip3o:a/b")

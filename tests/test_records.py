@@ -11,7 +11,6 @@ import pytest
 from encbench.errors import RecordError
 from encbench.records import (
     RunRecord,
-    body_hash,
     clean,
     find_records,
     read_items,
@@ -101,7 +100,7 @@ def test_old_runs_load_for_ever(folder):
         assert loaded.scores[expected["score"]]["value"] == expected["value"]
         assert len(read_items(path, loaded)) == expected["items"]
     prediction = read_prediction(folder / "prediction.json")
-    assert prediction.hash == body_hash(prediction) == wanted["hash"]
+    assert prediction.hash == wanted["hash"]  # of the file, whose names may be older
     assert prediction.advice["text"] == wanted["advice"]
 
 

@@ -69,12 +69,12 @@ def full(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory) -> Path:
-    encoders = (Fake(f"st:{NAME}", NAME, 0.8, 10**7, licence=EVIL), FOUR[1])
+    encoders = (Fake(f"st:{NAME}", NAME, 0.8, 10**7, license=EVIL), FOUR[1])
     folder = fake_run.build(
         tmp_path_factory.mktemp("build") / "evil", encoders, caption=EVIL, prompts=False, n=30
     )
     gallery = read_json(folder / "media" / "gallery.json")
-    gallery["images"]["1000"] |= {"licence": EVIL, "url": "javascript:alert(1)"}
+    gallery["images"]["1000"] |= {"license": EVIL, "url": "javascript:alert(1)"}
     write_json(folder / "media" / "gallery.json", gallery)
     write_json(
         folder / "config.json", {"encoders": [NAME], "note": "</pre><script>alert(2)</script>"}

@@ -132,8 +132,8 @@ def crowded(points: list[labels.Point]):
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         boxes = labels.place(axes, points, 7)
-        centres = axes.transData.transform([(p.x, p.y) for p in points])
-        return boxes, centres, axes.get_window_extent()
+        centers = axes.transData.transform([(p.x, p.y) for p in points])
+        return boxes, centers, axes.get_window_extent()
 
 
 def overlapping(boxes) -> list[tuple[int, int]]:
@@ -156,13 +156,13 @@ def test_labels_lie_on_nothing(count):
         labels.Point((i * 0.37 + 0.04) % 1, (i * 0.61 + 0.07) % 1, f"encoder {i}")
         for i in range(count)
     ]
-    boxes, centres, window = crowded(points)
+    boxes, centers, window = crowded(points)
     assert len(boxes) == count
     assert overlapping(boxes) == []
     assert (boxes[:, :2] >= (window.x0, window.y0)).all()
     assert (boxes[:, 2:] <= (window.x1, window.y1)).all()
     for x0, y0, x1, y1 in boxes:
-        assert not any(x0 < x < x1 and y0 < y < y1 for x, y in centres)
+        assert not any(x0 < x < x1 and y0 < y < y1 for x, y in centers)
 
 
 def test_labels_of_points_on_one_spot_come_apart():

@@ -50,7 +50,7 @@ def test_short_names_fit_and_stay_apart(names, width):
 
 def test_short_names_keep_what_tells_them_apart():
     names = {
-        str(i): f"a-very-long-organisation-encoder-v{i}-instruct-multilingual" for i in range(12)
+        str(i): f"a-very-long-organization-encoder-v{i}-instruct-multilingual" for i in range(12)
     }
     short = text.short_names(names, 24)
     assert all(re.search(rf"v{i}\b", short[str(i)]) for i in range(12))

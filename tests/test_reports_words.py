@@ -140,11 +140,11 @@ def test_published_values_are_called_incomparable_unless_the_setting_is_the_pape
     assert not said(run, "cannot be compared with ours directly")
 
 
-def test_unknown_licences_and_dirty_code_are_told(base, tmp_path):
-    assert not said(base, "licence of")
+def test_unknown_licenses_and_dirty_code_are_told(base, tmp_path):
+    assert not said(base, "license of")
     assert not said(base, "uncommitted")
-    found = built(tmp_path, replace(FOUR[1], licence="unknown"), prompts=False)
-    assert any("The licence of MiniLM-L6 is unknown" in line for line in found)
+    found = built(tmp_path, replace(FOUR[1], license="unknown"), prompts=False)
+    assert any("The license of MiniLM-L6 is unknown" in line for line in found)
     dirty = tuple(replace(r, provenance={**r.provenance, "dirty": True}) for r in base.records)
     assert said(replace(base, records=dirty), "uncommitted")
 

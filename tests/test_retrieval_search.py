@@ -15,12 +15,12 @@ from encbench.retrieval.metrics import (
     retrieved_similarities,
     scale,
 )
-from encbench.retrieval.search import DECIMALS, nearest, normalise, tie_keys
+from encbench.retrieval.search import DECIMALS, nearest, normalize, tie_keys
 
 
 def brute(queries, gallery, k, seed, query_ids, gallery_ids, exclude):
     """The same by sorting a whole table in float64."""
-    table = normalise(queries).astype(np.float64) @ normalise(gallery).astype(np.float64).T
+    table = normalize(queries).astype(np.float64) @ normalize(gallery).astype(np.float64).T
     table = np.round(table, DECIMALS)
     found = []
     for row, scores in enumerate(table):
@@ -39,7 +39,7 @@ def brute(queries, gallery, k, seed, query_ids, gallery_ids, exclude):
     seed=st.integers(0, 10_000),
 )
 def test_equals_an_exact_numpy_search(count, width, k, distinct, seed):
-    """With any number of ties: the same neighbours in the same order. Rows of +1 and -1 of these
+    """With any number of ties: the same neighbors in the same order. Rows of +1 and -1 of these
     widths have cosines that float32 holds exactly, so both sides see the same ties."""
     k = min(k, count - 1)
     rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def test_equals_numpy_on_real_sized_random_vectors():
     queries = rng.standard_normal((200, 64)).astype(np.float32)
     q, g = np.arange(200), np.arange(3000)
     found, _ = nearest(queries, gallery, 10, seed=1, query_ids=q, gallery_ids=g)
-    table = normalise(queries) @ normalise(gallery).T
+    table = normalize(queries) @ normalize(gallery).T
     wanted = np.argsort(-table, axis=1)[:, :10]
     different = found != wanted
     gap = np.abs(
@@ -108,7 +108,7 @@ def test_zero_vectors_have_cosine_zero():
 @pytest.mark.parametrize(("k", "exclude"), [(4, None), (3, np.array([0, 1, 2])), (0, None)])
 def test_k_larger_than_the_gallery_is_refused(k, exclude):
     rows, ids = np.eye(3, dtype=np.float32), np.arange(3)
-    with pytest.raises(ValueError, match=f"k = {k} neighbours cannot be had"):
+    with pytest.raises(ValueError, match=f"k = {k} neighbors cannot be had"):
         nearest(rows, rows, k, seed=0, query_ids=ids, gallery_ids=ids, exclude=exclude)
 
 

@@ -28,8 +28,8 @@ SHRINK, BAR = 0.1, 0.5  # of the official position rule
 
 def holds(relation: str, one: list[float], other: list[float]) -> bool:
     """GenEval's position rule on boxes, from the facts of its paper and evaluator."""
-    centre = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in (one, other)]
-    offset = [a - b for a, b in zip(*centre, strict=True)]
+    center = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in (one, other)]
+    offset = [a - b for a, b in zip(*center, strict=True)]
     sides = [one[2] - one[0] + other[2] - other[0], one[3] - one[1] + other[3] - other[1]]
     distance = (offset[0] ** 2 + offset[1] ** 2) ** 0.5
     x, y = (

@@ -58,7 +58,7 @@ def test_the_same_loader_reads_it(folder):
     for i, (record, scene) in enumerate(zip(found.images, batch, strict=True)):
         assert record.path is not None
         assert (np.asarray(Image.open(record.path)) == images[i]).all()
-        assert (record.width, record.height, record.licence) == (SIDE, SIDE, "Apache-2.0")
+        assert (record.width, record.height, record.license) == (SIDE, SIDE, "Apache-2.0")
         assert record.instances is not None
         assert [x.label for x in record.instances] == [
             f"{o.color} {o.shape}" for o in scene.objects

@@ -74,8 +74,8 @@ def test_shape_and_range(batch, side):
 
 
 @pytest.mark.parametrize("side", [64, 256])
-def test_colours_of_pixels(batch, side):
-    """Nearly all pixels of a mask have the object's colour exactly, all outside the ground's."""
+def test_colors_of_pixels(batch, side):
+    """Nearly all pixels of a mask have the object's color exactly, all outside the ground's."""
     images, found = to_bytes(render(batch, side)).numpy(), masks(batch, side).numpy()
     pure = []
     for i, scene in enumerate(batch):
@@ -123,10 +123,10 @@ def test_relations_agree_with_pixels(batch, side):
 
 
 def _offset(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    centres = (one[:2] + one[2:]) / 2 - (other[:2] + other[2:]) / 2
+    centers = (one[:2] + one[2:]) / 2 - (other[:2] + other[2:]) / 2
     sizes = (one[2:] - one[:2]) + (other[2:] - other[:2])
-    shrunk = np.sign(centres) * np.maximum(np.abs(centres) - 0.1 * sizes, 0)
-    return shrunk / np.linalg.norm(centres)
+    shrunk = np.sign(centers) * np.maximum(np.abs(centers) - 0.1 * sizes, 0)
+    return shrunk / np.linalg.norm(centers)
 
 
 def test_areas_agree_over_resolutions(batch):
@@ -186,7 +186,7 @@ def test_later_objects_cover_earlier_ones():
     assert boxes(found[1, 0]).tolist() == [0, 0, 0, 0]
 
 
-def test_every_colour_is_seen_on_its_grounds():
+def test_every_color_is_seen_on_its_grounds():
     for ground in GROUNDS:
         for color in colors_on(ground):
             thing = SceneObject("circle", color, "small", 0.5, 0.5, 0.1)

@@ -1,4 +1,4 @@
-"""The scene world: colours, relations, the sampler and the splits."""
+"""The scene world: colors, relations, the sampler and the splits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_it_is_as_large_as_it_claims():
         get_world("scenes-eazy")
 
 
-def test_colours_are_far_apart_and_stand_out_from_their_ground():
+def test_colors_are_far_apart_and_stand_out_from_their_ground():
     assert difference((0, 0, 0), (255, 255, 255)) == pytest.approx(100, abs=0.1)
     assert min(difference(COLORS[a], COLORS[b]) for a, b in combinations(COLORS, 2)) > NEAR
     for ground in GROUNDS:
@@ -194,7 +194,7 @@ def test_counting_scenes_are_common_enough():
 
 def test_a_world_that_cannot_be_drawn_says_so():
     no_color = dataclasses.replace(SCENES, name="pale", colors=("white",), grounds=("white",))
-    with pytest.raises(DataError, match="no colour of 'pale'"):
+    with pytest.raises(DataError, match="no color of 'pale'"):
         sample("geneval", 1, world=no_color)
     held = next(iter(sorted(held_out_pairs())))
     narrow = dataclasses.replace(

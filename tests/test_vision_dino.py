@@ -26,7 +26,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 CARD = "---\nlicense: other\nlicense_name: dinov3-license\n---\n"
 
 
-def randomise(model: torch.nn.Module) -> torch.nn.Module:
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
     """Weights by which the output depends on the image (fresh layer scales nearly hide it)."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 def save_timm(folder: Path, architecture: str, **arguments: Any) -> torch.nn.Module:
     import timm
 
-    model = randomise(timm.create_model(architecture, pretrained=False, num_classes=0, **arguments))
+    model = randomize(timm.create_model(architecture, pretrained=False, num_classes=0, **arguments))
     timm.models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
     (folder / "README.md").write_text(CARD)
     return model
@@ -75,7 +75,7 @@ def hf_v3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Modu
         num_register_tokens=4,
         image_size=64,
     )
-    model = randomise(DINOv3ViTModel(config))
+    model = randomize(DINOv3ViTModel(config))
     model.save_pretrained(folder)
     DINOv3ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder, model
@@ -89,7 +89,7 @@ def hf_v2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Modu
     config = Dinov2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
     )
-    model = randomise(Dinov2Model(config))
+    model = randomize(Dinov2Model(config))
     model.save_pretrained(folder)
     processor = BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56})
     processor.save_pretrained(folder)
@@ -147,7 +147,7 @@ def test_timm_checkpoints(
     mean = load_reencoder(f"{family}:{folder}?token=mean", "cpu").encode(images)
     torch.testing.assert_close(mean, direct_timm(direct, images, "avg"), **CLOSE)
     assert encoder.card.dim == 32
-    assert encoder.card.licence == "dinov3-license"
+    assert encoder.card.license == "dinov3-license"
     assert encoder.card.parameters == sum(p.numel() for p in model.parameters())
     assert encoder.card.spec == f"{family}:{folder}"
 

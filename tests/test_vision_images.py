@@ -101,7 +101,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (opened.mode, opened.size) == ("RGB", (64, 48))
 
 
-def test_cmyk_keeps_its_colours(tmp_path: Path) -> None:
+def test_cmyk_keeps_its_colors(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.new("RGB", (32, 32), (250, 20, 20)).convert("CMYK").save(path, quality=95)
     red, green, blue = np.asarray(open_image(record(path))).mean((0, 1))
@@ -114,7 +114,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert np.asarray(open_image(record(path))).mean() == pytest.approx(128, abs=1)
 
 
-def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+def test_exif_orientation_is_honored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     noise(64, 48).save(tmp_path / "x.jpg", exif=exif)

@@ -121,7 +121,7 @@ def picture(path: Path, values: np.ndarray) -> ImageRecord:
     return ImageRecord(1, path.name, path, 0, 0)
 
 
-def test_pixels_tell_colour_and_place(tmp_path: Path) -> None:
+def test_pixels_tell_color_and_place(tmp_path: Path) -> None:
     left = np.zeros((40, 40, 3))
     left[:, :20] = (255, 0, 0)
     images = [
@@ -129,7 +129,7 @@ def test_pixels_tell_colour_and_place(tmp_path: Path) -> None:
         picture(tmp_path / "large.png", left.repeat(3, 0).repeat(3, 1)),
         picture(tmp_path / "right.png", left[:, ::-1]),
         picture(tmp_path / "blue.png", left[..., ::-1]),
-        picture(tmp_path / "grey.png", np.full((40, 40, 3), 128)),
+        picture(tmp_path / "gray.png", np.full((40, 40, 3), 128)),
     ]
     rows = load_reencoder("pixels", "cpu").encode(images)
     assert rows.dtype == torch.float32
@@ -140,7 +140,7 @@ def test_pixels_tell_colour_and_place(tmp_path: Path) -> None:
     assert torch.isfinite(unit).all()
     histogram = rows[:, 8 * 8 * 3 :]
     assert torch.allclose(histogram.norm(dim=1), torch.ones(5))
-    assert torch.allclose(histogram[0], histogram[2])  # the same colours elsewhere
+    assert torch.allclose(histogram[0], histogram[2])  # the same colors elsewhere
 
 
 def test_pixels_do_not_depend_on_the_batch(shared: Path) -> None:

@@ -205,10 +205,10 @@ def test_all_encoders_read_as_many_texts_and_are_as_large():
 def test_a_stopped_training_goes_on_with_the_same_numbers(tmp_path, short, monkeypatch):
     step = loop._step
 
-    def stops(recipe, model, optimiser, schedule, at):
+    def stops(recipe, model, optimizer, schedule, at):
         if at.number == 4:
             raise KeyboardInterrupt
-        return step(recipe, model, optimiser, schedule, at)
+        return step(recipe, model, optimizer, schedule, at)
 
     monkeypatch.setattr(loop, "_step", stops)
     with pytest.raises(KeyboardInterrupt):

@@ -64,7 +64,7 @@ def test_every_stage_loads_with_its_card(spec):
     encoder = load_encoder(spec, "cpu")
     card = encoder.card
     assert card.spec == spec
-    assert (card.family, card.licence, card.dtype) == ("zoo", "Apache-2.0", "float32")
+    assert (card.family, card.license, card.dtype) == ("zoo", "Apache-2.0", "float32")
     assert card.stage == (spec.partition("step=")[2] or "final")
     assert len(card.revision) == 64
     assert encoder.encode(PROMPTS).tokens.shape[2] == card.dim == 128
@@ -173,7 +173,7 @@ def test_blip3o_writes_image_tokens_that_its_grid_can_draw():
     found = encoder.encode(PROMPTS)
     count = raw["image_tokens"]
     assert found.tokens.shape == (len(PROMPTS), count + 1, 128)
-    rows = encoder.tokenise(PROMPTS[:1]).ids
+    rows = encoder.tokenize(PROMPTS[:1]).ids
     written = encoder.write(torch.tensor(rows), torch.tensor([len(rows[0]) - count]))
     first = raw["image_start_token_id"]
     assert bool((written >= first).all())
@@ -291,7 +291,7 @@ def test_mini_dinov3_is_dinov3(tmp_path):
     Image.new("RGB", (128, 128), "red").save(path)
     image = ImageRecord(1, "red.png", path, 128, 128)
     reencoder = load_reencoder("mini-dinov3", "cpu")
-    assert (reencoder.card.spec, reencoder.card.licence) == ("mini-dinov3", "Apache-2.0")
+    assert (reencoder.card.spec, reencoder.card.license) == ("mini-dinov3", "Apache-2.0")
     folder = folder_of("mini-dinov3")
     model = DINOv3ViTModel.from_pretrained(folder, dtype=torch.float32).eval()
     prepare = AutoImageProcessor.from_pretrained(folder)

@@ -14,8 +14,8 @@ def doctor() -> None:
 
     found = examine()
     for check in found:
-        colour = typer.colors.GREEN if check.good else typer.colors.RED
-        typer.secho("ok  " if check.good else "off ", fg=colour, nl=False)
+        color = typer.colors.GREEN if check.good else typer.colors.RED
+        typer.secho("ok  " if check.good else "off ", fg=color, nl=False)
         typer.echo(f" {check.what}: {check.found}")
     if not all(check.good for check in found):
         raise typer.Exit(1)

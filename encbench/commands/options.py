@@ -97,7 +97,7 @@ def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..
             Path | None,
             typer.Option(
                 help="COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without "
-                "--coco and --dpg, embedded scenes of coloured shapes are used.",
+                "--coco and --dpg, embedded scenes of colored shapes are used.",
                 rich_help_panel=DATA,
             ),
         ] = None,
@@ -138,7 +138,7 @@ def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..
         ] = 1000,
         ks: Annotated[
             list[int] | None,
-            typer.Option(help="Retrieval: neighbours (1 2 5 10).", rich_help_panel=PROBES),
+            typer.Option(help="Retrieval: neighbors (1 2 5 10).", rich_help_panel=PROBES),
         ] = None,
         draws: Annotated[
             int,

@@ -64,7 +64,7 @@ def train(
             help="Steps in all; by default as many as the recipe says. Fewer make a lesser model.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation and data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of initialization and data.")] = 0,
 ) -> None:
     """Train one, or all, on the CPU: some minutes each on one core.
 

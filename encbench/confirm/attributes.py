@@ -2,7 +2,7 @@
 
 The small backbone that confirmations begin with is trained on these, never on any encoder, so
 that no encoder has an advantage. A vector stands for each kind of object that is told (shape,
-colour, size, count), for a relation with both of its ends, and, where all is told, for each
+color, size, count), for a relation with both of its ends, and, where all is told, for each
 object with its place.
 """
 

@@ -61,7 +61,7 @@ def train_backbone(config: TrainConfig, folder: Path) -> Path:
         folder,
         {
             "what": "backbone of confirmations: flow matching on scenes' ground-truth attributes",
-            "licence": "Apache-2.0",
+            "license": "Apache-2.0",
             "steps": trained.steps,
             "seconds": trained.seconds,
             "data": data.pin,

@@ -21,7 +21,7 @@ from ..errors import EncbenchError, RecordError, StoreError
 from ..files import digest, read_json, write_atomic, write_json
 from ..flow.data import ImageSet, load_data
 from ..flow.features import Bank, PromptEncoder, Text
-from ..flow.grids import labelled
+from ..flow.grids import labeled
 from ..flow.meters import LOG
 from ..flow.sample import Instantaneous, load_model, sample_images
 from ..flow.train import Moment, train
@@ -251,7 +251,7 @@ def _grid(
         columns.append(made.permute(0, 2, 3, 1).numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in plan.steps]
     buffer = io.BytesIO()
-    labelled(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
+    labeled(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
 
 

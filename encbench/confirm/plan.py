@@ -28,7 +28,7 @@ LEAST_STEPS = 200  # of a training, under which no budget goes
 
 
 def cpu() -> dict[str, Any]:
-    """32 px, four shapes and six colours, 1M parameters from the shipped backbone: about three
+    """32 px, four shapes and six colors, 1M parameters from the shipped backbone: about three
     minutes of a core for a training. More time at high noise than usual, where the text decides,
     and no dropped conditions, since nothing is guided."""
     return {
@@ -43,7 +43,7 @@ def cpu() -> dict[str, Any]:
 
 
 def full() -> dict[str, Any]:
-    """64 px, all shapes and colours, 10M parameters, every ranked encoder and control, two
+    """64 px, all shapes and colors, 10M parameters, every ranked encoder and control, two
     seeds: about an hour on a large GPU."""
     return {
         "train": {

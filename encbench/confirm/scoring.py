@@ -42,7 +42,7 @@ class PromptGroup:
 
 @dataclass(frozen=True)
 class Judge:
-    """A detector, and what names colours where it does not."""
+    """A detector, and what names colors where it does not."""
 
     detector: Detector
     colors: Callable[[], ColorClassifier] | None = None
@@ -53,7 +53,7 @@ class Judge:
         """Whether each image shows what its prompt asks for.
 
         Raises:
-            EncbenchError: if a colour is needed that nobody names.
+            EncbenchError: if a color is needed that nobody names.
         """
         found: list[bool] = []
         for start in range(0, len(prompts), CHUNK):
@@ -69,7 +69,7 @@ class Judge:
             if places:
                 if self.colors is None:
                     raise EncbenchError(
-                        f"{self.detector.name} names no colours; give --colors, e.g. "
+                        f"{self.detector.name} names no colors; give --colors, e.g. "
                         "clip:ViT-L-14/openai"
                     )
                 crops = [(pictures[i], objects[i][j]) for i, j in places]

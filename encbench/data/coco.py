@@ -72,7 +72,7 @@ def load_coco(
     names = {key: _file_name(image, captions_file) for key, image in captions.imgs.items()}
     paths = _find(Path(root) / split, names, split, allow_missing_images, notes)
     objects, labels = _instances(instances_file, captions.imgs.keys())
-    licences = _licences(captions.dataset.get("licenses"))
+    licenses = _licenses(captions.dataset.get("licenses"))
     images = tuple(
         ImageRecord(
             image_id=key,
@@ -81,7 +81,7 @@ def load_coco(
             width=_pixels(image.get("width")),
             height=_pixels(image.get("height")),
             instances=objects.get(key),
-            licence=licences.get(str(image.get("license")), ""),
+            license=licenses.get(str(image.get("license")), ""),
             url=str(image.get("flickr_url") or image.get("coco_url") or ""),
         )
         for key, image in sorted(captions.imgs.items())
@@ -97,7 +97,7 @@ def load_coco(
     )
 
 
-def _licences(entries: Any) -> dict[str, str]:
+def _licenses(entries: Any) -> dict[str, str]:
     listed = [entry for entry in entries or () if isinstance(entry, dict)]
     return {str(entry.get("id")): str(entry.get("name", "")) for entry in listed}
 

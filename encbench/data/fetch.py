@@ -72,7 +72,7 @@ class FetchPlan:
 
     name: str
     archives: tuple[Archive, ...]
-    licence: str
+    license: str
     use: str = ""
 
     @property
@@ -92,7 +92,7 @@ class FetchPlan:
             [
                 f"{self.name}: {size}; needs {room} while unpacking",
                 *lines,
-                f"licence: {self.licence}",
+                f"license: {self.license}",
             ]
         )
 
@@ -150,8 +150,8 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
             unpacked=100_000,
             blobs="fbef137b7fb248d852b88ffcd1bebb597183e42ab37d441298f5d71f236efc55",
         )
-        licence = "MIT (djghosh13/geneval)"
-        return FetchPlan("geneval", (metadata,), licence, use="evaluation_metadata.jsonl")
+        license = "MIT (djghosh13/geneval)"
+        return FetchPlan("geneval", (metadata,), license, use="evaluation_metadata.jsonl")
     if name != "coco":
         raise UsageError(f"unknown data set '{name}'; known: coco, dpg, geneval")
     if split not in _IMAGES:
@@ -175,8 +175,8 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
         unpacked=size,
         sha256=sha256,
     )
-    licence = "annotations CC BY 4.0 (COCO consortium), images by the terms of Flickr"
-    return FetchPlan("coco", (annotations, images), licence)
+    license = "annotations CC BY 4.0 (COCO consortium), images by the terms of Flickr"
+    return FetchPlan("coco", (annotations, images), license)
 
 
 def fetch(

@@ -56,7 +56,7 @@ _VOWEL = re.compile(r"([aeiou]|hour|honest|heir)")
 
 @dataclass(frozen=True)
 class Clause:
-    """What an image must show: at least ``count`` objects of a class, maybe of a colour, maybe
+    """What an image must show: at least ``count`` objects of a class, maybe of a color, maybe
     in a relation to what another clause found; ``position`` is e.g. ``('left of', 0)``, where
     the number is the place of an earlier clause. As an exclusion: fewer than ``count``."""
 
@@ -291,7 +291,7 @@ def generate_prompts(
         prompts in the order of :data:`TASKS`, numbered from 0.
 
     Raises:
-        UnknownNameError: for a task or colour that there is not.
+        UnknownNameError: for a task or color that there is not.
         UsageError: if a class is named twice, or there are fewer prompts than asked for.
     """
     for color in colors:

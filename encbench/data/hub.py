@@ -52,12 +52,12 @@ class ResolvedModel:
     Attributes:
         path: folder with the files; None where there are none (controls, Python code).
         revision: 40-hex hub revision, or a content hash.
-        licence: as the model card says; 'unknown' if it doesn't.
+        license: as the model card says; 'unknown' if it doesn't.
     """
 
     path: Path | None
     revision: str
-    licence: str = "unknown"
+    license: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _resolve_folder(
             f"{folder} has content hash {content[:12]}..., not {revision}; "
             "leave out '@...' to take the folder as it is"
         )
-    return ResolvedModel(folder, content, _licence(folder))
+    return ResolvedModel(folder, content, _license(folder))
 
 
 def _select(folder: Path, allow: Sequence[str], ignore: Sequence[str]) -> dict[str, Path]:
@@ -203,7 +203,7 @@ def _check_shards(files: Mapping[str, Path], who: str) -> None:
             raise ModelError(f"{who} lacks {missing[0]}, a part of its weights that {name} names")
 
 
-def _licence(folder: Path) -> str:
+def _license(folder: Path) -> str:
     card = folder / CARD
     if not card.is_file():
         return "unknown"
@@ -213,10 +213,10 @@ def _licence(folder: Path) -> str:
         metadata = metadata_load(card) or {}
     except Exception:  # whatever is wrong with a model card, the model can still be used
         return "unknown"
-    licence = metadata.get("license") or "unknown"
-    if licence == "other":
-        licence = metadata.get("license_name") or "other"
-    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    license = metadata.get("license") or "unknown"
+    if license == "other":
+        license = metadata.get("license_name") or "other"
+    return ", ".join(map(str, license)) if isinstance(license, list) else str(license)
 
 
 # ------------------------------------------------------------------------- content hashes
@@ -293,7 +293,7 @@ def _resolve_repository(
     if locked.get("revision") != commit or not hashes.items() <= locked.get("files", {}).items():
         kept = locked.get("files", {}) if locked.get("revision") == commit else {}
         _lock(repo, revision, {"revision": commit, "files": {**kept, **hashes}})
-    return ResolvedModel(folder, commit, _licence(folder))
+    return ResolvedModel(folder, commit, _license(folder))
 
 
 def _fetch(repo: str, revision: str | None, allow: list[str], ignore: list[str]) -> Path:

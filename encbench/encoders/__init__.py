@@ -72,7 +72,7 @@ def load_encoder(text: str, device: str | torch.device = "auto") -> TextEncoder:
 
     Raises:
         EncbenchError: in one line: unknown family or option, files missing or unsafe,
-            hub unreachable, licence not accepted.
+            hub unreachable, license not accepted.
     """
     import torch
 

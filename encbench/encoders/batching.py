@@ -18,7 +18,7 @@ from ..types import EncoderCard, TextFeatures
 from .pooling import EndedFeatures
 
 
-class Tokenised(NamedTuple):
+class Tokenized(NamedTuple):
     """Token ids of each prompt, special ones included, after cutting; which ones were cut."""
 
     ids: Sequence[Sequence[int]]
@@ -33,9 +33,9 @@ class Hidden(NamedTuple):
 
 
 class BatchedEncoder(ABC):
-    """Tokenise, sort by length, pack to a token budget, run, put back in order.
+    """Tokenize, sort by length, pack to a token budget, run, put back in order.
 
-    A subclass sets the attributes and gives :meth:`tokenise` and :meth:`forward`.
+    A subclass sets the attributes and gives :meth:`tokenize` and :meth:`forward`.
 
     Attributes:
         card: who it is.
@@ -59,7 +59,7 @@ class BatchedEncoder(ABC):
     causal: bool = False
 
     @abstractmethod
-    def tokenise(self, prompts: list[str]) -> Tokenised:
+    def tokenize(self, prompts: list[str]) -> Tokenized:
         """Token ids of prompts, special ones included, cut to the maximum length."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ class BatchedEncoder(ABC):
             none = torch.zeros(0, 0, dtype=torch.bool, device=self.device)
             nothing = torch.zeros(0, 0, self.card.dim, device=self.device)
             return TextFeatures(nothing, none, none.any(1))
-        ids, truncated = self.tokenise([printable(prompt) for prompt in prompts])
+        ids, truncated = self.tokenize([printable(prompt) for prompt in prompts])
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
         starts = np.cumsum(lengths) - lengths

@@ -24,8 +24,8 @@ from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
 from ..types import TextFeatures
 from . import EncoderFamily
-from .batching import Hidden, Tokenised
-from .decoder import SUBFOLDER, DecoderEncoder, DressedTokeniser, dress, require_causal, resolve
+from .batching import Hidden, Tokenized
+from .decoder import SUBFOLDER, DecoderEncoder, DressedTokenizer, dress, require_causal, resolve
 from .decoder_weights import StoredTensor, below, load_part, stored_weights
 from .hf import (
     DEVICE_OPTIONS,
@@ -63,12 +63,12 @@ class Blip3oEncoder(DecoderEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         model: Any,
-        tokeniser: DressedTokeniser,
+        tokenizer: DressedTokenizer,
         device: torch.device,
         recipe: Recipe,
         connector: nn.Sequential | None = None,
     ) -> None:
-        super().__init__(spec, resolved, model, tokeniser, device, recipe)
+        super().__init__(spec, resolved, model, tokenizer, device, recipe)
         self.connector = connector
         if connector is not None:
             connector.requires_grad_(False).to(device)
@@ -106,10 +106,10 @@ class Blip3oImageEncoder(Blip3oEncoder):
         if self.device.type == "cuda":  # one token at a time for each: more side by side
             self.batch_tokens *= 4
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        found = super().tokenise(prompts)
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        found = super().tokenize(prompts)
         room = [self.first] * self.count
-        return Tokenised([[*row, *room] for row in found.ids], found.truncated)
+        return Tokenized([[*row, *room] for row in found.ids], found.truncated)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         lengths = mask.sum(1) - self.count
@@ -222,7 +222,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
         tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
     end = [_token_id(raw, "image_start_tag_id", folder), _scale_id(raw, tokenizer, folder)]
     limit = config.max_position_embeddings
-    tokeniser = dress(spec, tokenizer, recipe, limit, DEFAULT_LENGTH, end)
+    tokenizer = dress(spec, tokenizer, recipe, limit, DEFAULT_LENGTH, end)
     weights = stored_weights(spec, folder)
     language = {n: w for n, w in weights.items() if n.startswith(LANGUAGE)}
     dtype = dtype_of(spec, device)
@@ -235,7 +235,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
         model = load_part(transformers.Qwen3Model, config, body, spec, folder, dtype)
     require_causal(model, folder)
     connector = _connector(below(weights, CONNECTOR), folder, dtype) if drawn["connector"] else None
-    given = (spec, resolved, model, tokeniser, device, recipe, connector)
+    given = (spec, resolved, model, tokenizer, device, recipe, connector)
     if not image:
         return Blip3oEncoder(*given)
     first, last = _image_range(raw, folder)

@@ -225,7 +225,7 @@ def check_padding(encoder: TextEncoder) -> None:
             encoder,
             _rows(among, [row]),
             alone,
-            "depends on its neighbours, on their length or on what they say",
+            "depends on its neighbors, on their length or on what they say",
         )
 
 
@@ -263,7 +263,7 @@ def check_card(encoder: TextEncoder) -> None:
     """The card is complete: spec, family, source, revision, and sensible numbers."""
     card = encoder.card
     _require(isinstance(card, EncoderCard), f"card is a {type(card).__name__}, no EncoderCard")
-    for name in ("spec", "family", "source", "revision", "licence", "layer", "pooling", "dtype"):
+    for name in ("spec", "family", "source", "revision", "license", "layer", "pooling", "dtype"):
         value = getattr(card, name)
         _require(isinstance(value, str) and bool(value.strip()), f"the card's {name} is empty")
     _require(card.dim >= 1, f"the card's dim is {card.dim}")

@@ -18,10 +18,10 @@ from torch import Tensor
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     TOKENIZER_FILES,
-    HubTokeniser,
+    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
@@ -43,7 +43,7 @@ IMAGE_BATCH = 32
 
 class ClipEncoder(BatchedEncoder):
     """Tokens are the text tower's hidden states, up to and including the end-of-text token;
-    ``pooled`` is its projected embedding, as the library gives it (not normalised)."""
+    ``pooled`` is its projected embedding, as the library gives it (not normalized)."""
 
     def __init__(
         self,
@@ -52,27 +52,27 @@ class ClipEncoder(BatchedEncoder):
         towers: Towers,
         device: torch.device,
     ) -> None:
-        tower, tokeniser = towers.text, towers.tokeniser
+        tower, tokenizer = towers.text, towers.tokenizer
         self.tower = tower
         self.towers = towers
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
-        self.tokeniser = tokeniser
-        self.pad_id = tokeniser.pad_id
-        self.ends = tokeniser.ends
+        self.tokenizer = tokenizer
+        self.pad_id = tokenizer.pad_id
+        self.ends = tokenizer.ends
         self.padded = spec.pool == "mean-padded"
-        self.width = tower.width or (tokeniser.max_length if self.padded else None)
+        self.width = tower.width or (tokenizer.max_length if self.padded else None)
         self.card = card_of(
             spec,
             resolved,
             tower.dtype,
             dim=towers.dim,
-            max_tokens=tokeniser.max_length,
+            max_tokens=tokenizer.max_length,
             parameters=tower.parameters,
         )
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        found: Tokenised = self.tokeniser(prompts)
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        found: Tokenized = self.tokenizer(prompts)
         return found
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
@@ -86,7 +86,7 @@ class JointClipEncoder(ClipEncoder):
     _images: ImageTower | None = None
 
     def encode_images(self, images: Sequence[Image]) -> Float[Tensor, "N P"]:
-        """Projected image embeddings (not normalised) after the model's own preprocessing."""
+        """Projected image embeddings (not normalized) after the model's own preprocessing."""
         if self._images is None:
             assert self.towers.images is not None
             self._images = self.towers.images()
@@ -148,14 +148,14 @@ def _load_hub(
     )
     tokenizer = load_tokenizer(spec, folder_of(resolved) / parts_of(spec)[1])
     longest = text.max_position_embeddings
-    tokeniser = HubTokeniser(tokenizer, max_length_of(spec, longest, longest))
+    tokenizer = HubTokenizer(tokenizer, max_length_of(spec, longest, longest))
     model_class = (
         transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     )
     model = load_model(model_class, spec, folder, dtype, config=text)
     tower = HubTower(model.requires_grad_(False).to(device), spec.layer)
     if vision is None or not (folder / "preprocessor_config.json").is_file():
-        return Towers(tower, tokeniser, text.hidden_size, None)
+        return Towers(tower, tokenizer, text.hidden_size, None)
 
     def load_images() -> ImageTower:
         image_class = transformers.CLIPVisionModelWithProjection
@@ -170,7 +170,7 @@ def _load_hub(
 
         return encode
 
-    return Towers(tower, tokeniser, text.hidden_size, load_images)
+    return Towers(tower, tokenizer, text.hidden_size, load_images)
 
 
 # -------------------------------------------------------------------------------- family

@@ -19,7 +19,7 @@ from ..data.hub import ResolvedModel
 from ..errors import EncbenchError, ModelError, UnknownNameError, UsageError
 from ..files import digest
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import card_of, count_parameters, dtype_of, max_length_of
 from .pooling import select_layer
 from .spec import EncoderSpec
@@ -114,16 +114,16 @@ class ControlEncoder(BatchedEncoder):
             control=True,
         )
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
+    def tokenize(self, prompts: list[str]) -> Tokenized:
         if len(self._ids) > TABLE_ROWS:  # ids need to hold for one call only
             self._ids.clear()
             self._row("")
         if self.length is None:
             keys = [""] * len(prompts) if self.name == "constant" else prompts
-            return Tokenised([[self._row(key)] for key in keys], [False] * len(prompts))
+            return Tokenized([[self._row(key)] for key in keys], [False] * len(prompts))
         split = [words(prompt) or [""] for prompt in prompts]
         ids = [[self._row(word) for word in ws[: self.length]] for ws in split]
-        return Tokenised(ids, [len(ws) > self.length for ws in split])
+        return Tokenized(ids, [len(ws) > self.length for ws in split])
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         tokens = self._table[ids]

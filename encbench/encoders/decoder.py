@@ -19,10 +19,10 @@ from torch import Tensor
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
 from ..types import TextFeatures
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .decoder_weights import load_part, stored_weights, text_weights
 from .hf import (
-    HubTokeniser,
+    HubTokenizer,
     card_of,
     count_parameters,
     load_model,
@@ -45,7 +45,7 @@ SUBFOLDER = (
 )
 
 
-class DressedTokeniser:
+class DressedTokenizer:
     """Token ids of ``head + prompt``, cut on the right, and the ids ``tail`` after them.
 
     The cut takes from the prompt, so that what a template puts after it is always there.
@@ -81,7 +81,7 @@ class DressedTokeniser:
                 f"max_length={max_length} leaves no room beside the {fixed} tokens that the recipe "
                 f"puts around a prompt; use at least {fixed + 1}"
             )
-        self._inner = HubTokeniser(
+        self._inner = HubTokenizer(
             tokenizer,
             max_length - len(self.tail),
             (lambda prompt: head + (clean(prompt) if clean else prompt)) if head else clean,
@@ -90,11 +90,11 @@ class DressedTokeniser:
         self.pad_id = self._inner.pad_id
         self.ends = self._inner.ends and not self.tail
 
-    def __call__(self, prompts: list[str]) -> Tokenised:
+    def __call__(self, prompts: list[str]) -> Tokenized:
         found = self._inner(prompts)
         if not self.tail:
             return found
-        return Tokenised([[*row, *self.tail] for row in found.ids], found.truncated)
+        return Tokenized([[*row, *self.tail] for row in found.ids], found.truncated)
 
 
 class DecoderEncoder(BatchedEncoder):
@@ -114,7 +114,7 @@ class DecoderEncoder(BatchedEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         model: Any,
-        tokeniser: DressedTokeniser,
+        tokenizer: DressedTokenizer,
         device: torch.device,
         recipe: Recipe,
         keep: Callable[[TextFeatures], TextFeatures] | None = None,
@@ -124,23 +124,23 @@ class DecoderEncoder(BatchedEncoder):
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer
         self.keep = keep
-        self._tokeniser = tokeniser
-        self.pad_id = tokeniser.pad_id
-        self.ends = tokeniser.ends
+        self._tokenizer = tokenizer
+        self.pad_id = tokenizer.pad_id
+        self.ends = tokenizer.ends
         self.padded = spec.pool == "mean-padded"
-        self.width = tokeniser.max_length if self.padded else None
+        self.width = tokenizer.max_length if self.padded else None
         card = card_of(
             spec,
             resolved,
             model.dtype,
             dim=model.config.hidden_size,
-            max_tokens=tokeniser.max_length,
+            max_tokens=tokenizer.max_length,
             parameters=count_parameters(model),
         )
         self.card = replace(card, recipe=recipe.name)
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        return self._tokeniser(prompts)
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        return self._tokenizer(prompts)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         return Hidden(self.states(ids, mask), None)
@@ -230,8 +230,8 @@ def dress(
     limit: int | None,
     default: int = DEFAULT_LENGTH,
     end: Sequence[int] = (),
-) -> DressedTokeniser:
-    """The tokeniser of a recipe with a prefix, a chat template, or nothing at all.
+) -> DressedTokenizer:
+    """The tokenizer of a recipe with a prefix, a chat template, or nothing at all.
 
     Args:
         limit: what the model can read, in tokens.
@@ -245,13 +245,13 @@ def dress(
         if length < 2:
             raise UsageError(f"max_length={length} of '{spec}' must be at least 2")
         more = len(tokenizer(recipe.prefix)["input_ids"]) - 2
-        return DressedTokeniser(tokenizer, length + more, recipe.prefix, end, clean)
+        return DressedTokenizer(tokenizer, length + more, recipe.prefix, end, clean)
     length = max_length_of(spec, recipe.length or default, limit)
     if recipe.chat is None:
-        return DressedTokeniser(tokenizer, length, "", end, clean)
+        return DressedTokenizer(tokenizer, length, "", end, clean)
     head, tail = written_out(tokenizer, recipe.chat)
     after = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    return DressedTokeniser(tokenizer, length, head, [*after, *end], clean)
+    return DressedTokenizer(tokenizer, length, head, [*after, *end], clean)
 
 
 def written_out(tokenizer: Any, chat: tuple[str, str]) -> tuple[str, str]:
@@ -295,12 +295,12 @@ def build(
     recipe: Recipe,
 ) -> DecoderEncoder:
     """An encoder of a loaded model under a recipe."""
-    tokeniser = dress(spec, tokenizer, recipe, limit_of(model))
+    tokenizer = dress(spec, tokenizer, recipe, limit_of(model))
     if not recipe.prefix:
-        return DecoderEncoder(spec, resolved, model, tokeniser, device, recipe)
-    keep = partial(sana_positions, prefix=tokeniser.head_tokens)
-    encoder = DecoderEncoder(spec, resolved, model, tokeniser, device, recipe, keep)
-    kept = tokeniser.max_length - tokeniser.head_tokens + 2
+        return DecoderEncoder(spec, resolved, model, tokenizer, device, recipe)
+    keep = partial(sana_positions, prefix=tokenizer.head_tokens)
+    encoder = DecoderEncoder(spec, resolved, model, tokenizer, device, recipe, keep)
+    kept = tokenizer.max_length - tokenizer.head_tokens + 2
     encoder.card = replace(encoder.card, max_tokens=kept)
     return encoder
 

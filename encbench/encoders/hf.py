@@ -1,4 +1,4 @@
-"""What adapters of trained models share: tokenisation, and loading that is safe.
+"""What adapters of trained models share: tokenization, and loading that is safe.
 
 Models are only ever loaded from a local folder, from safetensors unless the spec says
 ``pickle=true``, and without running code that comes with them unless it says
@@ -24,7 +24,7 @@ import torch
 from ..data.hub import ResolvedModel, cache_dir
 from ..errors import EncbenchError, ModelError, UsageError
 from ..types import EncoderCard
-from .batching import Tokenised
+from .batching import Tokenized
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ DEVICE_OPTIONS = {
 }
 
 
-# -------------------------------------------------------------------------- tokenisation
+# -------------------------------------------------------------------------- tokenization
 
 
-class HubTokeniser:
+class HubTokenizer:
     """A transformers tokenizer that also tells which prompts it cut.
 
     Args:
@@ -100,7 +100,7 @@ class HubTokeniser:
             backend.no_padding()
             backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
-    def __call__(self, prompts: list[str]) -> Tokenised:
+    def __call__(self, prompts: list[str]) -> Tokenized:
         if self.clean is not None:
             prompts = [self.clean(prompt) for prompt in prompts]
         if self.tokenizer.is_fast:
@@ -117,7 +117,7 @@ class HubTokeniser:
             ids = self.tokenizer(prompts, truncation=True, max_length=self.max_length)["input_ids"]
             truncated = [len(w) > len(row) for w, row in zip(whole, ids, strict=True)]
         # a tokenizer without special tokens turns "" into nothing; an encoder must return something
-        return Tokenised([row or [self._fill] for row in ids], truncated)
+        return Tokenized([row or [self._fill] for row in ids], truncated)
 
 
 def max_length_of(spec: EncoderSpec, default: int, limit: int | None) -> int:
@@ -166,7 +166,7 @@ def card_of(
         revision=resolved.revision,
         dim=dim,
         max_tokens=max_tokens,
-        licence=resolved.licence,
+        license=resolved.license,
         layer=spec.layer,
         pooling=spec.pool,
         dtype=str(dtype).removeprefix("torch."),

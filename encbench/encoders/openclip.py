@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..data.hub import resolve_model
 from ..errors import ModelError, UnknownNameError, UsageError
-from .batching import Hidden, Tokenised
+from .batching import Hidden, Tokenized
 from .hf import (
     TOKENIZER_FILES,
-    HubTokeniser,
+    HubTokenizer,
     count_parameters,
     dtype_of,
     folder_of,
@@ -39,13 +39,13 @@ class Towers(NamedTuple):
 
     Attributes:
         text: (ids, mask) -> Hidden; has dtype, parameters and the width it must run at, if any.
-        tokeniser: prompts -> Tokenised; has max_length, pad_id and ends.
+        tokenizer: prompts -> Tokenized; has max_length, pad_id and ends.
         dim: width of the text tower's hidden states.
         images: loads the image tower to the device; None if there is none.
     """
 
     text: Any
-    tokeniser: Any
+    tokenizer: Any
     dim: int
     images: Callable[[], ImageTower] | None
 
@@ -56,7 +56,7 @@ def library_of() -> Any:
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     import open_clip
 
-    # importing it switches parallel tokenisation off for everybody
+    # importing it switches parallel tokenization off for everybody
     if before is None:
         os.environ.pop("TOKENIZERS_PARALLELISM", None)
     else:
@@ -64,7 +64,7 @@ def library_of() -> Any:
     return open_clip
 
 
-class OpenClipTokeniser:
+class OpenClipTokenizer:
     """open_clip's own tokenizer with its byte-pair merges done by the tokenizers library.
 
     The same ids; but its Python merges take time quadratic in the length of a word.
@@ -95,24 +95,24 @@ class OpenClipTokeniser:
         self.begin, self.end = simple.sot_token_id, simple.eot_token_id
         self.pad_id, self.ends = 0, True
 
-    def __call__(self, prompts: list[str]) -> Tokenised:
+    def __call__(self, prompts: list[str]) -> Tokenized:
         cleaned = [self.clean(prompt) for prompt in prompts]
         whole = [encoding.ids for encoding in self.backend.encode_batch_fast(cleaned)]
         room = self.max_length - 2
-        return Tokenised(
+        return Tokenized(
             [[self.begin, *ids[:room], self.end] for ids in whole],
             [len(ids) > room for ids in whole],
         )
 
 
-class SepStripped(HubTokeniser):
+class SepStripped(HubTokenizer):
     """One whose SEP tokens count as padding, as CLIPA's text towers were trained."""
 
-    def __call__(self, prompts: list[str]) -> Tokenised:
+    def __call__(self, prompts: list[str]) -> Tokenized:
         found, sep = super().__call__(prompts), self.tokenizer.sep_token_id
         self.ends, self.pad_id = False, 0
         kept = [list(row[:-1]) if row[-1] == sep else list(row) for row in found.ids]
-        return Tokenised([[0 if i == sep else i for i in row] for row in kept], found.truncated)
+        return Tokenized([[0 if i == sep else i for i in row] for row in kept], found.truncated)
 
 
 class OpenClipTower:
@@ -238,7 +238,7 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
         library.load_checkpoint(model, str(weights), strict=True)
     model.eval().requires_grad_(False)
     text, image = model.text.to(device, dtype), model.visual
-    tokeniser = _tokeniser(spec, folder, text_config)
+    tokenizer = _tokenizer(spec, folder, text_config)
     hub = hasattr(text, "pooler")
     tower: Any = (OpenClipHubTower if hub else OpenClipTower)(text, spec.layer, dtype)
     dim = text.transformer.config.hidden_size if hub else text.width
@@ -256,21 +256,21 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
 
         return encode
 
-    return Towers(tower, tokeniser, dim, load_images)
+    return Towers(tower, tokenizer, dim, load_images)
 
 
-def _tokeniser(spec: EncoderSpec, folder: Path, text: dict[str, Any]) -> Any:
-    """What open_clip would tokenise with, from the model's folder if its tokenizer is there."""
+def _tokenizer(spec: EncoderSpec, folder: Path, text: dict[str, Any]) -> Any:
+    """What open_clip would tokenize with, from the model's folder if its tokenizer is there."""
     longest = text.get("context_length", 77)
     length = max_length_of(spec, longest, longest)
     options = dict(text.get("tokenizer_kwargs") or {})
     name = text.get("hf_tokenizer_name")
     if not name:
-        return OpenClipTokeniser(library_of().SimpleTokenizer(**options), length)
+        return OpenClipTokenizer(library_of().SimpleTokenizer(**options), length)
     if text.get("tokenizer_mode"):
         raise ModelError(f"{spec}: tokenizer mode '{text['tokenizer_mode']}' is not supported")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         folder = folder_of(resolve_model(name, None, patterns=TOKENIZER_FILES))
     clean = library_of().tokenizer.get_clean_fn(options.get("clean", "whitespace"))
-    kind = SepStripped if options.get("strip_sep_token") else HubTokeniser
+    kind = SepStripped if options.get("strip_sep_token") else HubTokenizer
     return kind(load_tokenizer(spec, folder), length, clean)

@@ -21,10 +21,10 @@ from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
 from ..types import TextFeatures
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     DEVICE_OPTIONS,
-    HubTokeniser,
+    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
@@ -97,16 +97,16 @@ class PipelineEncoder(BatchedEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         models: Sequence[Any],
-        tokenisers: Sequence[HubTokeniser],
+        tokenizers: Sequence[HubTokenizer],
         device: torch.device,
         recipe: Recipe,
     ) -> None:
         self.models = [place(model, device) for model in models]
-        self.tokenisers = list(tokenisers)
+        self.tokenizers = list(tokenizers)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layout = LAYOUTS[recipe.name]
-        self.lengths = [tokeniser.max_length for tokeniser in tokenisers]
+        self.lengths = [tokenizer.max_length for tokenizer in tokenizers]
         self.positions = sum(self.lengths[i] for i in self.layout.tokens)
         card = card_of(
             spec,
@@ -118,14 +118,14 @@ class PipelineEncoder(BatchedEncoder):
         )
         self.card = replace(card, recipe=recipe.name)
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        found = [tokeniser(prompts) for tokeniser in self.tokenisers]
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        found = [tokenizer(prompts) for tokenizer in self.tokenizers]
         rows: list[list[int]] = [[] for _ in prompts]
-        for part, tokeniser in zip(found, self.tokenisers, strict=True):
+        for part, tokenizer in zip(found, self.tokenizers, strict=True):
             for row, ids in zip(rows, part.ids, strict=True):
-                row += [*ids, *[tokeniser.pad_id] * (tokeniser.max_length - len(ids))]
+                row += [*ids, *[tokenizer.pad_id] * (tokenizer.max_length - len(ids))]
         cut = [found[i].truncated for i in self.layout.tokens]
-        return Tokenised(rows, [all(flags) for flags in zip(*cut, strict=True)])
+        return Tokenized(rows, [all(flags) for flags in zip(*cut, strict=True)])
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         tokens, pooled = self.layout.join(self.models, ids.split(self.lengths, 1))
@@ -154,7 +154,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     layout = LAYOUTS[recipe.name]
     for number, kind in enumerate(layout.kinds):
         _check(folder, spec, recipe, number, kind)
-    models, tokenisers = [], []
+    models, tokenizers = [], []
     for number, kind in enumerate(layout.kinds):
         model_part, tokenizer_part = _names(number)
         model = load_model(getattr(transformers, kind), spec, folder / model_part, dtype)
@@ -164,14 +164,14 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
             else model.config.max_position_embeddings
         )
         models.append(model)
-        tokenisers.append(HubTokeniser(load_tokenizer(spec, folder / tokenizer_part), length))
+        tokenizers.append(HubTokenizer(load_tokenizer(spec, folder / tokenizer_part), length))
     side_by_side = sum(models[i].config.hidden_size for i in layout.widths)
     if side_by_side > models[-1].config.d_model:
         raise ModelError(
             f"recipe={recipe.name}: the CLIP states of {spec.source} are {side_by_side} wide "
             f"together and do not fit into T5's {models[-1].config.d_model}"
         )
-    return PipelineEncoder(spec, resolved, models, tokenisers, device, recipe)
+    return PipelineEncoder(spec, resolved, models, tokenizers, device, recipe)
 
 
 def _check(folder: Path, spec: EncoderSpec, recipe: Recipe, number: int, kind: str) -> None:

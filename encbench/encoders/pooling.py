@@ -86,7 +86,7 @@ def select_layer(
         layer: ``last``; ``penultimate``, ``hidden_states[-2]`` without the final norm, as
             Stable Diffusion 3 reads CLIP; an index into ``hidden_states`` (0 = embeddings,
             negative from the end); ``normavg``, the mean over all layers of each layer's
-            parameter-free layer-normalised output (arXiv 2506.08210), embeddings left out.
+            parameter-free layer-normalized output (arXiv 2506.08210), embeddings left out.
 
     Raises:
         UsageError: if there is no such layer.

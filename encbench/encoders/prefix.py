@@ -61,8 +61,8 @@ def _stretching(rope: Mapping[str, Any]) -> bool:
 
 def find(encoder: BatchedEncoder, prompts: Sequence[str], beginnings: Sequence[str]) -> Found:
     """Which beginnings are prefixes of prompts in token ids."""
-    whole, _ = encoder.tokenise([printable(prompt) for prompt in prompts])
-    short, cut = encoder.tokenise([printable(prompt) for prompt in beginnings])
+    whole, _ = encoder.tokenize([printable(prompt) for prompt in prompts])
+    short, cut = encoder.tokenize([printable(prompt) for prompt in beginnings])
     host = hosts_by_text(prompts, beginnings)
     for number, row in enumerate(host):
         ids = list(short[number])

@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         name: as in a spec.
         families: adapters that it fits.
-        source: whose it is, and the licence of what is quoted from there.
+        source: whose it is, and the license of what is quoted from there.
         length: longest prompt in tokens, special ones included; None = the adapter's own default.
         prefix: text before the prompt, without which its tokens are not counted.
         chat: (system message, user message with ``{prompt}``) for the tokenizer's chat template.

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
-    HubTokeniser,
+    HubTokenizer,
     card_of,
     check_weights,
     count_parameters,
@@ -45,7 +45,7 @@ PATTERNS = (
 
 class SentenceEncoder(BatchedEncoder):
     """Tokens are the transformer's hidden states; ``pooled`` is what the model's whole pipeline
-    (pooling, dense layers, normalisation) makes of its last ones. No prompt is put before
+    (pooling, dense layers, normalization) makes of its last ones. No prompt is put before
     the text, even if the model defines some."""
 
     def __init__(
@@ -61,9 +61,9 @@ class SentenceEncoder(BatchedEncoder):
         tokenizer = self.transformer.tokenizer
         limit = _positions(self.transformer.auto_model)
         length = max_length_of(spec, model.max_seq_length or limit or 512, limit)
-        self._tokeniser = HubTokeniser(tokenizer, length)
-        self.pad_id = self._tokeniser.pad_id
-        self.ends = self._tokeniser.ends
+        self._tokenizer = HubTokenizer(tokenizer, length)
+        self.pad_id = self._tokenizer.pad_id
+        self.ends = self._tokenizer.ends
         self.padded = spec.pool == "mean-padded"
         self.width = length if self.padded else None
         self.card = card_of(
@@ -75,8 +75,8 @@ class SentenceEncoder(BatchedEncoder):
             parameters=count_parameters(model),
         )
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        return self._tokeniser(prompts)
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        return self._tokenizer(prompts)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         features = self.transformer({"input_ids": ids, "attention_mask": mask.long()})
@@ -125,11 +125,11 @@ class StaticEncoder(BatchedEncoder):
             parameters=count_parameters(model),
         )
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
+    def tokenize(self, prompts: list[str]) -> Tokenized:
         encodings = self.tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
         whole = [encoding.ids for encoding in encodings]
         ids = [[i + 1 for i in row[: self.length]] or [0] for row in whole]
-        return Tokenised(ids, [self.length is not None and len(w) > self.length for w in whole])
+        return Tokenized(ids, [self.length is not None and len(w) > self.length for w in whole])
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         tokens = self.table[ids]

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenised, default_batch_tokens
+from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     DEVICE_OPTIONS,
-    HubTokeniser,
+    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
@@ -45,7 +45,7 @@ class T5Encoder(BatchedEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         model: Any,
-        tokeniser: HubTokeniser,
+        tokenizer: HubTokenizer,
         device: torch.device,
         recipe: Recipe,
     ) -> None:
@@ -53,23 +53,23 @@ class T5Encoder(BatchedEncoder):
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer
-        self._tokeniser = tokeniser
-        self.pad_id = tokeniser.pad_id
-        self.ends = tokeniser.ends
+        self._tokenizer = tokenizer
+        self.pad_id = tokenizer.pad_id
+        self.ends = tokenizer.ends
         self.padded = spec.pool == "mean-padded"
-        self.width = tokeniser.max_length if self.padded else None
+        self.width = tokenizer.max_length if self.padded else None
         card = card_of(
             spec,
             resolved,
             model.dtype,
             dim=model.config.d_model,
-            max_tokens=tokeniser.max_length,
+            max_tokens=tokenizer.max_length,
             parameters=count_parameters(model),
         )
         self.card = replace(card, recipe=recipe.name)
 
-    def tokenise(self, prompts: list[str]) -> Tokenised:
-        return self._tokeniser(prompts)
+    def tokenize(self, prompts: list[str]) -> Tokenized:
+        return self._tokenizer(prompts)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         out = self.model(
@@ -97,9 +97,9 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T
 
     tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
     length = max_length_of(spec, recipe.length or DEFAULT_LENGTH, None)
-    tokeniser = HubTokeniser(tokenizer, length, recipe.clean() if recipe.clean else None)
+    tokenizer = HubTokenizer(tokenizer, length, recipe.clean() if recipe.clean else None)
     model = load_model(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
-    return T5Encoder(spec, resolved, model, tokeniser, device, recipe)
+    return T5Encoder(spec, resolved, model, tokenizer, device, recipe)
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:

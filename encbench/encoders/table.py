@@ -23,11 +23,11 @@ BEGIN, END = "<!-- encoders: begin -->", "<!-- encoders: end -->"
 
 class Published(NamedTuple):
     """Of a published model: the width of its token features, its longest prompt in tokens as the
-    adapter reads it, the recipe by default, and the licence that its card names."""
+    adapter reads it, the recipe by default, and the license that its card names."""
 
     width: str
     tokens: str
-    licence: str
+    license: str
     recipe: str = "plain"
 
 
@@ -70,7 +70,7 @@ CONNECTED = "2304"  # width after BLIP3o-NEXT's connector
 
 
 def row(family: EncoderFamily, example: str) -> tuple[str, ...]:
-    """Family, spec, width, tokens, recipe and licence of one example.
+    """Family, spec, width, tokens, recipe and license of one example.
 
     Raises:
         UsageError: if nothing is known about it.
@@ -85,13 +85,13 @@ def row(family: EncoderFamily, example: str) -> tuple[str, ...]:
         source = f"{spec.source}/{part}" if part else spec.source
         if source not in PUBLISHED:
             raise UsageError(
-                f"say width, tokens and licence of '{source}' in PUBLISHED, {__file__}"
+                f"say width, tokens and license of '{source}' in PUBLISHED, {__file__}"
             )
         known = PUBLISHED[source]
     width = CONNECTED if spec.get("connector") else known.width
     tokens = spec.get("max_length") or known.tokens
     recipe = spec.get("recipe") or known.recipe
-    return family.name, f"`{example}`", width, tokens, recipe, known.licence
+    return family.name, f"`{example}`", width, tokens, recipe, known.license
 
 
 def _loaded(spec: EncoderSpec) -> Published:
@@ -103,13 +103,13 @@ def _loaded(spec: EncoderSpec) -> Published:
         return Published("as inside", "as inside", "as inside", "as inside")
     card = load_encoder(str(spec), "cpu").card
     tokens = "any" if card.max_tokens is None else str(card.max_tokens)
-    return Published(str(card.dim), tokens, card.licence, card.recipe)
+    return Published(str(card.dim), tokens, card.license, card.recipe)
 
 
 def table() -> str:
     """Both tables, in Markdown."""
     families = [registry.get("encoder", name) for name in registry.names("encoder")]
-    lines = ["| family | example | width | tokens | recipe | licence |", "|---" * 6 + "|"]
+    lines = ["| family | example | width | tokens | recipe | license |", "|---" * 6 + "|"]
     for family in families:
         for example in family.examples:
             lines.append("| " + " | ".join(row(family, example)) + " |")

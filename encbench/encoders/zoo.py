@@ -47,7 +47,7 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
     if spec.revision:
         raise UsageError(f"'{spec}': the zoo's weights come with encbench and have no revision")
     folder = shipped(_folder(spec))
-    return replace(_adapter(spec).resolve(_inner(spec, folder)), licence=_licence(folder))
+    return replace(_adapter(spec).resolve(_inner(spec, folder)), license=_license(folder))
 
 
 def _adapter(spec: EncoderSpec) -> EncoderFamily:
@@ -75,8 +75,8 @@ def _inner(spec: EncoderSpec, folder: Path) -> EncoderSpec:
     return inner
 
 
-def _licence(folder: Path) -> str:
-    return str(read_manifest(folder)["about"].get("licence", "unknown"))
+def _license(folder: Path) -> str:
+    return str(read_manifest(folder)["about"].get("license", "unknown"))
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> TextEncoder:

@@ -56,7 +56,7 @@ class Connector(nn.Module):
         self, features: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"] | None = None
     ) -> None:
         """Bring every dimension of the input to root mean square 1 over real tokens of the
-        training set (not centred: no condition stays zero)."""
+        training set (not centered: no condition stays zero)."""
         rows = features.flatten(0, -2) if mask is None else features[mask]
         size = rows.double().square().mean(0).sqrt()
         floor = 1e-3 * size.square().mean().sqrt() + 1e-12  # a dead dimension is not blown up

@@ -112,7 +112,7 @@ class _Tangents(TorchFunctionMode):
     """Forward-mode rules for what a network spends its time on.
 
     torch's own rules also multiply by the tangents of weights, masks and text, which are all
-    zero here, and take a normalisation apart: without that a JVP costs about 2.5 forwards in
+    zero here, and take a normalization apart: without that a JVP costs about 2.5 forwards in
     place of 4 (a 3M-weight DiT, CPU).
     """
 

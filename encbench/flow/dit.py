@@ -1,7 +1,7 @@
 """A diffusion transformer for small images, conditioned on text.
 
 Blocks as in DiT (arXiv 2212.09748) with cross-attention to text tokens as in PixArt (arXiv
-2310.00426), RMSNorm, queries and keys normalised, SwiGLU. Every operation has a forward-mode
+2310.00426), RMSNorm, queries and keys normalized, SwiGLU. Every operation has a forward-mode
 derivative (attention under the math kernel), none works in place.
 """
 
@@ -163,7 +163,7 @@ def _heads(x: Float[Tensor, "B N W"], heads: int) -> Float[Tensor, "B H N d"]:
 
 
 class Attention(nn.Module):
-    """Self-attention; queries and keys are normalised per head and scaled by learned vectors."""
+    """Self-attention; queries and keys are normalized per head and scaled by learned vectors."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -164,7 +164,7 @@ class PromptEncoder:
         ]
 
     def alone(self, texts: Sequence[str]) -> list[Text]:
-        """Each text by itself, so that not even rounding depends on its neighbours."""
+        """Each text by itself, so that not even rounding depends on its neighbors."""
         return [self.together([text])[0] for text in texts]
 
     def release(self) -> None:

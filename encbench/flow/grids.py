@@ -45,14 +45,14 @@ def write_grid(
         made = moment.space.decode(sample(net, cond, noise, steps)).float().clamp(0, 1)
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
-    grid = labelled(np.stack(columns, 1), list(prompts), heads)
+    grid = labeled(np.stack(columns, 1), list(prompts), heads)
     buffer = io.BytesIO()
     grid.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
     return np.asarray(grid)
 
 
-def labelled(
+def labeled(
     images: UInt8[np.ndarray, "rows columns H W 3"], rows: Sequence[str], columns: Sequence[str]
 ) -> Image.Image:
     """Images in rows and columns, with what each row and column is; small ones enlarged by a

@@ -148,7 +148,7 @@ class LossTerms(NamedTuple):
     """What one step gives. Only ``loss`` carries a graph.
 
     Attributes:
-        loss: to be minimised.
+        loss: to be minimized.
         error: unweighted squared error of each row, mean over its elements.
         gap: |u - v| / |v| of each row, v being the target velocity.
         interval: True where r < t.

@@ -9,7 +9,7 @@ from ..errors import UnknownNameError
 
 
 def scenes_cpu() -> dict[str, Any]:
-    """32 px scenes of four shapes and six colours: minutes on two CPU cores, in fp32."""
+    """32 px scenes of four shapes and six colors: minutes on two CPU cores, in fp32."""
     return {
         "world": "scenes-grid",
         "images": 20_000,
@@ -30,7 +30,7 @@ def scenes_cpu() -> dict[str, Any]:
 
 
 def scenes_gpu() -> dict[str, Any]:
-    """64 px scenes of all shapes, colours and sizes: under twenty minutes on a large GPU."""
+    """64 px scenes of all shapes, colors and sizes: under twenty minutes on a large GPU."""
     return {
         "world": "scenes",
         "images": 200_000,

@@ -3,7 +3,7 @@
 An image depends on its prompt and seed alone. Its noise comes from a generator of its own, on
 the CPU. Networks are run on batches of one size, filled up where there are fewer images, and
 only prompts whose features are padded to the same length share one, so that no product has
-another shape because of an image's neighbours.
+another shape because of an image's neighbors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Colours of detected objects, zero-shot, as GenEval names them (arXiv 2310.11513)."""
+"""Colors of detected objects, zero-shot, as GenEval names them (arXiv 2310.11513)."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ Crop = tuple[Image.Image, Detection]
 
 @runtime_checkable
 class ColorClassifier(Protocol):
-    """Says which of the ten colours objects have. ``name`` tells its results from others'."""
+    """Says which of the ten colors objects have. ``name`` tells its results from others'."""
 
     name: str
 
     def classify(self, objects: Sequence[Crop]) -> list[str]:
-        """One colour for each object, given with the image that it is in."""
+        """One color for each object, given with the image that it is in."""
         ...
 
 
 class ClipColors:
     """Zero-shot classification by any model with a joint space of texts and images.
 
-    For each class there is one text vector a colour: the mean of three normalised prompts,
-    normalised. They are made once, when the class is first met.
+    For each class there is one text vector a color: the mean of three normalized prompts,
+    normalized. They are made once, when the class is first met.
     """
 
     def __init__(self, name: str, encoder: JointEncoder) -> None:
@@ -52,7 +52,7 @@ class ClipColors:
 
     @torch.inference_mode()
     def classify(self, objects: Sequence[Crop]) -> list[str]:
-        """One colour for each object, all crops in the same batches."""
+        """One color for each object, all crops in the same batches."""
         if not objects:
             return []
         labels = [detection.label for _, detection in objects]
@@ -79,7 +79,7 @@ class ClipColors:
 
 
 def crop(image: Image.Image, found: Detection) -> Image.Image:
-    """An object's box, all that its mask leaves out replaced by grey; its whole box if it has
+    """An object's box, all that its mask leaves out replaced by gray; its whole box if it has
     no mask. A box without area becomes one pixel wide."""
     image = image.convert("RGB")
     if found.mask is not None:

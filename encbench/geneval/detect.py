@@ -52,7 +52,7 @@ _ALIASES = {
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds objects. One that knows their colours sets them, and no classifier is asked.
+    """Finds objects. One that knows their colors sets them, and no classifier is asked.
 
     Attributes:
         name: what tells its results from those of any other, e.g. a spec with its revision.
@@ -96,7 +96,7 @@ class Mask2FormerDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """The objects of each image, with masks and without colours."""
+        """The objects of each image, with masks and without colors."""
         found: list[list[Detection]] = [[] for _ in images]
         by_size: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):

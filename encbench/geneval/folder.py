@@ -121,7 +121,7 @@ def _samples(
 
     rows = [Sample(name(path), path) for path in there[:wanted]]
     have = {path.stem for path in there}
-    # named as its neighbours' images are, and simply numbered where those do not tell
+    # named as its neighbors' images are, and simply numbered where those do not tell
     spare = [stem for stem in stems if stem not in have]
     spare += [f"{i:04d}" for i in range(wanted) if f"{i:04d}" not in {*have, *stems}]
     for stem in spare[: max(wanted - len(rows), 0)]:

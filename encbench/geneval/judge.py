@@ -1,8 +1,8 @@
 """The scene judge: a small detector for images of scenes, right on generated ones too.
 
-A fully convolutional network finds objects as centres (Zhou et al., 'Objects as Points', arXiv
+A fully convolutional network finds objects as centers (Zhou et al., 'Objects as Points', arXiv
 1904.07850), here with a softmax over the shapes and 'nothing' in each cell of a 16 x 16 map, so
-that one place has one shape. A second look at the pixels (``judge_look``) names the colour and
+that one place has one shape. A second look at the pixels (``judge_look``) names the color and
 turns the score into the probability that a person would name the object so. Recipe:
 ``judge_train``; weights come with encbench.
 """
@@ -35,14 +35,14 @@ SIDE = 64  # pixels that the network sees
 STRIDE = 4  # pixels a cell
 BATCH = 64  # images at a time: on a CPU, what lies between two layers stays in its cache
 FIRST = 0.1  # lowest probability that gets a second look
-APART = 2  # cells; of two centres no farther apart, in x and y, the lesser is dropped
+APART = 2  # cells; of two centers no farther apart, in x and y, the lesser is dropped
 _COLORS = tuple(COLORS)
 
 
 class Maps(NamedTuple):
     """What the network says in each cell: logits of the shapes and of 'nothing' (last), logits
-    of the colours (which it learns so that shapes stand out; the second look names them), and the
-    box: offset of its centre from the cell's and log of its size, in cells."""
+    of the colors (which it learns so that shapes stand out; the second look names them), and the
+    box: offset of its center from the cell's and log of its size, in cells."""
 
     shape: Float[Tensor, "N 13 h w"]
     color: Float[Tensor, "N 10 h w"]
@@ -58,7 +58,7 @@ class JudgeConfig:
 
 
 class _Conv(nn.Module):
-    """3 x 3 convolution; batch normalisation only while it learns (see :func:`folded`)."""
+    """3 x 3 convolution; batch normalization only while it learns (see :func:`folded`)."""
 
     def __init__(self, wide: int, out: int, stride: int, norm: bool) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SceneNet(nn.Module):
     """Images of 64 x 64 pixels to :class:`Maps` of 16 x 16 cells.
 
     Args:
-        norm: with batch normalisation, for training.
+        norm: with batch normalization, for training.
     """
 
     def __init__(self, config: JudgeConfig, *, norm: bool = False) -> None:
@@ -107,7 +107,7 @@ class SceneNet(nn.Module):
 
 
 def folded(net: SceneNet) -> SceneNet:
-    """The same network with its batch normalisation (in evaluation) inside the convolutions."""
+    """The same network with its batch normalization (in evaluation) inside the convolutions."""
     plain = SceneNet(net.config)
     state = {name: value for name, value in net.state_dict().items() if ".norm." not in name}
     for name, part in net.named_modules():
@@ -132,7 +132,7 @@ class Peaks(NamedTuple):
 
 
 def peaks(maps: Maps) -> Peaks:
-    """The centres that are likely enough for a second look, row by row."""
+    """The centers that are likely enough for a second look, row by row."""
     likely, shape = maps.shape.softmax(1)[:, :-1].max(1)
     best = max_pool2d(likely[:, None], 2 * APART + 1, 1, APART)[:, 0]
     image, row, column = ((likely >= FIRST) & (likely == best)).nonzero(as_tuple=True)
@@ -144,12 +144,12 @@ def peaks(maps: Maps) -> Peaks:
 
 
 class SceneJudge:
-    """Finds the shapes of scenes, with their colours. A :class:`~.detect.Detector`.
+    """Finds the shapes of scenes, with their colors. A :class:`~.detect.Detector`.
 
     Args:
         name: what tells its results from those of other weights.
-        net: with batch normalisation folded in.
-        look: names colours and scores what the network found.
+        net: with batch normalization folded in.
+        look: names colors and scores what the network found.
         threshold: lowest score to report.
     """
 
@@ -255,7 +255,7 @@ def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Sc
     shipped(folder)
     about = json.loads((folder / "config.json").read_bytes())
     if (about["shapes"], about["colors"]) != (list(SHAPES), list(_COLORS)):
-        raise ModelError(f"{folder / 'config.json'} is of other shapes or colours; train it again")
+        raise ModelError(f"{folder / 'config.json'} is of other shapes or colors; train it again")
     both = nn.ModuleDict(
         {
             "net": SceneNet(JudgeConfig(tuple(about["widths"]), tuple(about["blocks"]))),

@@ -23,7 +23,7 @@ def recovered(
     found: Sequence[Detection], scene: Scene, side: int, *, threshold: float = THRESHOLD
 ) -> bool:
     """Whether the objects above a threshold are exactly the scene's: as many, each with its
-    shape, its colour, and a box whose intersection over union with the true one is above .5."""
+    shape, its color, and a box whose intersection over union with the true one is above .5."""
     kept = [each for each in found if each.score > threshold]
     if len(kept) != len(scene.objects):
         return False

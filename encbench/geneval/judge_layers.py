@@ -30,8 +30,8 @@ class Layers:
         alpha: how much of each pixel an object covers.
         color, ground: as they are painted.
         shape: index into SHAPES, -1 for none.
-        hue: index into COLORS, -1 for a colour that has no name.
-        box: centre, width and height as fractions of the image.
+        hue: index into COLORS, -1 for a color that has no name.
+        box: center, width and height as fractions of the image.
         share: of each object, what is left of it.
     """
 
@@ -97,7 +97,7 @@ def paint(made: Layers) -> Pictures:
 
 
 def disturb(made: Layers, batch: SceneBatch, draw: Generator) -> Layers:
-    """Objects that are half there, between two shapes, off in colour, moved or covered."""
+    """Objects that are half there, between two shapes, off in color, moved or covered."""
     n, k = made.shape.shape
     made = _recolor(_morph(made, batch, draw), draw)
     alpha, share = made.alpha, made.share
@@ -125,7 +125,7 @@ def disturb(made: Layers, batch: SceneBatch, draw: Generator) -> Layers:
 
 
 def _recolor(made: Layers, draw: Generator) -> Layers:
-    """Most colours a little off; in some pictures any colours, which have no names then."""
+    """Most colors a little off; in some pictures any colors, which have no names then."""
     n, k, _ = made.color.shape
     off = chance(n, 0.6, draw)[:, None, None]
     light = 1 + 0.15 * normal(n, k, 1, draw=draw)

@@ -1,8 +1,8 @@
-"""A second look at each object that the scene judge found: is it there, and what colour has it?
+"""A second look at each object that the scene judge found: is it there, and what color has it?
 
-The shape that was named is laid over the pixels at the box that was found, and colours inside
+The shape that was named is laid over the pixels at the box that was found, and colors inside
 and outside follow by least squares. From these numbers, which say nothing about the shape, one
-small network names the colour, so that a colour is named as well on shapes it was never seen
+small network names the color, so that a color is named as well on shapes it was never seen
 with (held-out combinations), and another one says how likely the object is what it was called.
 """
 
@@ -37,7 +37,7 @@ class Look(nn.Module):
     def forward(
         self, seen: Float[Tensor, "n 11"], likely: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n 10"], Float[Tensor, " n"]]:
-        """Logits of the colours, and of the object being what it was called.
+        """Logits of the colors, and of the object being what it was called.
 
         Args:
             seen: from :func:`look`.
@@ -55,7 +55,7 @@ def look(
     shape: Int[Tensor, " n"],
     box: Float[Tensor, "n 4"],
 ) -> Float[Tensor, "n 11"]:
-    """What the pixels say of n objects: mean colour well inside, colour inside and outside by
+    """What the pixels say of n objects: mean color well inside, color inside and outside by
     least squares (from -.5 to .5), share of the variance that the shape explains, and contrast.
 
     Args:
@@ -63,10 +63,10 @@ def look(
         box: (x0, y0, x1, y1) as fractions of the image.
     """
     cover, deep = (each.to(images.device)[shape] for each in _templates())
-    centre, size = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) * WIDE
+    center, size = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) * WIDE
     line = (torch.arange(CELLS, device=images.device) + 0.5) / CELLS - 0.5
-    x = centre[:, 0, None] + line * size[:, 0, None]
-    y = centre[:, 1, None] + line * size[:, 1, None]
+    x = center[:, 0, None] + line * size[:, 0, None]
+    y = center[:, 1, None] + line * size[:, 1, None]
     grid = torch.stack(
         [x[:, None, :].expand(-1, CELLS, -1), y[:, :, None].expand(-1, -1, CELLS)], -1
     )

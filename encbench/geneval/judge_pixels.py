@@ -22,8 +22,8 @@ class Pictures:
 
     Attributes:
         shape: index into SHAPES, -1 for none.
-        hue: index into COLORS, -1 for a colour that has no name.
-        box: centre, width and height as fractions of the image.
+        hue: index into COLORS, -1 for a color that has no name.
+        box: center, width and height as fractions of the image.
         share: of each object, what is left of it.
     """
 
@@ -143,7 +143,7 @@ def _erase(
     share: Float[Tensor, "N K"],
     draw: Generator,
 ) -> tuple[Float[Tensor, "N 3 S S"], Float[Tensor, "N K"]]:
-    """A box of one colour or of noise over the picture; what it hides is taken off by its share
+    """A box of one color or of noise over the picture; what it hides is taken off by its share
     of the objects' boxes."""
     n, _, side, _ = images.shape
     size = 0.04 + 0.3 * rand(n, 2, draw=draw)
@@ -182,7 +182,7 @@ def _blocks(images: Float[Tensor, "N 3 S S"], draw: Generator) -> Float[Tensor, 
 
 
 def nothing(seen: Float[Tensor, "M 3 S S"], count: int, draw: Generator) -> Pictures:
-    """Images in which nobody would name an object: blank, noise, smooth colours, blobs, bars,
+    """Images in which nobody would name an object: blank, noise, smooth colors, blobs, bars,
     scenes smeared or averaged beyond recognition.
 
     Args:

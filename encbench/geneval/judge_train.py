@@ -3,8 +3,8 @@
     python -m encbench.geneval.judge_train --out DIR [--steps 3000] [--seed 0] [--from DIR]
 
 writes ``model.safetensors``, ``config.json``, ``loss.csv`` and the manifest. At the end the
-second look is fitted on a seed that was not learnt from, so that scores are probabilities. With
-``--from`` a judge goes on learning, without the batch normalisation that it began with.
+second look is fitted on a seed that was not learned from, so that scores are probabilities. With
+``--from`` a judge goes on learning, without the batch normalization that it began with.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .judge_layers import disturb, layers, paint
 from .judge_look import Look, look
 from .judge_pixels import CLEAR, GONE, Pictures, degrade, nothing
 
-NEAR, FAR = 0.75, 1.6  # cells: an object's centre is named by those nearer, and by none farther
+NEAR, FAR = 0.75, 1.6  # cells: an object's center is named by those nearer, and by none farther
 NOTHING = len(SHAPES)
 HELD = 1_000_003  # added to the seed for the pictures of the second look
 WORLDS = (
@@ -80,8 +80,8 @@ class Recipe:
 
 
 class Targets(NamedTuple):
-    """What each cell should say; ``counts`` where anything is asked, ``named`` at centres.
-    ``hue`` is -1 where the colour has no name."""
+    """What each cell should say; ``counts`` where anything is asked, ``named`` at centers.
+    ``hue`` is -1 where the color has no name."""
 
     shape: Int[Tensor, "N h w"]
     counts: Bool[Tensor, "N h w"]
@@ -91,7 +91,7 @@ class Targets(NamedTuple):
 
 
 def targets(seen: Pictures) -> Targets:
-    """Clear objects are named in the cells around their centres; around these, and in the boxes
+    """Clear objects are named in the cells around their centers; around these, and in the boxes
     of objects that are only partly there, nothing is asked; elsewhere is nothing."""
     cells = SIDE // STRIDE
     box = seen.box * cells
@@ -123,7 +123,7 @@ def targets(seen: Pictures) -> Targets:
 
 
 def loss(maps: Maps, want: Targets) -> Float[Tensor, " 3"]:
-    """Of the shapes, the colours and the boxes, each for one named cell."""
+    """Of the shapes, the colors and the boxes, each for one named cell."""
     many = want.named.sum().clamp(min=1)
     shape = cross_entropy(maps.shape, want.shape, reduction="none")
     color = cross_entropy(maps.color, want.hue, ignore_index=-1, reduction="sum")
@@ -189,7 +189,7 @@ def _together(parts: list[Pictures]) -> Pictures:
 
 
 def new_net(recipe: Recipe) -> SceneNet:
-    """A network with batch normalisation and random weights."""
+    """A network with batch normalization and random weights."""
     torch.manual_seed(recipe.seed)
     net = SceneNet(recipe.net, norm=True)
     with torch.no_grad():  # almost all cells hold nothing: say so from the start
@@ -263,13 +263,13 @@ def second_look(net: SceneNet, recipe: Recipe) -> Look:
 
 def _looks(net: SceneNet, seen: Pictures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each object found: what a look says, the network's probability, whether it is right,
-    and its true colour (-1 for none)."""
+    and its true color (-1 for none)."""
     with torch.no_grad():
         at = peaks(net(seen.images))
         numbers = look(seen.images, at.image, at.shape, at.box)
-    centre = (at.box[:, None, :2] + at.box[:, None, 2:]) / 2
+    center = (at.box[:, None, :2] + at.box[:, None, 2:]) / 2
     shape, share, box = seen.shape[at.image], seen.share[at.image], seen.box[at.image]
-    away = (box[:, :, :2] - centre).abs()
+    away = (box[:, :, :2] - center).abs()
     clear = (shape >= 0) & (share >= CLEAR)
     vague = (shape >= 0) & (share > GONE) & ~clear
     cells = (away.amax(2) * (SIDE // STRIDE)).masked_fill(~clear, math.inf)
@@ -306,7 +306,7 @@ def make(recipe: Recipe, out: Path, start: SceneJudge | None = None) -> SceneJud
         lines.write(f"{first + 1},{part[0]:.5f},{part[1]:.5f},{part[2]:.5f}\n")
     write_atomic(out / "loss.csv", lines.getvalue().encode())
     about = {
-        "what": "the scene judge, a detector of coloured shapes",
+        "what": "the scene judge, a detector of colored shapes",
         "command": "python -m encbench.geneval.judge_train",
         "recipe": asdict(recipe),
         "images": recipe.steps * recipe.batch,

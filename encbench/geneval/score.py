@@ -1,4 +1,4 @@
-"""From a folder of images to verdicts on disk: detect, name colours, judge.
+"""From a folder of images to verdicts on disk: detect, name colors, judge.
 
 What is found in each prompt's images is kept in a file of its own, so that a run that was
 stopped goes on where it was, and nothing is detected twice.
@@ -95,13 +95,13 @@ def score_folder(
     columns (scored images only), and ``scoring.json``.
 
     Args:
-        colors: loads the classifier; called when the first colour is needed that the detector
+        colors: loads the classifier; called when the first color is needed that the detector
             does not give. None = there is no classifier.
         colors_name: what tells the classifier's results from others', before it is loaded.
         overlap_limit: see :func:`~encbench.geneval.verdict.judge`.
 
     Raises:
-        DataError: if the prompts have a class that the detector does not know, or need colours
+        DataError: if the prompts have a class that the detector does not know, or need colors
             that nobody names.
         StoreError: if the results cannot be written.
     """

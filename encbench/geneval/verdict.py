@@ -64,7 +64,7 @@ def judge(
             (intersection over union); 1 = none goes.
 
     Raises:
-        DataError: if a clause needs the colour of an object and it has none.
+        DataError: if a clause needs the color of an object and it has none.
     """
     kept = keep_objects(detections, prompt.task, overlap_limit)
     results: list[ClauseResult] = []
@@ -87,7 +87,7 @@ def judge(
 def needs_color(
     detections: Sequence[Detection], prompt: GenevalPrompt, *, overlap_limit: float = 1.0
 ) -> list[int]:
-    """The detections without a colour whose colour :func:`judge` will ask for, as places."""
+    """The detections without a color whose color :func:`judge` will ask for, as places."""
     kept = keep_objects(detections, prompt.task, overlap_limit)
     wanted: dict[int, None] = {}
     for clause in prompt.include:
@@ -138,8 +138,8 @@ def overlap(a: Box, b: Box) -> float:
 def relations(a: Box, b: Box) -> list[str]:
     """How the first box stands to the second: none, one or two relations.
 
-    The offset of the centres is shrunk towards zero by a tenth of both sizes, and compared with
-    half the distance of the centres.
+    The offset of the centers is shrunk towards zero by a tenth of both sizes, and compared with
+    half the distance of the centers.
     """
     offset, shrunk = [], []
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, with FAISS, and ties broken at random.
+"""Exact nearest neighbors by cosine, with FAISS, and ties broken at random.
 
 FAISS gives equal scores in the order of the index, so an encoder that says nothing would
 retrieve the first vectors of the gallery for every query. Here, cosines that agree to
@@ -15,10 +15,10 @@ from ..errors import MissingLibraryError
 
 DECIMALS = 6
 BLOCK = 64  # queries at a time where whole rows of scores are needed
-SLACK = 16  # neighbours beyond k, so that most ties at the edge are seen whole
+SLACK = 16  # neighbors beyond k, so that most ties at the edge are seen whole
 
 
-def normalise(rows: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N P"]:
+def normalize(rows: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N P"]:
     """Rows of length 1, float32. A zero row stays zero: its cosine with anything counts as 0."""
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -83,8 +83,8 @@ def nearest(
     count = len(gallery)
     room = count - (0 if exclude is None or (exclude < 0).all() else 1)
     if not 1 <= k <= room:
-        raise ValueError(f"k = {k} neighbours cannot be had from a gallery of {room}")
-    queries, gallery = normalise(queries), normalise(gallery)
+        raise ValueError(f"k = {k} neighbors cannot be had from a gallery of {room}")
+    queries, gallery = normalize(queries), normalize(gallery)
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(gallery)
     skipped = np.full(len(queries), -1) if exclude is None else exclude

@@ -130,7 +130,7 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
 
     Raises:
         EncbenchError: in one line: unknown family or option, files missing or unsafe, hub
-            unreachable, licence not accepted.
+            unreachable, license not accepted.
     """
     family, spec = reencoder_family(text)
     try:
@@ -143,7 +143,7 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
 def open_image(image: ImageRecord) -> Image.Image:
     """An image as RGB, turned as its EXIF data says; never one that is cut off or broken.
 
-    Transparency is dropped; 16-bit grey values are scaled to 8 bits.
+    Transparency is dropped; 16-bit gray values are scaled to 8 bits.
 
     Raises:
         ImageError: naming the file, if it is missing, damaged or impossibly large.

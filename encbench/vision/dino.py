@@ -131,7 +131,7 @@ class Kind:
             spec=str(spec),
             revision=resolved.revision,
             dim=backbone.dim,
-            licence=resolved.licence,
+            license=resolved.license,
             parameters=sum(weight.numel() for weight in backbone.model.parameters()),
         )
         return DinoReEncoder(card, backbone, _token(spec), device)

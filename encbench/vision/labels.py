@@ -48,7 +48,7 @@ class LabelReEncoder:
             revision=_revision(labels),
             dim=len(self.columns),
             needs="instances",
-            licence="Apache-2.0",
+            license="Apache-2.0",
         )
 
     def with_labels(self, labels: Sequence[str]) -> LabelReEncoder:

@@ -31,7 +31,7 @@ def _inner(spec: ReEncoderSpec) -> ReEncoderSpec:
 def _resolve(spec: ReEncoderSpec) -> ResolvedModel:
     inner = _inner(spec)
     about = read_manifest(folder_of(REENCODER, spec.get("step", "final")))["about"]
-    return replace(DINOV3.resolve(inner), licence=str(about.get("licence", "unknown")))
+    return replace(DINOV3.resolve(inner), license=str(about.get("license", "unknown")))
 
 
 def _load(spec: ReEncoderSpec, resolved: ResolvedModel, device: torch.device) -> ReEncoder:

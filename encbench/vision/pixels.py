@@ -1,4 +1,4 @@
-"""``pixels``: a small RGB thumbnail beside a colour histogram. A baseline without weights."""
+"""``pixels``: a small RGB thumbnail beside a color histogram. A baseline without weights."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from . import ReEncoderFamily, ReEncoderSpec, in_batches, open_image
 
 VERSION = 1
 SIDE = 8  # pixels of the thumbnail
-BINS = 4  # of each colour channel
+BINS = 4  # of each color channel
 REVISION = digest(["pixels", VERSION, SIDE, BINS])
 
 
 class PixelReEncoder:
-    """Where which colours are, and how much of each there is; both parts weigh the same.
+    """Where which colors are, and how much of each there is; both parts weigh the same.
 
-    The thumbnail (SIDE x SIDE x 3) is centred on mid-grey and brought to length 1 (a mid-grey
-    one stays zero). The histogram (BINS^3 colours) holds the square roots of the shares of
+    The thumbnail (SIDE x SIDE x 3) is centered on mid-gray and brought to length 1 (a mid-gray
+    one stays zero). The histogram (BINS^3 colors) holds the square roots of the shares of
     pixels, which has length 1 as it is.
     """
 
     def __init__(self, spec: ReEncoderSpec) -> None:
         dim = SIDE * SIDE * 3 + BINS**3
-        self.card = ReEncoderCard(str(spec), REVISION, dim, licence="Apache-2.0")
+        self.card = ReEncoderCard(str(spec), REVISION, dim, license="Apache-2.0")
 
     def encode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
         """Thumbnail and histogram of each image.
@@ -49,8 +49,8 @@ def _features(image: ImageRecord) -> Float[np.ndarray, " P"]:
     opened = open_image(image)
     small = np.asarray(opened.resize((SIDE, SIDE), Resampling.BOX), np.float32) / 255 - 0.5
     thumbnail = small.ravel() / max(float(np.linalg.norm(small)), 1e-6)
-    colours = np.asarray(opened).reshape(-1, 3).astype(np.int64) * BINS // 256
-    counts = np.bincount(colours @ [BINS * BINS, BINS, 1], minlength=BINS**3)
+    colors = np.asarray(opened).reshape(-1, 3).astype(np.int64) * BINS // 256
+    counts = np.bincount(colors @ [BINS * BINS, BINS, 1], minlength=BINS**3)
     return np.concatenate([thumbnail, np.sqrt(counts / counts.sum())]).astype(np.float32)
 
 
@@ -62,7 +62,7 @@ def _resolve(spec: ReEncoderSpec) -> ResolvedModel:
 
 FAMILY = ReEncoderFamily(
     name="pixels",
-    summary="thumbnail and colour histogram; a baseline without weights",
+    summary="thumbnail and color histogram; a baseline without weights",
     examples=("pixels",),
     needs="pixels",
     resolve=_resolve,

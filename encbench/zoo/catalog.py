@@ -25,9 +25,9 @@ FAMILIES = {
 }
 """Text encoders, each with the adapter that reads it."""
 
-REENCODER, QUANTISER = "mini-dinov3", "scene-vq"
-NAMES = (*FAMILIES, REENCODER, QUANTISER)
-ORDER = (QUANTISER, *FAMILIES, REENCODER)
+REENCODER, QUANTIZER = "mini-dinov3", "scene-vq"
+NAMES = (*FAMILIES, REENCODER, QUANTIZER)
+ORDER = (QUANTIZER, *FAMILIES, REENCODER)
 """In which all are trained: mini-blip3o reads scene-vq's tokens."""
 
 
@@ -42,7 +42,7 @@ ENCODERS: tuple[str, ...] = tuple(spec_of(name, stage) for stage in STAGES for n
 
 def stages_of(name: str) -> tuple[str, ...]:
     """The stages that are kept of a member."""
-    return ("final",) if name == QUANTISER else tuple(STAGES)
+    return ("final",) if name == QUANTIZER else tuple(STAGES)
 
 
 def folder_of(name: str, stage: str = "final", root: Path = WEIGHTS) -> Path:
@@ -72,8 +72,8 @@ def recipe_of(name: str, root: Path = WEIGHTS) -> Recipe:
         importlib.import_module(f".{module}", __package__), attribute
     )
     if name == "mini-blip3o":
-        own = folder_of(QUANTISER, root=root)
-        return recipe(own if own.is_dir() else folder_of(QUANTISER))
+        own = folder_of(QUANTIZER, root=root)
+        return recipe(own if own.is_dir() else folder_of(QUANTIZER))
     return recipe()
 
 

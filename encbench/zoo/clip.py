@@ -112,7 +112,7 @@ class ClipRecipe(Recipe):
 
 def alike(number: int, size: int, seed: int) -> Told:
     """Batch ``number``: of BLOCK batches' scenes, those that share a ground, and by turns the
-    colour or the shape of an object.
+    color or the shape of an object.
 
     Otherwise the ground alone tells most scenes of a batch apart, and nothing else is learned
     (hard negatives, as in arXiv 2010.04592).

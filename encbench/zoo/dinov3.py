@@ -130,7 +130,7 @@ def view(scenes: SceneBatch, at: At, which: int) -> Float[Tensor, "N 3 H W"]:
 
     Half of the views keep the places; in the others the whole layout is mirrored or turned and
     objects change places with each other. The ground is any from which all of them stand out.
-    Shapes and colours stay, sizes nearly.
+    Shapes and colors stay, sizes nearly.
     """
     draw = np.random.default_rng([at.seed, at.number, which])
     moved = elsewhere(scenes, draw)
@@ -176,7 +176,7 @@ def elsewhere(scenes: SceneBatch, draw: np.random.Generator) -> SceneBatch:
 
 @cache
 def _stands_out() -> Bool[np.ndarray, "grounds colors"]:
-    """Which colours an object may have on which ground."""
+    """Which colors an object may have on which ground."""
     return np.array([[color in colors_on(ground) for color in COLORS] for ground in GROUNDS])
 
 

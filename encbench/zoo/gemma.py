@@ -27,7 +27,7 @@ from .text import END, by_length, token_ids, tokenizer_for, told
 
 
 class GemmaRecipe(Recipe):
-    """Plain language modelling; a caption ends with the end token, which prompts don't get."""
+    """Plain language modeling; a caption ends with the end token, which prompts don't get."""
 
     name = "mini-gemma"
     objective = "next token"

@@ -81,14 +81,14 @@ class Recipe(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network, initialised by torch's global seed."""
+        """The network, initialized by torch's global seed."""
 
     @abstractmethod
     def loss(self, model: Any, at: At) -> Tensor:
         """The loss of a step's batch, which depends on ``at`` alone; a scalar."""
 
     def after(self, model: Any, at: At) -> None:
-        """What else happens after a step of the optimiser."""
+        """What else happens after a step of the optimizer."""
         return
 
     @abstractmethod
@@ -116,7 +116,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def save_card(folder: Path, name: str, text: str) -> None:
-    """A model card with the licence, as the hub has them."""
+    """A model card with the license, as the hub has them."""
     body = f"---\nlicense: apache-2.0\n---\n\n# {name}\n\n{text}\n"
     write_atomic(folder / "README.md", body.encode())
 

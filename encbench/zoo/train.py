@@ -21,7 +21,7 @@ from .recipe import At, Recipe, Schedule, save_card
 
 SAVES = 10  # states on the way, from which a stopped training goes on
 CURVE = 100  # points of a loss curve that are kept
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def train(
         return done
     torch.manual_seed(seed)
     model = recipe.build().train()
-    optimiser = _optimiser(model, schedule)
+    optimizer = _optimizer(model, schedule)
     state = out / f".{name}-state" / "state.pt"
-    losses, seconds = _resume(state, plan, model, optimiser)
+    losses, seconds = _resume(state, plan, model, optimizer)
     if losses:
         log.info("%s goes on at step %d of %d", name, len(losses), schedule.steps)
     ends = {math.ceil(STAGES[stage] * schedule.steps): stage for stage in stages_of(name)}
@@ -74,7 +74,7 @@ def train(
         advance(len(losses))
         for number in range(len(losses), schedule.steps):
             at = At(number, schedule.steps, seed)
-            losses.append(_step(recipe, model, optimiser, schedule, at))
+            losses.append(_step(recipe, model, optimizer, schedule, at))
             if not math.isfinite(losses[-1]):
                 raise ModelError(f"{name}: the loss at step {number} is not finite")
             advance(1)
@@ -82,7 +82,7 @@ def train(
             if number + 1 in ends:
                 _write(recipe, model, out, ends[number + 1], plan, losses, seconds)
             if (number + 1) % every == 0 or number + 1 in ends:
-                _keep(state, plan, model, optimiser, losses, seconds)
+                _keep(state, plan, model, optimizer, losses, seconds)
     state.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or somebody put another file there
         state.parent.rmdir()
@@ -90,7 +90,7 @@ def train(
     return Trained(folders, tuple(losses), seconds)
 
 
-def _optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """Only matrices decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -110,17 +110,17 @@ def rate(schedule: Schedule, number: int) -> float:
 
 
 def _step(
-    recipe: Recipe, model: nn.Module, optimiser: torch.optim.AdamW, schedule: Schedule, at: At
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.AdamW, schedule: Schedule, at: At
 ) -> float:
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate(schedule, at.number)
     loss = recipe.loss(model, at)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(
         [p for p in model.parameters() if p.requires_grad], max_norm=schedule.clip
     )
-    optimiser.step()
+    optimizer.step()
     recipe.after(model, at)
     return loss.item()
 
@@ -170,7 +170,7 @@ def _write(
             "curve": curve,
             "seconds": round(seconds, 1),
             "torch": torch.__version__.partition("+")[0],
-            "licence": LICENCE,
+            "license": LICENSE,
         },
     )
 
@@ -193,7 +193,7 @@ def _keep(
     state: Path,
     plan: dict[str, Any],
     model: nn.Module,
-    optimiser: torch.optim.AdamW,
+    optimizer: torch.optim.AdamW,
     losses: list[float],
     seconds: float,
 ) -> None:
@@ -205,7 +205,7 @@ def _keep(
             {
                 "plan": digest(plan),
                 "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimizer": optimizer.state_dict(),
                 "losses": losses,
                 "seconds": seconds,
             },
@@ -217,7 +217,7 @@ def _keep(
 
 
 def _resume(
-    state: Path, plan: dict[str, Any], model: nn.Module, optimiser: torch.optim.AdamW
+    state: Path, plan: dict[str, Any], model: nn.Module, optimizer: torch.optim.AdamW
 ) -> tuple[list[float], float]:
     """Losses so far and their seconds; nothing where there is no state of this training."""
     if not state.is_file():
@@ -229,5 +229,5 @@ def _resume(
             "--out, or remove it"
         )
     model.load_state_dict(kept["model"])
-    optimiser.load_state_dict(kept["optimiser"])
+    optimizer.load_state_dict(kept["optimizer"])
     return kept["losses"], kept["seconds"]

@@ -1,7 +1,7 @@
 """``scene-vq``: an image as a small grid of discrete tokens, for ``mini-blip3o``.
 
 An image of 32 x 32 pixels is cut into 4 x 4 patches, and each is told by the nearest of 512
-patches (vector quantisation). The codebook is fitted by k-means, whose loss is the mean squared
+patches (vector quantization). The codebook is fitted by k-means, whose loss is the mean squared
 distance of a patch to its nearest code.
 """
 

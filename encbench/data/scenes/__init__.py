@@ -1,4 +1,4 @@
-"""Scenes: an embedded world of coloured shapes in which every caption can be checked.
+"""Scenes: an embedded world of colored shapes in which every caption can be checked.
 
 ``sampler`` draws scenes, ``render`` images, ``captions`` texts, ``prompts`` GenEval prompts;
 ``splits`` says what is for what; ``coco`` writes files; ``default`` is what a run uses when no

@@ -2,7 +2,7 @@
 
 All that a caption says holds in its scene: counts are exact for the attributes it names, and a
 relation is only said where GenEval's rule holds with a margin (``world.MARGIN``), between all
-objects of the two kinds. A long caption tells every object with its size, colour, shape and
+objects of the two kinds. A long caption tells every object with its size, color, shape and
 place, the ground, and some relations, in four to six sentences.
 """
 

@@ -1,6 +1,6 @@
 """Scenes as files: images and COCO's json, which ``encbench.data.coco`` reads.
 
-The class of an object is its colour and shape ('red circle'), as in the default data of a run,
+The class of an object is its color and shape ('red circle'), as in the default data of a run,
 with the shape as super-category; an annotation also tells size, place and radius.
 """
 

@@ -1,8 +1,8 @@
 """What a run works on when no data are named: scenes with captions, and long captions.
 
-An object's class is its colour and shape together ('red circle'), so that the ``labels``
-re-encoder calls two images alike if they show the same colours on the same shapes: an encoder
-that confuses which colour goes with which shape retrieves images that share nothing.
+An object's class is its color and shape together ('red circle'), so that the ``labels``
+re-encoder calls two images alike if they show the same colors on the same shapes: an encoder
+that confuses which color goes with which shape retrieves images that share nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
         )
         name = f"{i + 1:06d}.png"
         path = folder / name if folder else None
-        records.append(ImageRecord(i + 1, name, path, SIDE, SIDE, instances, licence="Apache-2.0"))
+        records.append(ImageRecord(i + 1, name, path, SIDE, SIDE, instances, license="Apache-2.0"))
     captions = tuple(
         Caption(number + 1, number // len(FIVE) + 1, text) for number, text in enumerate(texts)
     )

@@ -30,7 +30,7 @@ def scene_prompts(
     """Prompts whose classes are the world's shapes.
 
     The same seed gives the same prompts in every tier: only their texts differ. A prompt is
-    held out if it asks for a held-out pair of colour and shape or a held-out relation, so of
+    held out if it asks for a held-out pair of color and shape or a held-out relation, so of
     single objects, two objects and counts there are seen prompts only.
 
     Args:

@@ -1,13 +1,13 @@
 """The renderer: scenes to tensors, anti-aliased, at any resolution, on any device.
 
-Each shape is a signed distance function in its own coordinates (radius 1, centre of its box at
+Each shape is a signed distance function in its own coordinates (radius 1, center of its box at
 the origin, y downwards), after the constructions in Inigo Quilez, '2D distance functions'
 (https://iquilezles.org/articles/distfunctions2d/): exact where it counts, within a pixel of the
 outline. A pixel's coverage is half minus the distance in pixels, clamped to [0, 1].
 
 Only additions, products, quotients, roots, comparisons and copies are used, which IEEE 754
 rounds in one way: an image's bits do not depend on the batch it is in. (Fused multiply-adds,
-``lerp`` and trigonometry differ between the vectorised part of a kernel and its tail.)
+``lerp`` and trigonometry differ between the vectorized part of a kernel and its tail.)
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def _triangle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Five points at distance 1.05 from a centre just below the origin, notches at .47."""
-    x, y = x.abs(), 0.10027 - y  # upwards, from the star's own centre
+    """Five points at distance 1.05 from a center just below the origin, notches at .47."""
+    x, y = x.abs(), 0.10027 - y  # upwards, from the star's own center
     # fold the ten-fold symmetry into the wedge between the upper point and the notch beside it
     for a, b in ((0.809017, -0.587785), (-0.809017, -0.587785)):
         over = (x * a + y * b).clamp_(min=0).mul_(2)
@@ -202,7 +202,7 @@ def _paint(batch: SceneBatch, size: int, images: Float[Tensor, "N 3 H W"]) -> No
             there = canvas[pixels]
             share = coverage.values[which].flatten(1)[:, None, :]
             color = colors[coverage.color[which]][:, :, None]
-            # written so that a pixel fully covered has the colour exactly
+            # written so that a pixel fully covered has the color exactly
             canvas[pixels] = there * (1 - share) + color * share
 
 

@@ -106,7 +106,7 @@ def _draw(
             return batch
     raise DataError(
         f"the world '{world.name}' does not yield {combos} scenes of {count[open_[0]]} objects on "
-        "these grounds; give it fewer objects, smaller sizes, or more shapes and colours"
+        "these grounds; give it fewer objects, smaller sizes, or more shapes and colors"
     )
 
 
@@ -203,7 +203,7 @@ def _color(
     world: World,
     combos: Combos,
 ) -> Int[np.ndarray, "N K"]:
-    """Colours of the world that stand out from each scene's ground.
+    """Colors of the world that stand out from each scene's ground.
 
     Where only seen ones will do, held-out ones are not drawn in the first place (unless there
     is no other): rejecting them with the whole scene would cost half of all scenes of four.
@@ -217,13 +217,13 @@ def _color(
 def _usable(
     world: World, combos: Combos
 ) -> tuple[Int[np.ndarray, "grounds shapes colors"], Int[np.ndarray, "grounds shapes"]]:
-    """Colours that a shape may have on a ground, and how many they are."""
+    """Colors that a shape may have on a ground, and how many they are."""
     table = np.zeros((len(GROUNDS), len(SHAPES), len(COLORS)), np.int64)
     many = np.zeros((len(GROUNDS), len(SHAPES)), np.int64)
     for g, name in enumerate(GROUNDS):
         able = [c for c in COLORS if c in world.colors and c in colors_on(name)]
         if not able and name in world.grounds:
-            raise DataError(f"no colour of '{world.name}' stands out from a {name} ground")
+            raise DataError(f"no color of '{world.name}' stands out from a {name} ground")
         for s, kind in enumerate(SHAPES):
             seen = [c for c in able if combos != "seen" or (c, kind) not in held_out_pairs()]
             usable = [list(COLORS).index(c) for c in seen or able]

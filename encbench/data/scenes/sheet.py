@@ -1,6 +1,6 @@
 """The contact sheet of the docs: ``python -m encbench.data.scenes.sheet docs/figures/scenes.png``.
 
-Every shape in every colour, scenes with a caption in each tier, one scene at each resolution
+Every shape in every color, scenes with a caption in each tier, one scene at each resolution
 with its masks.
 """
 
@@ -28,7 +28,7 @@ SIDES = (16, 32, 64, 128, 256)
 
 
 def _table() -> UInt8[np.ndarray, "H W 3"]:
-    """Every shape in every colour, each on one of the grounds that it stands out from."""
+    """Every shape in every color, each on one of the grounds that it stands out from."""
     side, rows = 48, []
     for i, shape in enumerate(SHAPES):
         row = []
@@ -59,7 +59,7 @@ def contact_sheet(path: Path, seed: int = 0) -> None:
     axes.set_xticks(24 + 48 * np.arange(len(COLORS)), list(COLORS))
     axes.set_yticks(24 + 48 * np.arange(len(SHAPES)), SHAPES)
     axes.tick_params(length=0)
-    top.suptitle("Every shape in every colour (48 px each)")
+    top.suptitle("Every shape in every color (48 px each)")
 
     batch = sample("probe-test", ROWS * COLUMNS, seed=seed, combos="both")
     images = to_bytes(render(batch, 128)).numpy()

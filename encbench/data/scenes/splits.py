@@ -1,7 +1,7 @@
 """Which scenes and wordings are for what: no scene, and no held-out meaning, leaks.
 
 Splits are disjoint by construction: a scene carries its split in the last bits of its x
-coordinates, far below what a pixel shows (see ``sampler``). A pair of colour and shape, or a
+coordinates, far below what a pixel shows (see ``sampler``). A pair of color and shape, or a
 triple of shape, relation and shape, is either seen or held out, by hash, whatever the wording.
 """
 
@@ -34,7 +34,7 @@ a scene, so append only (there is room for eight)."""
 TESTS = ("probe-test", "geneval")
 """The splits that may hold held-out combinations. All others are fitted on: seen ones only."""
 
-PAIR_STEP = 6  # one pair of colour and shape in six is held out
+PAIR_STEP = 6  # one pair of color and shape in six is held out
 
 
 def check_split(split: str, combos: Combos = "seen", tiers: Iterable[Tier] = ()) -> int:
@@ -70,7 +70,7 @@ def _by_hash(names: Iterable[str], salt: str) -> list[str]:
 
 @cache
 def held_out_pairs() -> Pairs:
-    """Held-out (colour, shape): two shapes of every colour, one or two colours of every shape.
+    """Held-out (color, shape): two shapes of every color, one or two colors of every shape.
 
     Every sixth diagonal of the table whose rows and columns stand in the order of their hashes.
     """

@@ -18,7 +18,7 @@ class Words:
 
     Attributes:
         shapes, colors, sizes: one word (or two) for each; shapes in the singular.
-        grounds: colours of grounds.
+        grounds: colors of grounds.
         relations: 'a' stands to 'b' in words that fit between them.
         counts: for two, three and four things.
         thing: what every shape is.

@@ -1,8 +1,8 @@
-"""What a scene may hold: shapes, colours, sizes, grounds and relations, with their geometry.
+"""What a scene may hold: shapes, colors, sizes, grounds and relations, with their geometry.
 
 Places are fractions of the image: x to the right, y downwards, both from 0 to 1. An object's
-place is the centre of its box; its radius is the scale of its shape, whose box reaches
-``EXTENTS[shape] * radius`` from the centre to each side.
+place is the center of its box; its radius is the scale of its shape, whose box reaches
+``EXTENTS[shape] * radius`` from the center to each side.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 12),
     "white": (255, 255, 255),
 }
-"""GenEval's ten colours, as sRGB bytes."""
+"""GenEval's ten colors, as sRGB bytes."""
 
 GROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -69,7 +69,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 MAX_OBJECTS = 4
-NEAR = 35.0  # CIE76 colour difference under which an object is too near its ground's colour
+NEAR = 35.0  # CIE76 color difference under which an object is too near its ground's color
 SHRINK = 0.1  # of both boxes' sizes, taken off an offset before it counts (GenEval's rule)
 HOLDS = 0.5  # share of the distance that the rest of the offset must exceed (GenEval's rule)
 MARGIN = 0.05  # a relation is only said above HOLDS + MARGIN, and only absent below HOLDS - MARGIN
@@ -78,7 +78,7 @@ EDGES = (0.38, 0.62)  # of the places 'left', 'middle', 'right' and 'top', 'midd
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: what it is, and where its box has its centre; lengths in image widths."""
+    """One object: what it is, and where its box has its center; lengths in image widths."""
 
     shape: str
     color: str
@@ -96,7 +96,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects, the first one drawn first, on a ground of one colour."""
+    """Objects, the first one drawn first, on a ground of one color."""
 
     objects: tuple[SceneObject, ...]
     ground: str
@@ -218,13 +218,13 @@ _COLORS, _SIZES, _GROUNDS = tuple(COLORS), tuple(SIZES), tuple(GROUNDS)
 def strengths(batch: SceneBatch) -> Float[np.ndarray, "N K K 2"]:
     """How far object i is right of (last axis 0) and below (1) object j, from -1 to 1.
 
-    GenEval's rule on true boxes: the offset of the centres, shrunk towards zero by a tenth of
-    both boxes' sizes, over the distance of the centres. A relation holds beyond HOLDS. 0 where
+    GenEval's rule on true boxes: the offset of the centers, shrunk towards zero by a tenth of
+    both boxes' sizes, over the distance of the centers. A relation holds beyond HOLDS. 0 where
     one of the two is missing.
     """
-    centre = np.stack([batch.x, batch.y], -1).astype(np.float64)
+    center = np.stack([batch.x, batch.y], -1).astype(np.float64)
     reach = _EXTENTS[batch.shape] * batch.radius[..., None].astype(np.float64)
-    offset = centre[:, :, None] - centre[:, None]
+    offset = center[:, :, None] - center[:, None]
     slack = SHRINK * 2 * (reach[:, :, None] + reach[:, None])
     shrunk = np.sign(offset) * np.maximum(np.abs(offset) - slack, 0)
     distance = np.sqrt((offset**2).sum(-1, keepdims=True))
@@ -253,16 +253,16 @@ def relations(one: SceneObject, other: SceneObject, least: float = HOLDS + MARGI
 
 
 def place(thing: SceneObject) -> tuple[int, int]:
-    """Column and row of an object's centre on a 3 x 3 board: (0, 0) is top left."""
+    """Column and row of an object's center on a 3 x 3 board: (0, 0) is top left."""
     low, high = EDGES
     return (thing.x > low) + (thing.x > high), (thing.y > low) + (thing.y > high)
 
 
-# --------------------------------------------------------------------------------- colours
+# --------------------------------------------------------------------------------- colors
 
 
 def _lab(rgb: Sequence[int]) -> Float[np.ndarray, " 3"]:
-    """CIE L*a*b* (D65) of an sRGB colour, as IEC 61966-2-1 and CIE 15 define them."""
+    """CIE L*a*b* (D65) of an sRGB color, as IEC 61966-2-1 and CIE 15 define them."""
     share = np.array(rgb, np.float64) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     xyz = (
@@ -275,11 +275,11 @@ def _lab(rgb: Sequence[int]) -> Float[np.ndarray, " 3"]:
 
 
 def difference(one: Sequence[int], other: Sequence[int]) -> float:
-    """CIE76 difference of two sRGB colours: about 2 is just visible, black to white is 100."""
+    """CIE76 difference of two sRGB colors: about 2 is just visible, black to white is 100."""
     return float(np.linalg.norm(_lab(one) - _lab(other)))
 
 
 @cache
 def colors_on(ground: str) -> frozenset[str]:
-    """Colours that an object on this ground may have: those that stand out from it."""
+    """Colors that an object on this ground may have: those that stand out from it."""
     return frozenset(c for c, rgb in COLORS.items() if difference(rgb, GROUNDS[ground]) >= NEAR)
