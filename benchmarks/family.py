@@ -15,10 +15,10 @@ from pathlib import Path
 from encbench.files import write_atomic
 from encbench.records import Ranked
 from encbench.reports.load import Run, load_run, shuffled
-from encbench.reports.text import NOTHING, count, markdown, score
+from encbench.reports.text import NOTHING, count, format_score, markdown
 from encbench.reports.words import ASKING, PUBLISHED, disagreements
 from encbench.shipped import read_manifest
-from encbench.zoo.catalog import STAGES, folder_of
+from encbench.zoo.catalog import STAGES, zoo_folder
 
 DOCS = Path(__file__).parent.parent / "docs" / "family.md"
 
@@ -37,7 +37,7 @@ def table(run: Run, rows: list[Ranked], texts: dict[str, str]) -> list[str]:
         "|---|---" + "|---" * len(chosen) + "|",
     ]
     for row in rows:
-        cells = [score(run.score(row.spec, probe, metric)) for _, probe, metric in chosen]
+        cells = [format_score(run.score(row.spec, probe, metric)) for _, probe, metric in chosen]
         first = [markdown(row.name), texts.get(row.spec, NOTHING)]
         lines.append(f"| {' | '.join(first + cells)} |")
     return lines
@@ -82,7 +82,7 @@ def main() -> None:
     texts = {}
     for row in family:
         name = _member(row).partition(":")[2]
-        about = read_manifest(folder_of(name, row.stage))["about"]
+        about = read_manifest(zoo_folder(name, row.stage))["about"]
         texts[row.spec] = count(about["scenes"])
     controls = [row for row in run.controls if shuffled(row.spec) is None]
     n = {p: run.score(family[0].spec, p, m) for _, p, m in columns(run)}

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from encbench.data.geneval import from_metadata
-from encbench.geneval.verdict import judge
+from encbench.geneval.verdict import judge_image
 from encbench.types import Detection
 
 
@@ -27,7 +27,7 @@ def parity(path: Path) -> tuple[int, int]:
             for d in case["detections"]
         ]
         prompt = from_metadata(case["metadata"], total - 1)
-        verdict = judge(found, prompt, overlap_limit=case["nms_threshold"])
+        verdict = judge_image(found, prompt, overlap_limit=case["nms_threshold"])
         same = (verdict.correct, verdict.reason) == (case["correct"], case["reason"])
         agree += same
         if not same and total - agree <= 10:

@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from encbench.data.scenes.render import render
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import COLORS, EASY, SCENES, SHAPES, Scene, SceneBatch
 from encbench.geneval.judge import BATCH, WEIGHTS, SceneJudge, load_judge
 from encbench.geneval.judge_check import match, recovered, truth
@@ -107,7 +107,7 @@ CHANGES: dict[str, Callable[[Tensor, SceneBatch, float, torch.Generator], Tensor
 
 def empties(count: int, side: int, draw: torch.Generator) -> dict[str, Tensor]:
     """Images in which nobody would name an object, by kind."""
-    scenes = render(sample("probe-test", count, seed=SEED + 1, combos="both"), side)
+    scenes = render(sample_scenes("probe-test", count, seed=SEED + 1, combos="both"), side)
     plain = torch.rand(count, 3, 1, 1, generator=draw).expand_as(scenes)
     strength = torch.rand(count, 1, 1, 1, generator=draw)
     white = torch.randn(scenes.shape, generator=draw)
@@ -135,7 +135,7 @@ def clean(judge: SceneJudge, count: int) -> list[dict[str, Any]]:
     rows = []
     for world, sides in ((SCENES, (64, 32, 128)), (GRID, (32, 64)), (FULL_GRID, (32,))):
         for combos in ("seen", "held-out"):
-            scenes = sample("probe-test", count, seed=SEED, world=world, combos=combos)
+            scenes = sample_scenes("probe-test", count, seed=SEED, world=world, combos=combos)
             for side in sides:
                 found = judge.detect_tensor(render(scenes, side))
                 pairs = list(zip(found, scenes, strict=True))
@@ -174,7 +174,7 @@ def curves(judge: SceneJudge, count: int) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for world, side in ((SCENES, 64), (GRID, 32)):
         for combos in ("seen", "held-out"):
-            scenes = sample("probe-test", count, seed=SEED + 2, world=world, combos=combos)
+            scenes = sample_scenes("probe-test", count, seed=SEED + 2, world=world, combos=combos)
             images = render(scenes, side)
             for name, (_, degrees) in CURVES.items():
                 draw = torch.Generator().manual_seed(SEED)
@@ -348,7 +348,7 @@ def main() -> None:
     plain = clean(judge, options.images)
     found_curves = curves(judge, options.images // 5)
     empty = false_detections(judge, options.images)
-    scenes = sample("probe-test", options.images, seed=SEED + 3, combos="both")
+    scenes = sample_scenes("probe-test", options.images, seed=SEED + 3, combos="both")
     images = degraded(scenes, 64)
     found = judge.detect_tensor(images)
     mixed = confusion(found, scenes, 64)

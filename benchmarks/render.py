@@ -19,7 +19,7 @@ from provenance import keep
 
 from encbench.data.scenes.captions import STYLES, caption
 from encbench.data.scenes.render import masks, render
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import EASY, SCENES
 
 AIM = 20_000
@@ -35,8 +35,8 @@ def main() -> None:
     if 32 not in options.sides:
         parser.error("--sides must hold 32, for which the aim is stated")
     device = torch.device(options.device)
-    batch = sample("generator-train", 16384)
-    scenes = list(sample("encoder-train", 2000))
+    batch = sample_scenes("generator-train", 16384)
+    scenes = list(sample_scenes("encoder-train", 2000))
 
     def rendering(draw: Callable, side: int) -> tuple[int, Callable[[], object]]:
         many = min(len(batch), max(64, options.pixels // side**2))
@@ -62,7 +62,7 @@ def main() -> None:
     work["masks 32 px"] = rendering(masks, 32)
     for world in (SCENES, EASY):
         work[f"sample {world.name}"] = (
-            8192, lambda world=world: sample("generator-train", 8192, seed=1, world=world)
+            8192, lambda world=world: sample_scenes("generator-train", 8192, seed=1, world=world)
         )  # fmt: skip
     for style in STYLES:
         work[f"caption {style}"] = telling("B", style)

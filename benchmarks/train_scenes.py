@@ -27,19 +27,19 @@ from template_judge import TemplateJudge
 
 from encbench.data.scenes.prompts import scene_prompts
 from encbench.data.scenes.render import render
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import get_world
 from encbench.errors import EncbenchError
-from encbench.flow.config import TrainConfig, from_values
+from encbench.flow.config import TrainConfig, training_config
 from encbench.flow.estimate import cost_of
-from encbench.flow.features import Text, Widths
+from encbench.flow.features import PromptFeatures, Widths
 from encbench.flow.grids import STEPS, labeled
 from encbench.flow.networks import build_network
-from encbench.flow.presets import preset
-from encbench.flow.sample import encoder_for, load_model, sample_images
+from encbench.flow.presets import training_preset
+from encbench.flow.sample import encoder_for, load_checkpoint, sample_images
 from encbench.flow.train import train
 from encbench.geneval.generate import sample_seed
-from encbench.geneval.verdict import judge as verdict
+from encbench.geneval.verdict import judge_image as verdict
 from encbench.progress import show_log
 
 CPU = torch.device("cpu")
@@ -58,11 +58,15 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     show_log()
-    values: dict[str, Any] = {**preset("scenes-cpu"), "encoder": options.encoder, "device": "cpu"}
+    values: dict[str, Any] = {
+        **training_preset("scenes-cpu"),
+        "encoder": options.encoder,
+        "device": "cpu",
+    }
     values |= {key: _value(text) for key, _, text in (one.partition("=") for one in options.set)}
     if options.steps:
         values["steps"] = options.steps
-    meanflow = from_values({**values, "out": options.out / "meanflow"})
+    meanflow = training_config({**values, "out": options.out / "meanflow"})
     plain = replace(meanflow, objective="flow-matching", out=options.out / "flow-matching")
     ratio = _flops(meanflow) / _flops(plain)
     plain = replace(plain, steps=round(meanflow.steps * ratio))
@@ -100,9 +104,9 @@ def main() -> None:
 
 
 def _measure(path: Path, prompts: list, judge: Any, grid: Path | None) -> dict[str, Any]:
-    model = load_model(path, CPU)
+    model = load_checkpoint(path, CPU)
     encoder = encoder_for(model, CPU)
-    texts: list[Text] = encoder.together([prompt.text for prompt in prompts])
+    texts: list[PromptFeatures] = encoder.together([prompt.text for prompt in prompts])
     found: dict[str, Any] = {}
     shown = []
     for steps in STEPS:
@@ -143,7 +147,7 @@ def _judge(config: TrainConfig) -> tuple[Any, str, dict[str, float]]:
         name = one.name
     except (ImportError, EncbenchError):
         one, name = TemplateJudge(world, config.side), "template"
-    batch = sample("probe-test", 200, world=world)
+    batch = sample_scenes("probe-test", 200, world=world)
     found = one.detect_tensor(render(batch, config.side))
     true = [sorted((o.shape, o.color) for o in scene.objects) for scene in batch]
     seen = [sorted((o.label, o.color) for o in objects) for objects in found]

@@ -29,7 +29,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from encbench.flow import dit
 from encbench.flow.derivative import STEPS, total_derivative
-from encbench.flow.meanflow import Condition, Objective, average_velocity, interpolate, loss
+from encbench.flow.meanflow import (
+    Condition,
+    Objective,
+    average_velocity,
+    interpolate,
+    objective_loss,
+)
 
 SHARES = (0.25, 0.75)
 AIMS = {"finite difference": {0.25: 1.15, 0.75: 1.40}, "jvp": {0.25: 1.25, 0.75: 1.70}}
@@ -61,7 +67,7 @@ def make_batch(side: int, size: int, share: float, device: torch.device) -> Batc
 def make_net(options: argparse.Namespace, prediction: str) -> nn.Module:
     """The DiT; its zero gates get random values, as if it had been trained."""
     torch.manual_seed(0)
-    config = dit.preset(
+    config = dit.dit_config(
         options.size, side=options.side, patch=options.patch, cond_dim=TEXT[1],
         pooled_dim=TEXT[1], prediction=prediction, velocity_head=prediction == "x",
     )  # fmt: skip
@@ -90,7 +96,7 @@ def methods() -> dict[str, Method]:
 
     def ours(name: str, mode: str) -> Method:
         objective = Objective(name, mode)
-        return lambda net, b: loss(net, *b, objective=objective).loss
+        return lambda net, b: objective_loss(net, *b, objective=objective).loss
 
     names = [(name, mode) for name in ("meanflow", "imf", "pmf") for mode in STEPS]
     return {f"{name}, {mode}": ours(name, mode) for name, mode in names} | {RIVAL: emf_loss}
@@ -197,7 +203,7 @@ def measure(options: argparse.Namespace, precision: str, share: float) -> dict[s
     plain = Objective("flow-matching")
 
     def base(net: Any, b: Batch) -> Tensor:
-        return loss(net, *b, objective=plain).loss
+        return objective_loss(net, *b, objective=plain).loss
 
     work = {k: v for k, v in methods().items() if any(word in k for word in options.only or [k])}
     times: dict[str, list[float]] = {name: [] for name in work}

@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    if distributed.leads():  # of several processes one speaks
+    if distributed.is_leader():  # of several processes one speaks
         one_line = " ".join(message.split())
         typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)
     sys.exit(code)

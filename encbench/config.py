@@ -126,7 +126,7 @@ class RunConfig:
         return {}
 
 
-def from_values(values: Mapping[str, Any]) -> RunConfig:
+def run_config(values: Mapping[str, Any]) -> RunConfig:
     """A configuration from plain values (flags, TOML), lists and strings turned into the
     types of the fields; None means the default.
 

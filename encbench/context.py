@@ -57,7 +57,7 @@ class Data:
         return " + ".join([spec.dataset, *used] if spec.dataset else used)
 
 
-def load_data(config: RunConfig) -> Data:
+def load_run_data(config: RunConfig) -> Data:
     """The data sets that the configuration names; the embedded scenes where it names none.
 
     Raises:

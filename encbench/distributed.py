@@ -42,13 +42,13 @@ class _Team:
 _team: _Team | None = None
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     """Whether this process is the only one or the first; asks the environment alone."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def size() -> int:
-    """How many processes share the leader's work: 1 outside of :func:`command`, and within a
+def process_count() -> int:
+    """How many processes share the leader's work: 1 outside of :func:`run_command`, and within a
     task that is shared already, since no other exchange may begin there."""
     return _team.size if _team and not _team.busy else 1
 
@@ -72,7 +72,7 @@ def before_group() -> None:
     import torch.distributed.nn  # noqa: F401
 
 
-def command(work: Callable[[], None]) -> None:
+def run_command(work: Callable[[], None]) -> None:
     """Run ``work`` in the leader and serve it in all other processes of a launch.
 
     Raises:
@@ -113,7 +113,7 @@ def command(work: Callable[[], None]) -> None:
         distributed.destroy_process_group()
 
 
-def share(
+def share_tasks(
     job: Callable[[T], R],
     tasks: Sequence[T],
     keep: Callable[[int, R], None],

@@ -26,8 +26,8 @@ from .encoders.prefix import hosts_by_text, reuses
 from .errors import EncbenchError
 from .files import digest, read_json, write_json
 from .progress import bar, log
-from .shards import BEGINNINGS, Made, ShardJob, Task, make_shard, write_shard
-from .store import Entry, Store
+from .shards import BEGINNINGS, Made, ShardJob, ShardTask, make_shard, write_shard
+from .store import Store, StoreEntry
 from .types import EncoderCard, JointEncoder, TextEncoder
 
 SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
@@ -40,7 +40,7 @@ def estimated_tokens(prompt: str) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodingPlan:
     """Unique prompts sorted by length, and the spans of them that are one shard each."""
 
     prompts: tuple[str, ...]
@@ -51,7 +51,7 @@ class Plan:
         return digest([SHARD_TOKENS, self.prompts])
 
 
-def plan(prompts: Iterable[str], shard_tokens: int = SHARD_TOKENS) -> Plan:
+def plan_encoding(prompts: Iterable[str], shard_tokens: int = SHARD_TOKENS) -> EncodingPlan:
     """Deduplicate, sort by length and pack to a token budget, counted with padding.
 
     A prompt over the budget (encoders will cut it) gets a shard of its own.
@@ -65,7 +65,7 @@ def plan(prompts: Iterable[str], shard_tokens: int = SHARD_TOKENS) -> Plan:
             start = index
     if unique:
         shards.append(range(start, len(unique)))
-    return Plan(tuple(unique), tuple(shards))
+    return EncodingPlan(tuple(unique), tuple(shards))
 
 
 class StoredEncoder:
@@ -189,12 +189,12 @@ class StoredEncoder:
             EncoderOutputError: if it returns NaN or wrong shapes.
         """
         if known and prompts and all(prompt in known for prompt in prompts):
-            rows = torch.stack([known[prompt] for prompt in plan(prompts).prompts])
+            rows = torch.stack([known[prompt] for prompt in plan_encoding(prompts).prompts])
         else:
             rows, _, _ = self._stored(prompts, pool)
         if self.shuffled:
             rows = shuffle_rows(rows, self.seed)
-        index = {p: i for i, p in enumerate(plan(prompts).prompts)}
+        index = {p: i for i, p in enumerate(plan_encoding(prompts).prompts)}
         return rows[[index[p] for p in prompts]]
 
     def beginnings(
@@ -208,7 +208,7 @@ class StoredEncoder:
         """
         if not self.about.get("causal") or pool in ("own", "mean-padded"):
             return None
-        work = plan(whole)
+        work = plan_encoding(whole)
         short = sorted(set(shortened))
         shard_of = [n for n, span in enumerate(work.shards) for _ in span]
         parts: list[list[str]] = [[] for _ in work.shards]
@@ -226,7 +226,7 @@ class StoredEncoder:
     def truncated(self, prompts: Sequence[str], pool: str = "mean") -> Bool[Tensor, " N"]:
         """Which prompts did not fit and were cut."""
         _, cut, _ = self._stored(prompts, pool)
-        index = {p: i for i, p in enumerate(plan(prompts).prompts)}
+        index = {p: i for i, p in enumerate(plan_encoding(prompts).prompts)}
         return cut[[index[p] for p in prompts]]
 
     def throughput(self, prompts: Sequence[str], pool: str = "mean") -> dict[str, float]:
@@ -250,7 +250,7 @@ class StoredEncoder:
             keep: also store them. They are a hundred times as large as pooled vectors, which are
                 stored in the same pass either way.
         """
-        work = plan(prompts)
+        work = plan_encoding(prompts)
         parts: list[Tensor] = []
         for tensors, _ in self._fill(work, ("tokens", *self.pools), keep_wanted=keep):
             parts.extend(tensors["tokens"].split(tensors["lengths"].tolist()))
@@ -261,13 +261,13 @@ class StoredEncoder:
 
     # ------------------------------------------------------------------------ inside
 
-    def _entry(self, work: Plan) -> Entry:
+    def _entry(self, work: EncodingPlan) -> StoreEntry:
         return self.store.entry({"encoder": self.identity, "prompts": work.digest})
 
     def _stored(
         self, prompts: Sequence[str], pool: str
     ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-        work = plan(prompts)
+        work = plan_encoding(prompts)
         key = (work.digest, pool)
         if key not in self._memory:
             wanted = tuple(dict.fromkeys((pool, *self.pools)))
@@ -281,7 +281,7 @@ class StoredEncoder:
 
     def _fill(
         self,
-        work: Plan,
+        work: EncodingPlan,
         kinds: Sequence[str],
         wanted: str | None = None,
         *,
@@ -300,13 +300,15 @@ class StoredEncoder:
         entry = self._entry(work)
         wanted = wanted or kinds[0]
 
-        def task(number: int) -> Task:
+        def task(number: int) -> ShardTask:
             missing = [k for k in kinds if k != wanted and not entry.path(number, k).exists()]
             batch = tuple(work.prompts[i] for i in work.shards[number])
-            return Task(number, batch, (wanted, *missing), beginnings[number] if beginnings else ())
+            return ShardTask(
+                number, batch, (wanted, *missing), beginnings[number] if beginnings else ()
+            )
 
         ready: dict[int, Any] = {}
-        if distributed.size() > 1:
+        if distributed.process_count() > 1:
             missing = [n for n in range(len(work.shards)) if entry.read(n, wanted) is None]
             ready = self._share(entry, [task(n) for n in missing], wanted, keep_wanted)
         result: list[Any] = []
@@ -324,7 +326,7 @@ class StoredEncoder:
         return result
 
     def _share(
-        self, entry: Entry, tasks: list[Task], wanted: str, keep_wanted: bool
+        self, entry: StoreEntry, tasks: list[ShardTask], wanted: str, keep_wanted: bool
     ) -> dict[int, Any]:
         """Make shards in all processes of the command. Returns, by their number, those of the
         kind ``wanted`` where that is not to be stored."""
@@ -345,7 +347,7 @@ class StoredEncoder:
             job = ShardJob(
                 self.inner, self.resolved.revision, self.device.type, wanted, keep_wanted, mark
             )
-            distributed.share(job, tasks, keep, lambda task: job.make(self.encoder, task))
+            distributed.share_tasks(job, tasks, keep, lambda task: job.make(self.encoder, task))
         return ready
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .config import RunConfig
-from .context import Data, load_data
+from .context import Data, load_run_data
 from .data.fetch import fetch_plan
 from .data.hub import download_plan
 from .encode import estimated_tokens
@@ -158,7 +158,7 @@ def _data(config: RunConfig, notes: list[str]) -> Data | None:
             )
         return None
     try:
-        return load_data(config)
+        return load_run_data(config)
     except DataError as error:
         notes.append(str(error))
         return None

@@ -79,7 +79,7 @@ def _length(parts: Sequence[Sequence[Float[np.ndarray, " N"] | float]]) -> int:
     return max((np.size(column) for part in parts for column in part), default=0)
 
 
-def scores(
+def estimate_scores(
     items: pd.DataFrame,
     item_scores: Mapping[str, Sequence[str]],
     *,
@@ -110,7 +110,7 @@ def scores(
     return {name: found[name] for name in item_scores if name in found}
 
 
-def score(items: pd.DataFrame, columns: Sequence[str], *, seed: int) -> Score:
+def estimate_score(items: pd.DataFrame, columns: Sequence[str], *, seed: int) -> Score:
     """One score, as :func:`scores` makes it; NaN without any item."""
     nothing = Score(float("nan"), 0, float("nan"), float("nan"))
-    return scores(items, {"": columns}, seed=seed).get("", nothing)
+    return estimate_scores(items, {"": columns}, seed=seed).get("", nothing)

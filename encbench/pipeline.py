@@ -16,7 +16,7 @@ import torch
 
 from . import registry
 from .config import RunConfig
-from .context import Context, Data, Images, load_data, load_images
+from .context import Context, Data, Images, load_images, load_run_data
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
@@ -149,7 +149,7 @@ def probe_all(
         config.out / "config.json",
         clean({**config.as_dict(), "re_encoder": config.chosen_re_encoder}),
     )
-    data = data or load_data(config)
+    data = data or load_run_data(config)
     for note in (*_notes(data.captions), *_notes(data.prompts)):
         log.info(note)
     images = load_images(config, data, store, device)

@@ -31,7 +31,7 @@ def emf() -> dict[str, Any]:
 PRESETS: dict[str, Callable[[], dict[str, Any]]] = {"emf": emf}
 
 
-def preset(name: str) -> dict[str, Any]:
+def run_preset(name: str) -> dict[str, Any]:
     """The values of a preset.
 
     Raises:

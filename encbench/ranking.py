@@ -24,7 +24,7 @@ from scipy.stats import norm, spearmanr
 from .errors import EncbenchError
 from .intervals import LEVEL, RESAMPLES, combine, resampled_means
 from .records import (
-    Pair,
+    PairedDifference,
     Prediction,
     Ranked,
     RivalOrder,
@@ -80,7 +80,7 @@ class Comparison:
         return float(low), float(high)
 
 
-def compare(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
+def compare_encoders(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
     """Put encoders side by side on the items that all of them have.
 
     Raises:
@@ -109,7 +109,7 @@ def compare(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
     return Comparison(specs, found[0], found[1:], len(common))
 
 
-def ranks(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
+def rank_values(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
     """1 + how many are better, along the last axis; equals share the better rank."""
     return 1 + (values[..., None, :] > values[..., :, None]).sum(axis=-1)
 
@@ -125,7 +125,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def pairs(comparison: Comparison, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
+def paired_differences(
+    comparison: Comparison, wanted: Sequence[tuple[str, str]]
+) -> list[PairedDifference]:
     """Paired differences a - b: percentile intervals, and two-sided p from the bootstrap's
     standard error, corrected by Holm over ``wanted``."""
     made = []
@@ -136,7 +138,7 @@ def pairs(comparison: Comparison, wanted: Sequence[tuple[str, str]]) -> list[Pai
         deviation = float(draws.std(ddof=1))
         p = 2 * float(norm.sf(abs(difference) / deviation)) if deviation else float(difference == 0)
         low, high = np.percentile(draws, LEVEL)
-        made.append(Pair(a, b, difference, float(low), float(high), p, p, False))
+        made.append(PairedDifference(a, b, difference, float(low), float(high), p, p, False))
     corrected = holm([pair.p for pair in made])
     return [
         dataclasses.replace(pair, p_holm=p, distinguishable=p < ALPHA)
@@ -185,12 +187,14 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
         )
     seed = primary[0].record.seed
     metric = str(primary[0].record.probe["main_metric"])
-    comparison = compare(primary, metric, seed)
+    comparison = compare_encoders(primary, metric, seed)
     of = {entrant.spec: entrant.record for entrant in primary}
     candidates = [spec for spec in comparison.specs if not of[spec].control]
     order = _order(comparison, of, metric, candidates)
-    among = pairs(comparison, [_better_first(comparison, *p) for p in combinations(candidates, 2)])
-    against = pairs(comparison, _against_controls(comparison.specs, candidates))
+    among = paired_differences(
+        comparison, [_better_first(comparison, *p) for p in combinations(candidates, 2)]
+    )
+    against = paired_differences(comparison, _against_controls(comparison.specs, candidates))
     best_first = [row.spec for row in order if not row.control]
     values = dict(zip(comparison.specs, comparison.values.tolist(), strict=True))
     warnings = _warnings(primary, comparison, order, candidates, failed)
@@ -198,7 +202,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
         rule={**RULE, "metric": metric, "resamples": RESAMPLES},
         data=_data(everything),
         order=order,
-        pairs=among + against,
+        paired_differences=among + against,
         rivals=_rivals(everything, candidates, values),
         sensitivity=_sensitivity(variants, primary, metric, best_first, seed),
         advice=advise(order, among, against),
@@ -211,7 +215,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
 
 
 def advise(
-    order: Sequence[Ranked], among: Sequence[Pair], against: Sequence[Pair]
+    order: Sequence[Ranked], among: Sequence[PairedDifference], against: Sequence[PairedDifference]
 ) -> dict[str, Any]:
     """What to use, in words: the winner, what cannot be told from it, the cheapest of these.
 
@@ -254,8 +258,8 @@ def _order(
     comparison: Comparison, of: Mapping[str, RunRecord], metric: str, candidates: list[str]
 ) -> list[Ranked]:
     columns = [comparison.specs.index(spec) for spec in candidates]
-    place = ranks(comparison.values[columns])
-    spread = ranks(comparison.draws[:, columns])
+    place = rank_values(comparison.values[columns])
+    spread = rank_values(comparison.draws[:, columns])
     limits = np.percentile(spread, LEVEL, axis=0, method="inverted_cdf") if columns else None
     rows = []
     for i, spec in enumerate(comparison.specs):
@@ -383,7 +387,7 @@ def _sensitivity(
         ranked = [spec for spec in best_first if spec in group]
         if not ranked:
             continue
-        comparison = compare([group[spec] for spec in ranked], metric, seed)
+        comparison = compare_encoders([group[spec] for spec in ranked], metric, seed)
         values = dict(zip(ranked, comparison.values.tolist(), strict=True))
         flips, clear = [], []
         for i, j in combinations(range(len(ranked)), 2):

@@ -110,7 +110,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedDifference:
     """The paired difference a - b by the primary rule, with its 95 % interval.
 
     ``p`` is two-sided, ``p_holm`` corrected over all pairs in the file."""
@@ -169,7 +169,7 @@ class Prediction:
     rule: dict[str, Any]
     data: dict[str, str]
     order: list[Ranked]
-    pairs: list[Pair]
+    pairs: list[PairedDifference]
     rivals: list[RivalOrder]
     sensitivity: list[Variant]
     advice: dict[str, Any]
@@ -418,7 +418,7 @@ def read_prediction(path: Path) -> Prediction:
             **{
                 **value,
                 "order": [Ranked(**row) for row in value["order"]],
-                "pairs": [Pair(**row) for row in value["pairs"]],
+                "pairs": [PairedDifference(**row) for row in value["pairs"]],
                 "rivals": [RivalOrder(**row) for row in value["rivals"]],
                 "sensitivity": [Variant(**row) for row in value["sensitivity"]],
             }

@@ -17,7 +17,7 @@ from .encoders.checks import validate_features
 from .encoders.pooling import pool as pool_tokens
 from .encoders.prefix import beginnings_of, find, reuses, states_of
 from .errors import ModelError, UsageError
-from .store import Entry
+from .store import StoreEntry
 from .types import TextEncoder, TextFeatures
 
 Made = dict[str, tuple[dict[str, Tensor], dict[str, float]]]
@@ -25,7 +25,7 @@ BEGINNINGS = "~"  # in a kind: the pooling before it, the digest of a list of be
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """One shard: its number, its prompts, the kinds to make, and beginnings of its prompts."""
 
     number: int
@@ -34,7 +34,7 @@ class Task:
     beginnings: tuple[str, ...] = ()
 
 
-def make_shard(encoder: TextEncoder, task: Task, wanted: str) -> Made:
+def make_shard(encoder: TextEncoder, task: ShardTask, wanted: str) -> Made:
     """Encode a shard's prompts once; from that every kind.
 
     Args:
@@ -82,7 +82,7 @@ def make_shard(encoder: TextEncoder, task: Task, wanted: str) -> Made:
 
 
 def _beginnings(
-    encoder: TextEncoder, task: Task, states: TextFeatures | None, how: str
+    encoder: TextEncoder, task: ShardTask, states: TextFeatures | None, how: str
 ) -> dict[str, Tensor]:
     """Pooled vectors of a shard's beginnings: from the states of its prompts where their ids
     are a prefix, else by a pass of their own."""
@@ -138,14 +138,14 @@ class ShardJob:
     keep_wanted: bool
     mark: Path
 
-    def __call__(self, task: Task) -> Made:
+    def __call__(self, task: ShardTask) -> Made:
         return self.make(held_encoder(self.spec, self.revision, self.device), task)
 
-    def make(self, encoder: TextEncoder, task: Task) -> Made:
+    def make(self, encoder: TextEncoder, task: ShardTask) -> Made:
         """The shard's kinds, without those that are in the store already."""
         made = make_shard(encoder, task, self.wanted)
         if self.mark.exists():
-            write_shard(Entry(self.mark.parent), task.number, made, self._passing)
+            write_shard(StoreEntry(self.mark.parent), task.number, made, self._passing)
         else:
             return made
         return {kind: value for kind, value in made.items() if kind == self._passing}
@@ -155,7 +155,7 @@ class ShardJob:
         return "" if self.keep_wanted else self.wanted
 
 
-def write_shard(entry: Entry, number: int, made: Mapping[str, Any], passing: str = "") -> None:
+def write_shard(entry: StoreEntry, number: int, made: Mapping[str, Any], passing: str = "") -> None:
     """Store every kind of a shard but ``passing``."""
     for kind, (tensors, info) in made.items():
         if kind != passing:

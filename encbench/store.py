@@ -29,7 +29,7 @@ from .files import digest, write_atomic, write_json
 from .progress import bar, log
 
 
-class Entry:
+class StoreEntry:
     """The shards of one identity. Make it by :meth:`Store.entry`."""
 
     def __init__(self, folder: Path) -> None:
@@ -99,13 +99,13 @@ class Store:
         if not os.access(root, os.W_OK):
             raise StoreError(f"the store {root} cannot be written; choose another by --store")
 
-    def entry(self, identity: Mapping[str, Any]) -> Entry:
+    def entry(self, identity: Mapping[str, Any]) -> StoreEntry:
         """The entry of an identity (JSON-ready: everything that the contents depend on)."""
         address = digest(identity)
         folder = self.root / address[:2] / address
         if not (folder / "identity.json").exists():
             write_json(folder / "identity.json", identity)
-        return Entry(folder)
+        return StoreEntry(folder)
 
     def rows(
         self,
@@ -126,7 +126,7 @@ class Store:
         entry = self.entry(identity)
         starts = range(0, count, shard_size)
         spans = [range(start, min(start + shard_size, count)) for start in starts]
-        if elsewhere is not None and distributed.size() > 1:
+        if elsewhere is not None and distributed.process_count() > 1:
             self._share(entry, spans, compute, elsewhere, what)
         parts: list[Tensor] = []
         with bar(what, count) as advance:
@@ -143,7 +143,7 @@ class Store:
 
     @staticmethod
     def _share(
-        entry: Entry,
+        entry: StoreEntry,
         spans: Sequence[range],
         compute: Callable[[range], Tensor],
         elsewhere: Callable[[range], Tensor],
@@ -158,7 +158,7 @@ class Store:
                 entry.write(number, "rows", {"rows": rows.float().cpu()}, {})
                 advance(len(spans[number]))
 
-            distributed.share(elsewhere, [spans[n] for n in missing], keep, compute)
+            distributed.share_tasks(elsewhere, [spans[n] for n in missing], keep, compute)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

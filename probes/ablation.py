@@ -18,12 +18,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from encbench.errors import DataError
-from encbench.intervals import combine, score, scores
+from encbench.intervals import combine, estimate_score, estimate_scores
 from encbench.retrieval.search import DECIMALS, nearest, normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
 from .histograms import similarity
-from .perturb import Place, Unit, bare, is_content, kept, remove, rng_for, split, swap_word
+from .perturb import Place, Unit, bare, choose_kept, is_content, remove, rng_for, split, swap_word
 from .whitening import centered, whitened
 
 HEADLINE_SHARE = 0.5
@@ -148,7 +148,7 @@ class AblationProbe:
             items["monotonicity"] = _monotonicity(by_share)
             names["monotonicity"] = ("monotonicity",)
         return Measurement(
-            scores=scores(items, names, seed=seed, unscored=unscored + missing),
+            scores=estimate_scores(items, names, seed=seed, unscored=unscored + missing),
             items=items,
             item_scores=names,
             series={
@@ -282,7 +282,9 @@ def _distractors(texts: list[str], ids: list[str], setting: Setting, seed: int) 
     found: list[str | None] = []
     for text, i in zip(texts, ids, strict=True):
         share, unit, place, _ = setting
-        stay = kept(len(split(text, unit)), share, place, rng_for(seed, i, share, unit, place, 0))
+        stay = choose_kept(
+            len(split(text, unit)), share, place, rng_for(seed, i, share, unit, place, 0)
+        )
         found.append(
             None
             if stay is None
@@ -337,7 +339,7 @@ def _curve(
     for name in ("cosine", "baseline", "calibrated", "low", "high"):
         found[name] = []
     for _, value, baseline in rows:
-        raw = score(pd.DataFrame({"v": value}), ("v",), seed=seed)
+        raw = estimate_score(pd.DataFrame({"v": value}), ("v",), seed=seed)
         means = np.array([np.nanmean(value), np.nanmean(baseline), 1.0])
         found["cosine"].append(raw.value)
         found["low"].append(raw.low)

@@ -20,12 +20,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from encbench.data.scenes.captions import Told, told
+from encbench.data.scenes.captions import CaptionContent, describe_scene
 from encbench.data.scenes.default import is_default, scene_batch
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.splits import Tier, held_out_pairs
 from encbench.data.scenes.world import COLORS, OPPOSITE, RELATIONS, SCENES, SHAPES, SceneBatch
-from encbench.intervals import mean_of, scores
+from encbench.intervals import estimate_scores, mean_of
 from encbench.types import CaptionSet, Measurement, ProbeContext, ProbeSpec
 
 from .perturb import rng_for
@@ -63,11 +63,11 @@ class DecodabilityProbe:
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:
         """Measure one encoder."""
         size = TEST if limit is None else min(limit, TEST)
-        fit, test = (captions(split, seed, n) for split, n in _sizes(size))
+        fit, test = (probe_captions(split, seed, n) for split, n in _sizes(size))
         views = _views(context, [c.text for c in (*fit, *test)], seed)
         won = dict(_ends(seed, size))
         for view, rows in views.items():
-            outputs = read_out(rows[: len(fit)], _targets(fit), rows[len(fit) :])
+            outputs = fit_ridge(rows[: len(fit)], _targets(fit), rows[len(fit) :])
             won[view] = answers(outputs, test)
         items = pd.DataFrame({"item": [f"scene {i}" for i in range(len(test))]})
         names: dict[str, tuple[str, ...]] = {}
@@ -86,7 +86,7 @@ class DecodabilityProbe:
         image_items, image_names = _image_part(context, seed, limit, notes)
         items = pd.concat([items, image_items], ignore_index=True)
         return Measurement(
-            scores=scores(items, names | image_names, seed=seed),
+            scores=estimate_scores(items, names | image_names, seed=seed),
             items=items,
             item_scores=names | image_names,
             notes=tuple(notes),
@@ -96,11 +96,11 @@ class DecodabilityProbe:
 @lru_cache(maxsize=4)
 def _ends(seed: int, size: int) -> dict[str, dict[str, Float[np.ndarray, " N"]]]:
     """Answers of a read-out of nothing, and of one of what the captions say."""
-    fit, test = (captions(split, seed, n) for split, n in _sizes(size))
+    fit, test = (probe_captions(split, seed, n) for split, n in _sizes(size))
     targets, nothing = _targets(fit), np.zeros((len(fit), 1))
     return {
-        "floor": answers(read_out(nothing, targets, np.zeros((len(test), 1))), test),
-        "ceiling": answers(read_out(targets, targets, _targets(test)), test),
+        "floor": answers(fit_ridge(nothing, targets, np.zeros((len(test), 1))), test),
+        "ceiling": answers(fit_ridge(targets, targets, _targets(test)), test),
     }
 
 
@@ -109,10 +109,12 @@ def _sizes(test: int) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 @lru_cache(maxsize=4)
-def captions(split: str, seed: int, count: int) -> tuple[Told, ...]:
+def probe_captions(split: str, seed: int, count: int) -> tuple[CaptionContent, ...]:
     """One short caption of each of ``count`` scenes, in tiers A and B by turns."""
-    batch = sample(split, count, seed=seed, world=WORLD)
-    return tuple(told(scene, TIERS[i % len(TIERS)], seed=seed) for i, scene in enumerate(batch))
+    batch = sample_scenes(split, count, seed=seed, world=WORLD)
+    return tuple(
+        describe_scene(scene, TIERS[i % len(TIERS)], seed=seed) for i, scene in enumerate(batch)
+    )
 
 
 # ------------------------------------------------------------------------------- features
@@ -145,7 +147,7 @@ def pool_tokens(tokens: Sequence[Float[Tensor, "_ D"]]) -> Float[np.ndarray, "N 
     return np.concatenate([means[0], np.maximum.reduceat(rows, starts), means[1]], axis=1)
 
 
-def read_out(
+def fit_ridge(
     fit: Float[np.ndarray, "M D"],
     targets: Float[np.ndarray, "M T"],
     test: Rows,
@@ -197,7 +199,7 @@ COLUMNS = Columns()
 WIDTH = 194
 
 
-def _targets(said: Sequence[Told]) -> Float[np.ndarray, "N T"]:
+def _targets(said: Sequence[CaptionContent]) -> Float[np.ndarray, "N T"]:
     """What captions say as ones and zeros: shapes, colors, number of things in all, (shape,
     relation it stands in), (color, shape)."""
     rows = np.zeros((len(said), WIDTH))
@@ -225,7 +227,7 @@ def _stands(shape: str, relation: str) -> int:
 
 
 def answers(
-    outputs: Float[np.ndarray, "N T"], test: Sequence[Told]
+    outputs: Float[np.ndarray, "N T"], test: Sequence[CaptionContent]
 ) -> dict[str, Float[np.ndarray, " N"]]:
     """How right a read-out is on each caption, 0 to 1, NaN where a caption does not ask.
 
@@ -267,7 +269,7 @@ def answers(
     return found
 
 
-def _contrast(caption: Told) -> tuple[tuple[str, str], tuple[str, str]] | None:
+def _contrast(caption: CaptionContent) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """The first two things told whose colors could be exchanged."""
     things = [(g.color, g.shape) for g in caption.groups if g.color]
     for i, (c, s) in enumerate(things):
@@ -320,7 +322,7 @@ def _image_part(
     names: dict[str, tuple[str, ...]] = {}
     for name, rows in readers.items():
         of_fit, of_test = owner[fit[owner]], owner[test[owner]]
-        guess = read_out(rows[fit[owner]], y[of_fit], rows[test[owner]], of_fit)
+        guess = fit_ridge(rows[fit[owner]], y[of_fit], rows[test[owner]], of_fit)
         errors = pd.Series(((y[of_test] - guess) ** 2).sum(axis=1)).groupby(of_test).mean()
         items[f"image/{name}/raw"] = -errors.to_numpy()
         names[f"image/{name}"] = (f"image/{name}/raw", "image/floor/raw", "image/exact/raw")

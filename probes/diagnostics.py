@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from encbench.errors import DataError
-from encbench.intervals import scores
+from encbench.intervals import estimate_scores
 from encbench.retrieval.metrics import random_similarity
 from encbench.retrieval.search import normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec, Score
@@ -75,7 +75,7 @@ class DiagnosticsProbe:
             "norm-spread": ("norm-deviation",),
             "truncation": ("truncation",),
         }
-        found = scores(items, names, seed=seed)
+        found = estimate_scores(items, names, seed=seed)
         found["effective-rank"] = _rank_score(rows=context.embed(lists[0][1]).numpy(), seed=seed)
         cost: dict[str, Any] = dict(speeds[0])
         cost |= {"parameters": context.card.parameters, "license": context.card.license}

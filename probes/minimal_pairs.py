@@ -34,7 +34,7 @@ from encbench.data.geneval import (
 )
 from encbench.data.scenes.captions import reword
 from encbench.data.scenes.prompts import prompt_held_out, scene_prompts
-from encbench.intervals import mean_of, scores
+from encbench.intervals import estimate_scores, mean_of
 from encbench.retrieval.search import DECIMALS, normalize
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
@@ -67,7 +67,7 @@ class Version(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class MinimalPair:
     """A base prompt with its swaps by kind and its paraphrases by wording.
 
     Attributes:
@@ -130,7 +130,7 @@ class MinimalPairsProbe:
             table[column] = np.where(tied, 0.5, near > far)
         items, names = _items(found, table)
         return Measurement(
-            scores=scores(items, names, seed=seed),
+            scores=estimate_scores(items, names, seed=seed),
             items=items,
             item_scores=names,
             series={"wordings": _by_wording(table)},
@@ -139,7 +139,7 @@ class MinimalPairsProbe:
 
 
 def _items(
-    found: Sequence[Case], table: pd.DataFrame
+    found: Sequence[MinimalPair], table: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
     """One row for each base prompt: its share of contests won by kind (mean over paraphrases),
     and the means over kinds, scaled from floor to ceiling, under several views."""
@@ -181,7 +181,7 @@ def _by_wording(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 @lru_cache(maxsize=2)
-def cases(seed: int, per_task: int = PER_TASK) -> tuple[Case, ...]:
+def cases(seed: int, per_task: int = PER_TASK) -> tuple[MinimalPair, ...]:
     """The base prompts with their swaps and paraphrases, tasks and sources in turn.
 
     Of scenes from the 'probe-test' split, held-out combinations among them; of COCO's classes
@@ -202,7 +202,7 @@ def cases(seed: int, per_task: int = PER_TASK) -> tuple[Case, ...]:
     return tuple(found[i] for i in range(longest) for found in lists if i < len(found))
 
 
-def _case(prompt: GenevalPrompt, source: str, seed: int) -> Case:
+def _case(prompt: GenevalPrompt, source: str, seed: int) -> MinimalPair:
     name = f"{source} {prompt.task} {prompt.prompt_id}"
     rng = rng_for(seed, "minimal pairs", name)
     means = prompt.include
@@ -232,7 +232,7 @@ def _case(prompt: GenevalPrompt, source: str, seed: int) -> Case:
     base = paraphrases.pop("")
     held_out = source == "scenes" and prompt_held_out(means)
     changed = {kind: versions(swap) for kind, swap in swaps.items()}
-    return Case(name, source, held_out, base, paraphrases, changed)
+    return MinimalPair(name, source, held_out, base, paraphrases, changed)
 
 
 def _turned(means: Means) -> Means:
@@ -291,6 +291,6 @@ _CHANGES: dict[str, Change] = {
 }
 
 
-def _versions(case: Case) -> list[Version]:
+def _versions(case: MinimalPair) -> list[Version]:
     swaps = (version for versions in case.swaps.values() for version in versions.values())
     return [case.base, *case.paraphrases.values(), *swaps]

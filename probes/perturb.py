@@ -27,7 +27,9 @@ def split(text: str, unit: Unit) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
 
 
-def kept(count: int, share: float, place: Place, rng: np.random.Generator) -> list[int] | None:
+def choose_kept(
+    count: int, share: float, place: Place, rng: np.random.Generator
+) -> list[int] | None:
     """Which of ``count`` units stay when a share of them is removed.
 
     At least one is removed and at least one stays, so nothing can be done to a single unit:
@@ -59,7 +61,7 @@ def remove(
     leaves open how much, where and in which units.
     """
     parts = split(text, unit)
-    stay = kept(len(parts), share, place, rng)
+    stay = choose_kept(len(parts), share, place, rng)
     return None if stay is None else " ".join(parts[i] for i in stay)
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from encbench.errors import DataError
-from encbench.intervals import scores
+from encbench.intervals import estimate_scores
 from encbench.retrieval.metrics import (
     mean_similarity_at,
     random_similarity,
@@ -35,7 +35,7 @@ EXAMPLES = 4  # queries shown in the report, best and worst, for each encoder
 
 
 @dataclass(frozen=True)
-class Sample:
+class RetrievalDraw:
     """One caption of each image, and which of them are queries (indices into both)."""
 
     images: tuple[ImageRecord, ...]
@@ -108,7 +108,7 @@ class RetrievalProbe:
             items = items.merge(table, on="item", how="outer")
         items = items.sort_values("item", ignore_index=True)
         return Measurement(
-            scores=scores(items, names, seed=seed, unscored=unscored),
+            scores=estimate_scores(items, names, seed=seed, unscored=unscored),
             items=items,
             item_scores=names,
             series=series,
@@ -134,7 +134,7 @@ class RetrievalProbe:
         images = [image for image in captions.images if image.image_id in several]
         if not images:
             raise DataError(f"no image of {captions.name} has two captions; recall needs them")
-        sample = draw(captions, images, wanted, seed)
+        sample = draw_queries(captions, images, wanted, seed)
         _check_k(ks, len(ids) - 1, captions.name)
         rows = _rows(context, [c.text for c in captions.captions], notes)
         place = {caption_id: i for i, caption_id in enumerate(ids)}
@@ -167,13 +167,13 @@ class RetrievalProbe:
         assert context.captions is not None
         vectors = context.reencode(usable).numpy()
         broken = ~np.isfinite(vectors).all(axis=1)
-        full = draw(context.captions, usable, wanted, seed)
+        full = draw_queries(context.captions, usable, wanted, seed)
         unscored = int(broken[full.queries].sum())
         if broken.any():
             notes.append(f"{broken.sum()} images could not be read; they are unscored")
             usable = [image for image, bad in zip(usable, broken, strict=True) if not bad]
             vectors = vectors[~broken]
-        sample = draw(context.captions, usable, wanted, seed)
+        sample = draw_queries(context.captions, usable, wanted, seed)
         _check_k(ks, len(usable) - 1, context.captions.name)
         empty = int((np.abs(vectors).sum(axis=1) == 0).sum())
         if empty:
@@ -215,7 +215,7 @@ class RetrievalProbe:
         images = [image for image in usable if image.path is not None]
         if not images:
             return None
-        sample = draw(context.captions, images, wanted, seed)
+        sample = draw_queries(context.captions, images, wanted, seed)
         texts = context.embed_joint([sample.captions[q].text for q in sample.queries])
         if texts is None:
             return None
@@ -233,7 +233,9 @@ class RetrievalProbe:
         return table
 
 
-def draw(captions: CaptionSet, images: Sequence[ImageRecord], wanted: int, seed: int) -> Sample:
+def draw_queries(
+    captions: CaptionSet, images: Sequence[ImageRecord], wanted: int, seed: int
+) -> RetrievalDraw:
     """One seeded caption for each image and up to ``wanted`` seeded queries among the images.
 
     Which caption an image has depends on the seed and on ids alone, not on the other images.
@@ -250,7 +252,7 @@ def draw(captions: CaptionSet, images: Sequence[ImageRecord], wanted: int, seed:
         chosen.append(options[int(keys[0].argmin())])
     ids = np.array([image.image_id for image in kept], np.int64)
     order = tie_keys(seed + 1, np.zeros(1, np.int64), ids[None])[0].argsort(kind="stable")
-    return Sample(tuple(kept), tuple(chosen), np.sort(order[:wanted]))
+    return RetrievalDraw(tuple(kept), tuple(chosen), np.sort(order[:wanted]))
 
 
 def _usable(context: ProbeContext) -> list[ImageRecord]:

@@ -17,10 +17,10 @@ from encbench.files import write_atomic
 from . import curves, figures, kinds, scatter, tables, words
 from .confirm_view import View, build_view, write_files
 from .figures import Drawing
-from .gallery import build_gallery
+from .gallery import gallery_cases
 from .load import Run, load_run
 from .published import LABEL, LINK, REFERENCE, SILENT
-from .text import encode, listing, markdown, printable, quantity
+from .text import clean_text, encode, listing, markdown, quantity
 
 LONG = 160  # characters from which the first line is set smaller
 FEW_PAIRS = 15  # rows shown at once; more are folded away
@@ -44,7 +44,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     """
     loaded = load_run(run)
     folder = out or run / "report"
-    drawings, reasons = draw_all(loaded)
+    drawings, reasons = draw_figures(loaded)
     confirmation = build_view(loaded)
     for drawing in drawings.values():
         write_atomic(folder / "figures" / f"{drawing.name}.png", drawing.png)
@@ -52,7 +52,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     write_files(confirmation, folder)
     _remove_stale(folder / "figures", {*drawings, *(confirmation.names if confirmation else ())})
     view = _view(loaded, drawings, reasons, confirmation)
-    ranking = tables.ranking(loaded)
+    ranking = tables.ranking_table(loaded)
     comment = f"encbench ranking; prediction {loaded.prediction.hash}; needs booktabs"
     for name, text in (
         ("ranking.csv", tables.ranking_csv(loaded)),
@@ -65,7 +65,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     return folder / "index.html"
 
 
-def draw_all(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
+def draw_figures(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
     """All figures by name, and for those that cannot be drawn the reason, by function."""
     drawings: dict[str, Drawing] = {}
     reasons: dict[str, str] = {}
@@ -95,30 +95,32 @@ def _view(
 ) -> dict[str, Any]:
     """Everything that the templates show."""
     among, against = words.split_pairs(run)
-    first = confirmation.headline if confirmation else printable(run.advice)
-    summary = words.summary(run)
+    first = confirmation.headline if confirmation else clean_text(run.advice)
+    summary = words.run_summary(run)
     return {
         "run": run,
         "confirmation": confirmation,
         "advice": first,
         "long": len(first) > LONG,
         "summary": f"{confirmation.summary} Ranking: {summary}" if confirmation else summary,
-        "warnings": words.warnings(run),
+        "warnings": words.run_warnings(run),
         "failed": [words.failure(entry) for entry in run.prediction.failed],
         "figures": drawings,
         "reasons": reasons,
         "similarities": [d for d in drawings.values() if d.name.startswith("similarity-")],
-        "ranking": tables.ranking(run),
+        "ranking": tables.ranking_table(run),
         "cost": tables.cost(run) if run.candidates else None,
         "sensitivity": tables.sensitivity(run) if "sensitivity" in drawings else None,
         "rivals": tables.rivals(run) if run.prediction.rivals else None,
-        "pairs": tables.pairs(run, among) if among else None,
-        "against": tables.pairs(run, against) if against else None,
+        "pairs": tables.difference_table(run, among) if among else None,
+        "against": tables.difference_table(run, against) if against else None,
         "fold_pairs": len(among) > FEW_PAIRS,
         "published": tables.published(run),
-        "scores": [(probe, _title(run, probe), tables.scores(run, probe)) for probe in run.probes],
-        "encoders": tables.encoders(run),
-        "gallery": build_gallery(run),
+        "scores": [
+            (probe, _title(run, probe), tables.score_table(run, probe)) for probe in run.probes
+        ],
+        "encoders": tables.encoder_table(run),
+        "gallery": gallery_cases(run),
         "definition": words.definition(run),
         "silent": SILENT,
         "reference": REFERENCE,
@@ -132,7 +134,7 @@ def _view(
 def _title(run: Run, probe: str) -> str:
     titles = (str(r.probe.get("title") or "") for r in run.records if r.probe["name"] == probe)
     title = next(filter(None, titles), "")
-    return printable(f"{probe}: {title}" if title else probe)
+    return clean_text(f"{probe}: {title}" if title else probe)
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
@@ -168,7 +170,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
         ("Packages", ", ".join(f"{name} {' or '.join(v)}" for name, v in packages.items())),
         ("Records", f"{len(run.records)}, {quantity(seconds)} s of probing"),
     ]
-    return [(label, printable(value)) for label, value in rows if value]
+    return [(label, clean_text(value)) for label, value in rows if value]
 
 
 # ------------------------------------------------------------------------------ rendering
@@ -193,7 +195,7 @@ def _render_html(view: dict[str, Any]) -> str:
     script = source("script.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["line"] = printable
+    environment.filters["line"] = clean_text
     style = source("style.css") + (source("confirm.css") if view["confirmation"] else "")
     return environment.get_template("report.html").render(
         **view, style=Markup(style), script=Markup(script), script_hash=allowed

@@ -20,7 +20,7 @@ from .figures import (
     VERMILION,
     WIDTH,
     Drawing,
-    Look,
+    PlotStyle,
     add_axes,
     canvas,
     finish,
@@ -89,7 +89,7 @@ def _others(axes: Axes, lines: Sequence[tuple[TrainedEncoder, Line]], row: Train
             axes.plot(xs, ys, color=PALE, linewidth=0.6, zorder=1)
 
 
-OTHERS = Look(PALE, "", "")
+OTHERS = PlotStyle(PALE, "", "")
 
 
 # ------------------------------------------------------------------------------------ steps
@@ -124,18 +124,19 @@ def draw_steps(c: Confirmation) -> Drawing | str:
             axes.set_xticks(c.steps, [str(s) for s in c.steps])
             axes.set_xlim(c.steps[0] / 1.25, c.steps[-1] * 1.25)
             axes.set_ylim(0, _top(tops))
-        handles = [key("seen combinations", Look(BLUE, "o", BLUE, 3), linestyle="-")]
+        handles = [key("seen combinations", PlotStyle(BLUE, "o", BLUE, 3), linestyle="-")]
         if held:
-            handles.append(key("held out", Look(ORANGE, "o", ORANGE, 2), linestyle="--"))
+            handles.append(key("held out", PlotStyle(ORANGE, "o", ORANGE, 2), linestyle="--"))
         if any(row.parent.get(c.verdict.primary) for row in rows):
-            handles.append(key("parent, plain flow matching", Look(INK, "s", "white", 3.5)))
+            handles.append(key("parent, plain flow matching", PlotStyle(INK, "s", "white", 3.5)))
         handles.append(key("other encoders", OTHERS))
         _keys(figure, handles)
         return finish(
             figure,
             "confirm-steps",
             "GenEval by number of steps",
-            f"Tier {text.printable(tier)} of the prompts, the same noise for every encoder. Bands: "
+            f"Tier {text.clean_text(tier)} of the prompts, the same noise for every encoder. "
+            "Bands: "
             "95 % intervals over prompts and seeds. The parent is the checkpoint at the switch "
             "from flow matching to MeanFlow, sampled as plain flow matching: what MeanFlow "
             "training started from. Held-out combinations of shape and color were in no training "
@@ -205,9 +206,13 @@ def draw_training(c: Confirmation) -> Drawing | str:
         _keys(
             figure,
             [
-                key("flow matching", Look(ORANGE, "o", ORANGE, 3.2), linestyle="-"),
-                key("MeanFlow", Look(BLUE, "o", BLUE, 3.2), linestyle="-"),
-                *([key("switch", Look(GRAY, "", ""), linestyle=":")] if switch is not None else []),
+                key("flow matching", PlotStyle(ORANGE, "o", ORANGE, 3.2), linestyle="-"),
+                key("MeanFlow", PlotStyle(BLUE, "o", BLUE, 3.2), linestyle="-"),
+                *(
+                    [key("switch", PlotStyle(GRAY, "", ""), linestyle=":")]
+                    if switch is not None
+                    else []
+                ),
                 key("other encoders", OTHERS),
             ],
         )
@@ -215,7 +220,8 @@ def draw_training(c: Confirmation) -> Drawing | str:
             figure,
             "confirm-training",
             "GenEval through training",
-            f"The mean over seeds at {c.primary[0]} steps, tier {text.printable(c.primary[1])}; on "
+            f"The mean over seeds at {c.primary[0]} steps, tier "
+            f"{text.clean_text(c.primary[1])}; on "
             "the way fewer images a prompt than in the end, so single points are noisy. Until the "
             "switch the network learns the instantaneous velocity and is sampled as plain flow "
             "matching; after it, the average one.",
@@ -274,7 +280,7 @@ def draw_gap(c: Confirmation) -> Drawing | str:
         _keys(
             figure,
             [
-                key("this encoder", Look(GREEN, "o", GREEN, 2.5), linestyle="-"),
+                key("this encoder", PlotStyle(GREEN, "o", GREEN, 2.5), linestyle="-"),
                 key("other encoders", OTHERS),
             ],
         )

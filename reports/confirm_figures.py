@@ -22,13 +22,13 @@ from .figures import (
     VERMILION,
     WIDTH,
     Drawing,
-    Look,
+    PlotStyle,
     add_axes,
     canvas,
     finish,
     key,
 )
-from .labels import Point, place
+from .labels import Point, place_labels
 from .text import Real
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ MARKERS = "o^svP"  # by stage of training
 DARK = "#4d4d4d"
 
 
-def draw_all(c: Confirmation) -> tuple[dict[str, Drawing], dict[str, str]]:
+def draw_confirm_figures(c: Confirmation) -> tuple[dict[str, Drawing], dict[str, str]]:
     """All figures by name, and for those that cannot be drawn the reason, by function."""
     drawings: dict[str, Drawing] = {}
     reasons: dict[str, str] = {}
-    for draw in (draw_predicted, *CURVES, draw_cost, draw_paper):
+    for draw in (draw_predicted, *CURVES, draw_confirm_cost, draw_paper):
         made = draw(c)
         if isinstance(made, Drawing):
             drawings[made.name] = made
@@ -75,11 +75,11 @@ class Marks:
     def label(self, row: TrainedEncoder) -> str:
         return (self.short if self.numbered else self.names)[row.spec]
 
-    def look(self, row: TrainedEncoder) -> Look:
+    def look(self, row: TrainedEncoder) -> PlotStyle:
         if row.control:
-            return Look(VERMILION, "D", "white", 4.2)
+            return PlotStyle(VERMILION, "D", "white", 4.2)
         color = BLUE if row is self.c.winner else DARK
-        return Look(color, MARKERS[self.stages.index(row.stage) % len(MARKERS)], color)
+        return PlotStyle(color, MARKERS[self.stages.index(row.stage) % len(MARKERS)], color)
 
     @property
     def margin(self) -> float:
@@ -103,16 +103,19 @@ class Marks:
         trained = [row for row in self.rows if not row.control]
         handles: list[Any] = []
         if self.c.winner in trained:
-            handles.append(key("predicted first", Look(BLUE, "o", BLUE)))
+            handles.append(key("predicted first", PlotStyle(BLUE, "o", BLUE)))
         if len(self.stages) > 1:
             handles += [
-                key(f"stage {text.printable(stage)}", Look(DARK, MARKERS[i % len(MARKERS)], DARK))
+                key(
+                    f"stage {text.clean_text(stage)}",
+                    PlotStyle(DARK, MARKERS[i % len(MARKERS)], DARK),
+                )
                 for i, stage in enumerate(self.stages)
             ]
         elif len(trained) > 1:
-            handles.append(key("other encoders", Look(DARK, "o", DARK)))
+            handles.append(key("other encoders", PlotStyle(DARK, "o", DARK)))
         if any(row.control for row in self.rows):
-            handles.append(key("controls", Look(VERMILION, "D", "white", 4.2)))
+            handles.append(key("controls", PlotStyle(VERMILION, "D", "white", 4.2)))
         handles += more
         if handles:
             figure.legend(
@@ -150,7 +153,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             axes.set_ylim(*_room(ends))
             axes.grid()
             bold = "bold" if steps == c.primary[0] else "normal"
-            axes.set_title(text.plural(steps, "step"), fontweight=bold, pad=4)
+            axes.set_title(text.count_noun(steps, "step"), fontweight=bold, pad=4)
             told = _agreement(c, steps)
             axes.text(1, 1 + 4 / 72 / each, told, transform=axes.transAxes, ha="right",
                       va="bottom", fontsize=7, color=GRAY)  # fmt: skip
@@ -159,7 +162,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
                 axes.set_ylabel("GenEval, trained")
             if i + columns >= len(panels):
                 axes.set_xlabel("predicted score")
-            place(axes, points, 6.5 if not marks.numbered else 7)
+            place_labels(axes, points, 6.5 if not marks.numbered else 7)
         marks.draw_key(figure, 0.55)
         marks.legend(figure)
         tier, combos = c.primary[1:]
@@ -173,7 +176,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             "confirm-predicted",
             "Predicted against actual",
             f"Horizontal: the primary score, written down before training. Vertical: GenEval of "
-            f"the trained models, tier {text.printable(tier)}, {text.printable(combos)} "
+            f"the trained models, tier {text.clean_text(tier)}, {text.clean_text(combos)} "
             f"combinations. Lines are 95 % intervals: over queries across, over prompts and seeds "
             f"down. Both verdicts are about {c.primary[0]} steps; the other panels are "
             "exploratory. Controls are drawn, but never enter the rank correlation, which is "
@@ -231,7 +234,7 @@ def _cross(
 # -------------------------------------------------------------------------------------- cost
 
 
-def draw_cost(c: Confirmation) -> Drawing | str:
+def draw_confirm_cost(c: Confirmation) -> Drawing | str:
     """GenEval against the encoder's parameters and against seconds of training."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -276,12 +279,12 @@ def draw_cost(c: Confirmation) -> Drawing | str:
             axes.set_xlabel(label)
             if i == 0:
                 axes.set_ylabel(f"GenEval, {c.primary[0]} steps")
-            place(axes, points, 6.5 if not marks.numbered else 7,
+            place_labels(axes, points, 6.5 if not marks.numbered else 7,
                   [level["value"]] if level else [])  # fmt: skip
         marks.draw_key(figure, 0.42)
         more = []
         if level:
-            look = Look(VERMILION, "", "")
+            look = PlotStyle(VERMILION, "", "")
             more = [key("constant control", look, linestyle=DASHES, linewidth=0.9)]
         marks.legend(figure, more)
         return finish(
@@ -340,7 +343,7 @@ def draw_paper(c: Confirmation) -> Drawing | str:
                       transform=axes.transAxes, ha="right", fontsize=7, color=GRAY)  # fmt: skip
             points = [Point(x, y, row.name, INK) for x, y, row in zip(xs, scores, there,
                                                                       strict=True)]  # fmt: skip
-            place(axes, points, 7)
+            place_labels(axes, points, 7)
         told = "; ".join(
             f"{row.name} {text.number(row.discriminability)}, {text.number(row.disentanglement)}, "
             f"GenEval {text.number(row.geneval, 2)}"

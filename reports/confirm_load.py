@@ -64,7 +64,7 @@ class Confirmation:
         return text.short_names(names, 40)
 
     def name(self, spec: Any) -> str:
-        return self.brief.get(str(spec), text.printable(str(spec)))
+        return self.brief.get(str(spec), text.clean_text(str(spec)))
 
     def named(self, sentence: Any) -> str:
         """A sentence with names in place of specs; longest first, since one spec may begin
@@ -72,7 +72,7 @@ class Confirmation:
         sentence = str(sentence or "")
         for spec in sorted(self.brief, key=len, reverse=True):
             sentence = sentence.replace(spec, self.brief[spec])
-        return text.printable(sentence)
+        return text.clean_text(sentence)
 
     def row(self, spec: Any) -> TrainedEncoder | None:
         return next((row for row in self.rows if row.spec == spec), None)
@@ -85,7 +85,7 @@ class Confirmation:
         found: dict[tuple[int, str, str], None] = {}
         for row in self.rows:
             for key, entry in row.scores.items():
-                place = parts(key)
+                place = parse_cell(key)
                 if place and text.is_number(entry.get("value")):
                     found[place] = None
         return tuple(found)
@@ -93,7 +93,7 @@ class Confirmation:
     @cached_property
     def primary(self) -> tuple[int, str, str]:
         """Steps, tier and combos of both verdicts."""
-        return parts(self.verdict.primary) or PRIMARY
+        return parse_cell(self.verdict.primary) or PRIMARY
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ class Confirmation:
         return self.verdict.prediction == self.ranked.prediction.hash
 
 
-def parts(key: str) -> tuple[int, str, str] | None:
+def parse_cell(key: str) -> tuple[int, str, str] | None:
     """Steps, tier and combos of a cell's key; None if it is none."""
     found = parse_qs(key)
     try:
@@ -251,7 +251,7 @@ def load_grids(c: Confirmation) -> list[Grid]:
         content = _png(c.ranked.folder, row.grid)
         if content is not None:
             png, width, height = content
-            value = text.score(c.entry(row))
+            value = text.format_score(c.entry(row))
             place = f"predicted {row.predicted_rank}, " if row.predicted_rank else "control, "
             said = f"{place}GenEval at {c.primary[0]} steps {value}"
             found.append(

@@ -8,8 +8,8 @@ from typing import Any
 from encbench.records import TrainedEncoder, cell
 
 from . import text
-from .confirm_load import Confirmation, Group, parts
-from .tables import Cell, Row, Table, figure, scored, words, write_csv
+from .confirm_load import Confirmation, Group, parse_cell
+from .tables import Cell, Table, TableRow, number_cell, scored, text_cell, write_csv
 
 
 def _kind(c: Confirmation, row: TrainedEncoder) -> str:
@@ -20,7 +20,7 @@ def _kind(c: Confirmation, row: TrainedEncoder) -> str:
 
 def _encoder(c: Confirmation, row: TrainedEncoder) -> Cell:
     tag = "control" if row.control else ""
-    return words(c.name(row.spec), title=text.printable(row.spec), tag=tag)
+    return text_cell(c.name(row.spec), title=text.clean_text(row.spec), tag=tag)
 
 
 def _several_stages(c: Confirmation) -> bool:
@@ -32,7 +32,7 @@ def group_title(group: Group) -> str:
     return f"{group[0]}, {group[1]}"
 
 
-def encoders(c: Confirmation) -> Table:
+def outcome_table(c: Confirmation) -> Table:
     """What was predicted and what came out in the cell of both verdicts."""
     stages = _several_stages(c)
     steps = f"GenEval, {c.primary[0]} steps"
@@ -48,8 +48,8 @@ def encoders(c: Confirmation) -> Table:
         cells = [
             Cell("control")
             if row.control
-            else figure(row.predicted_rank, text.count(row.predicted_rank)),
-            figure(place, text.count(place)),
+            else number_cell(row.predicted_rank, text.count(row.predicted_rank)),
+            number_cell(place, text.count(place)),
             _encoder(c, row),
             scored(row.predicted),
             scored(c.entry(row)),
@@ -57,8 +57,8 @@ def encoders(c: Confirmation) -> Table:
             scored(parent),
         ]
         if stages:
-            cells.append(words(row.stage))
-        rows.append(Row(tuple(cells), _kind(c, row)))
+            cells.append(text_cell(row.stage))
+        rows.append(TableRow(tuple(cells), _kind(c, row)))
     return Table(head, "rrlrrrr" + "l" * stages, tuple(rows))
 
 
@@ -67,7 +67,7 @@ def by_group(c: Confirmation) -> Table | None:
     if len(c.groups) < 2:
         return None
     rows = [
-        Row(
+        TableRow(
             (_encoder(c, row), *(scored(c.entry(row, group=g), 2) for g in c.groups)), _kind(c, row)
         )
         for row in c.rows
@@ -79,9 +79,9 @@ def by_steps(c: Confirmation) -> Table | None:
     """In the verdicts' group of prompts: each number of steps."""
     if len(c.steps) < 2:
         return None
-    head = ("Encoder", *(text.plural(steps, "step") for steps in c.steps))
+    head = ("Encoder", *(text.count_noun(steps, "step") for steps in c.steps))
     rows = [
-        Row((_encoder(c, row), *(scored(c.entry(row, s)) for s in c.steps)), _kind(c, row))
+        TableRow((_encoder(c, row), *(scored(c.entry(row, s)) for s in c.steps)), _kind(c, row))
         for row in c.rows
     ]
     return Table(head, _align(c.steps), tuple(rows))
@@ -99,13 +99,13 @@ def by_task(c: Confirmation) -> Table | None:
     rows = []
     for row in c.rows:
         tasks = row.tasks.get(c.verdict.primary) or {}
-        cells = (figure(tasks.get(name), text.number(tasks.get(name), 2)) for name in names)
-        rows.append(Row((_encoder(c, row), *cells), _kind(c, row)))
-    head = ("Encoder", *(text.printable(name).replace("_", " ") for name in names))
+        cells = (number_cell(tasks.get(name), text.number(tasks.get(name), 2)) for name in names)
+        rows.append(TableRow((_encoder(c, row), *cells), _kind(c, row)))
+    head = ("Encoder", *(text.clean_text(name).replace("_", " ") for name in names))
     return Table(head, _align(tuple(names)), tuple(rows))
 
 
-def leads(c: Confirmation) -> Table | None:
+def lead_table(c: Confirmation) -> Table | None:
     """The predicted winner's paired lead over each rival."""
     head = ("Rival", "Lead of the predicted first", "Upper end, corrected", "Which is better")
     rows = []
@@ -118,12 +118,12 @@ def leads(c: Confirmation) -> Table | None:
         elif text.is_number(low) and low > 0:
             better = "the predicted first"
         cells = (
-            words(c.name(entry.get("rival"))),
+            text_cell(c.name(entry.get("rival"))),
             scored(lead),
-            figure(top),
-            words(better),
+            number_cell(top),
+            text_cell(better),
         )
-        rows.append(Row(cells))
+        rows.append(TableRow(cells))
     return Table(head, "lrrl", tuple(rows)) if rows else None
 
 
@@ -136,19 +136,20 @@ def rule(c: Confirmation) -> Table | None:
     rows = [
         ("Rank correlation", scored(r.get("statistic"), 2),
          "size-weighted mean of Spearman's within stages of training"),
-        ("p", figure(r.get("p"), text.p_value(r.get("p"))), f"one-sided, by permutation, {how}"),
-        ("Smallest p", figure(r.get("smallest_p"), text.p_value(r.get("smallest_p"))),
+        ("p", number_cell(r.get("p"), text.p_value(r.get("p"))),
+         f"one-sided, by permutation, {how}"),
+        ("Smallest p", number_cell(r.get("smallest_p"), text.p_value(r.get("smallest_p"))),
          "what a perfect order of these encoders would reach"),
         ("Top-1 regret", scored(r.get("regret")),
          "GenEval lost by choosing the predicted first, corrected for the best one's luck"),
-        ("Range of scores", figure(r.get("score_range")), "best minus worst encoder"),
-        ("Seed deviation", figure(r.get("seed_deviation")),
+        ("Range of scores", number_cell(r.get("score_range")), "best minus worst encoder"),
+        ("Seed deviation", number_cell(r.get("seed_deviation")),
          "of one training's score; unknown with one seed"),
-        ("Seed-to-seed correlation", figure(r.get("seed_correlation"),
+        ("Seed-to-seed correlation", number_cell(r.get("seed_correlation"),
          text.number(r.get("seed_correlation"), 2)),
          "between seeds over the same encoders: the ceiling of any prediction"),
     ]  # fmt: skip
-    made = tuple(Row((words(name), value, words(what))) for name, value, what in rows)
+    made = tuple(TableRow((text_cell(name), value, text_cell(what))) for name, value, what in rows)
     return Table(("Quantity", "Value", "What it is"), "lrl", made)
 
 
@@ -164,18 +165,20 @@ def predictors(c: Confirmation, *, primary: bool) -> Table | None:
     wanted.sort(key=lambda p: (p.cell if not primary else "", -_number(p.statistic), p.name))
     rows = []
     for p in wanted:
-        place = parts(p.cell)
-        where = f"{text.plural(place[0], 'step')}, {group_title(place[1:])}" if place else p.cell
+        place = parse_cell(p.cell)
+        where = (
+            f"{text.count_noun(place[0], 'step')}, {group_title(place[1:])}" if place else p.cell
+        )
         cells = [
-            words(text.printable(p.name)),
-            figure(p.statistic, text.number(p.statistic, 2)),
-            figure(p.p, text.p_value(p.p)),
-            figure(p.p_holm, text.p_value(p.p_holm)),
-            figure(p.encoders, text.count(p.encoders)),
+            text_cell(text.clean_text(p.name)),
+            number_cell(p.statistic, text.number(p.statistic, 2)),
+            number_cell(p.p, text.p_value(p.p)),
+            number_cell(p.p_holm, text.p_value(p.p_holm)),
+            number_cell(p.encoders, text.count(p.encoders)),
         ]
         if not primary:
-            cells.insert(1, words(text.printable(where)))
-        rows.append(Row(tuple(cells)))
+            cells.insert(1, text_cell(text.clean_text(where)))
+        rows.append(TableRow(tuple(cells)))
     head = ["Predictor", "Rank correlation", "p", "p (Holm)", "Encoders"]
     if not primary:
         head.insert(1, "Cell")
@@ -212,7 +215,7 @@ def confirmation_csv(c: Confirmation) -> str:
                     *(row.predicted.get(end) for end in ("value", "low", "high")),
                     row.predicted_rank, row.parameters,
                     sum(seconds) / len(seconds) if seconds else None, key,
-                    *(parts(key) or (None, None, None)), key == cell(*c.primary),
+                    *(parse_cell(key) or (None, None, None)), key == cell(*c.primary),
                     *(entry.get(end) for end in ("value", "low", "high", "n")),
                     " ".join(map(str, row.by_seed.get(key) or [])),
                     *(parent.get(end) for end in ("value", "low", "high")),

@@ -11,13 +11,13 @@ from encbench.files import write_atomic
 from encbench.records import Verdict
 
 from . import confirm_tables, confirm_words
-from .confirm_figures import draw_all
+from .confirm_figures import draw_confirm_figures
 from .confirm_load import Confirmation, Grid, load_confirmation, load_grids
 from .confirm_words import Statement
 from .figures import Drawing
 from .load import Run
 from .tables import Table, to_tex
-from .text import encode, plural, printable
+from .text import clean_text, count_noun, encode
 
 FEW_GRIDS = 6  # shown at once; of more, those that the verdicts are about
 
@@ -65,32 +65,32 @@ def build_view(ranked: Run) -> View | None:
     c = load_confirmation(ranked)
     if c is None:
         return None
-    figures, reasons = draw_all(c)
-    encoders = confirm_tables.encoders(c)
+    figures, reasons = draw_confirm_figures(c)
+    encoders = confirm_tables.outcome_table(c)
     comment = f"encbench confirmation; verdict {c.verdict.hash}; needs booktabs"
     return View(
-        headline=printable(confirm_words.headline(c)),
-        summary=confirm_words.summary(c),
-        advice=printable(ranked.advice),
+        headline=clean_text(confirm_words.headline(c)),
+        summary=confirm_words.confirm_summary(c),
+        advice=clean_text(ranked.advice),
         verdict=c.verdict,
         same_prediction=c.same_prediction,
         primary=c.primary,
         statements=confirm_words.statements(c),
-        warnings=confirm_words.warnings(c),
+        warnings=confirm_words.confirm_warnings(c),
         rules=confirm_words.rules(c),
         figures=figures,
         reasons=reasons,
         grids=_grids(c),
         encoders=encoders,
-        leads=confirm_tables.leads(c),
+        leads=confirm_tables.lead_table(c),
         rule=confirm_tables.rule(c),
-        failed=confirm_words.failures(c),
+        failed=confirm_words.failed_trainings(c),
         breakdown=_breakdown(c),
         predictors=confirm_tables.predictors(c, primary=True),
         other_predictors=confirm_tables.predictors(c, primary=False),
-        plan=confirm_words.plan(c),
+        plan=confirm_words.plan_rows(c),
         plan_json=json.dumps(c.verdict.plan, indent=2, ensure_ascii=False, sort_keys=True),
-        provenance=confirm_words.provenance(c),
+        provenance=confirm_words.provenance_rows(c),
         files={
             "confirmation.csv": confirm_tables.confirmation_csv(c),
             "confirmation.tex": to_tex(encoders, comment),
@@ -110,12 +110,12 @@ def _grids(c: Confirmation) -> list[Grid]:
 
 def _breakdown(c: Confirmation) -> list[tuple[str, Table]]:
     steps, tier, combos = c.primary
-    group = printable(f"tier {tier}, {combos} combinations")
+    group = clean_text(f"tier {tier}, {combos} combinations")
     found: list[tuple[str, Any]] = [
         (f"Each number of steps, {group}", confirm_tables.by_steps(c)),
-        (f"Each wording tier and kind of combination, {plural(steps, 'step')}",
+        (f"Each wording tier and kind of combination, {count_noun(steps, 'step')}",
          confirm_tables.by_group(c)),
-        (f"Each task, {plural(steps, 'step')}, {group}", confirm_tables.by_task(c)),
+        (f"Each task, {count_noun(steps, 'step')}, {group}", confirm_tables.by_task(c)),
     ]  # fmt: skip
     return [(title, table) for title, table in found if table is not None]
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .confirm_load import Confirmation
-from .text import count, interval, is_number, listing, number, p_value, plural, printable, quantity
+from .text import (
+    clean_text,
+    count,
+    count_noun,
+    interval,
+    is_number,
+    listing,
+    number,
+    p_value,
+    quantity,
+)
 
 CLEAR = "confirmed"
 NOT = "not confirmed"
@@ -65,15 +75,15 @@ def _winner(c: Confirmation) -> str:
     return c.name(winner) if winner else "an encoder"
 
 
-def summary(c: Confirmation) -> str:
+def confirm_summary(c: Confirmation) -> str:
     """What was trained and scored, in one line."""
     steps = c.verdict.plan.get("steps") or c.steps
     seeds = len(c.verdict.plan.get("seeds") or [])
     times = {1: "once", 2: "twice"}.get(seeds, f"{seeds} times")
     each = f", each trained {times}" if seeds else ""
     return (
-        f"Confirmation: {plural(len(c.trained), 'encoder')} and "
-        f"{plural(len(c.controls), 'control')}{each} on equal budgets, scored by GenEval at "
+        f"Confirmation: {count_noun(len(c.trained), 'encoder')} and "
+        f"{count_noun(len(c.controls), 'control')}{each} on equal budgets, scored by GenEval at "
         f"{listing(map(str, steps), 9)} sampling steps; the prediction was written before."
     )
 
@@ -191,7 +201,7 @@ def _control(c: Confirmation) -> Statement:
 # ------------------------------------------------------------------------------ warnings
 
 
-def warnings(c: Confirmation) -> list[str]:
+def confirm_warnings(c: Confirmation) -> list[str]:
     """What a reader must know before believing the verdict, the verdict's own first."""
     told = [c.named(line) for line in c.verdict.warnings]
     return list(dict.fromkeys(told + list(_more(c))))
@@ -201,12 +211,12 @@ def _more(c: Confirmation) -> Iterator[str]:
     if not c.same_prediction:
         yield (
             "This verdict is on an earlier prediction (sha256 "
-            f"{printable(c.verdict.prediction[:12])}…), not on the ranking below: the encoders "
+            f"{clean_text(c.verdict.prediction[:12])}…), not on the ranking below: the encoders "
             "were ranked again since."
         )
     gave_up = c.verdict.plan.get("gave_up") or []
     if gave_up:
-        yield f"To keep its budget, the plan gave up {listing(map(printable, gave_up), 9)}."
+        yield f"To keep its budget, the plan gave up {listing(map(clean_text, gave_up), 9)}."
     stages = {row.stage for row in c.trained}
     if len(stages) > 1:
         yield (
@@ -220,7 +230,7 @@ def _more(c: Confirmation) -> Iterator[str]:
         if below:
             yield (
                 f"The control {c.name(row.spec)} scored {number(value)}, no less than "
-                f"{below} of {plural(len(scored), 'trained encoder')}."
+                f"{below} of {count_noun(len(scored), 'trained encoder')}."
             )
     missing = [row.spec for row in c.rows if c.entry(row) is None]
     if missing:
@@ -229,10 +239,10 @@ def _more(c: Confirmation) -> Iterator[str]:
         yield "The verdict was made by code with uncommitted changes."
     devices = c.verdict.provenance.get("trained_on") or []
     if len(devices) > 1:
-        yield f"Trainings ran on different devices: {listing(map(printable, devices))}."
+        yield f"Trainings ran on different devices: {listing(map(clean_text, devices))}."
 
 
-def failures(c: Confirmation) -> list[tuple[str, str]]:
+def failed_trainings(c: Confirmation) -> list[tuple[str, str]]:
     """Trainings that failed, with their reasons."""
     found = []
     for row in c.verdict.failed:
@@ -249,12 +259,12 @@ def rules(c: Confirmation) -> list[tuple[str, str]]:
     """The rules of both verdicts, word for word as they were fixed."""
     titles = {"choice": "The choice", "rule": "The rule", "regret": "Top-1 regret"}
     return [
-        (titles.get(name, printable(name)), printable(str(rule)))
+        (titles.get(name, clean_text(name)), clean_text(str(rule)))
         for name, rule in c.verdict.rules.items()
     ]
 
 
-def plan(c: Confirmation) -> list[tuple[str, str]]:
+def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
     """What was fixed before training, as label and value."""
     p = c.verdict.plan
     train, reach = p.get("train") or {}, p.get("reach") or {}
@@ -266,7 +276,7 @@ def plan(c: Confirmation) -> list[tuple[str, str]]:
         for control in (False, True)
     }
     budget = p.get("budget")
-    gave_up = listing(map(printable, p.get("gave_up") or []), 9) or "nothing"
+    gave_up = listing(map(clean_text, p.get("gave_up") or []), 9) or "nothing"
     rows = [
         ("Encoders", named[False]),
         ("Controls", named[True]),
@@ -280,7 +290,7 @@ def plan(c: Confirmation) -> list[tuple[str, str]]:
         ("Budget", f"{_duration(budget)}; it gave up {gave_up}" if is_number(budget) else ""),
         ("Expected before training", _reach(reach)),
     ]
-    return [(label, printable(value)) for label, value in rows if value]
+    return [(label, clean_text(value)) for label, value in rows if value]
 
 
 def _data(train: Mapping[str, Any]) -> str:
@@ -321,7 +331,8 @@ def _scored(p: Mapping[str, Any]) -> str:
     source = f" of {p['prompts']}" if p.get("prompts") else ""
     return (
         f"GenEval, at most {p['per_task']} prompts a task{source}, "
-        f"{plural(int(p.get('images') or 1), 'image')} a prompt, at {steps} sampling steps, the "
+        f"{count_noun(int(p.get('images') or 1), 'image')} a prompt, at {steps} sampling "
+        "steps, the "
         "same noise for every encoder"
     )
 
@@ -348,7 +359,7 @@ def _reach(reach: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def provenance(c: Confirmation) -> list[tuple[str, str]]:
+def provenance_rows(c: Confirmation) -> list[tuple[str, str]]:
     """What pins this verdict, as label and value."""
     v, origin = c.verdict, c.verdict.provenance
     dirty = " with uncommitted changes" if origin.get("dirty") else ""
@@ -371,7 +382,7 @@ def provenance(c: Confirmation) -> list[tuple[str, str]]:
         ("Platform", str(origin.get("platform") or "")),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
     ]  # fmt: skip
-    return [(label, printable(value)) for label, value in rows if value]
+    return [(label, clean_text(value)) for label, value in rows if value]
 
 
 def _duration(seconds: float | int) -> str:

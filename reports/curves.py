@@ -18,13 +18,13 @@ from .figures import (
     VERMILION,
     WIDTH,
     Drawing,
-    Look,
+    PlotStyle,
     add_axes,
     canvas,
+    file_slug,
     finish,
     key,
     name_width,
-    slug,
 )
 from .load import Run
 from .text import Real
@@ -128,10 +128,10 @@ def draw_ablation(run: Run) -> Drawing | str:
         _keys(
             figure,
             [
-                key("calibrated", Look(GREEN, "", ""), linewidth=1.6),
-                key("cosine, as published", Look(BLUE, "", ""), linewidth=1.1, linestyle="--"),
-                key("random pairs", Look(GRAY, "", ""), linewidth=0.9, linestyle=":"),
-                key("calibrated, other candidates", Look(PALE, "", ""), linewidth=0.9),
+                key("calibrated", PlotStyle(GREEN, "", ""), linewidth=1.6),
+                key("cosine, as published", PlotStyle(BLUE, "", ""), linewidth=1.1, linestyle="--"),
+                key("random pairs", PlotStyle(GRAY, "", ""), linewidth=0.9, linestyle=":"),
+                key("calibrated, other candidates", PlotStyle(PALE, "", ""), linewidth=0.9),
             ],
         )
         return finish(
@@ -149,7 +149,7 @@ def draw_ablation(run: Run) -> Drawing | str:
             ),
             "Small line plots, calibrated similarity at the largest share removed: "
             + "; ".join(
-                f"{text.printable(row.name)} {text.number(_values(line, 'calibrated')[-1])}"
+                f"{text.clean_text(row.name)} {text.number(_values(line, 'calibrated')[-1])}"
                 for row, line in drawn
             )
             + ".",
@@ -157,19 +157,19 @@ def draw_ablation(run: Run) -> Drawing | str:
 
 
 PLACES = (
-    ("words", "start", Look(ORANGE, "<", ORANGE, 5)),
-    ("words", "end", Look(GREEN, ">", GREEN, 5)),
-    ("words", "anywhere", Look(BLUE, "o", BLUE, 4)),
-    ("sentences", "anywhere", Look(INK, "s", "none", 4.5)),
-    ("sentences", "start", Look(ORANGE, "<", "white", 5)),
-    ("sentences", "end", Look(GREEN, ">", "white", 5)),
+    ("words", "start", PlotStyle(ORANGE, "<", ORANGE, 5)),
+    ("words", "end", PlotStyle(GREEN, ">", GREEN, 5)),
+    ("words", "anywhere", PlotStyle(BLUE, "o", BLUE, 4)),
+    ("sentences", "anywhere", PlotStyle(INK, "s", "none", 4.5)),
+    ("sentences", "start", PlotStyle(ORANGE, "<", "white", 5)),
+    ("sentences", "end", PlotStyle(GREEN, ">", "white", 5)),
 )
 
 
 def draw_places(run: Run) -> Drawing | str:
     """What it matters where, and in what pieces, half of the prompt is removed."""
     found = _with_series(run, "ablation", "curves", list)
-    points: list[tuple[int, float, Look, str]] = []
+    points: list[tuple[int, float, PlotStyle, str]] = []
     rows: list[Ranked] = []
     for row, curves in found:
         here = []
@@ -293,13 +293,13 @@ def _similarity(
         _keys(
             figure,
             [
-                key(own, Look(BLUE, "s", BLUE, 5)),
-                key(random, Look(GRAY, "s", PALE, 5)),
+                key(own, PlotStyle(BLUE, "s", BLUE, 5)),
+                key(random, PlotStyle(GRAY, "s", PALE, 5)),
             ],
         )
         return finish(
             figure,
-            f"similarity-{slug(probe)}",
+            f"similarity-{file_slug(probe)}",
             f"{what}: similarity of texts that belong together",
             f"Cosines between {own} (blue) and between {random} (gray), each scaled to its own "
             "peak. Two humps apart are what retrieval needs; where the gray one stands far from 0, "
@@ -329,7 +329,7 @@ def draw_sensitivity(run: Run) -> Drawing | str:
         ("as ranked", {spec: i for i, spec in enumerate(rows, 1)}, set(), set())
     ]
     for v in variants:
-        label = f"{text.printable(v.layer)} / {text.printable(v.pooling)}"
+        label = f"{text.clean_text(v.layer)} / {text.clean_text(v.pooling)}"
         clear = {spec for pair in v.clear_flips for spec in pair}
         some = {spec for pair in v.flips for spec in pair} - clear
         columns.append((label, {s: i for i, s in enumerate(v.order, 1)}, clear, some))

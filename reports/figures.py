@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from encbench.records import Ranked
 
 from . import text
-from .load import Run, shuffled
+from .load import Run, shuffled_spec
 from .text import Real
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ def name_width(names: Iterable[str]) -> float:
     return max(widths, default=0.0) / 72
 
 
-def slug(name: str) -> str:
+def file_slug(name: str) -> str:
     """A file name from any text."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "figure"
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotStyle:
     """How one encoder's marks are drawn."""
 
     color: str
@@ -129,20 +129,20 @@ class Look:
     size: Real = 6.0
 
 
-FADED = Look("#e7a67c", "D", "white", 3)  # an encoder's own shuffle
-PRINTED = Look(GRAY, "s", PALE, 5)  # a published value
+FADED = PlotStyle("#e7a67c", "D", "white", 3)  # an encoder's own shuffle
+PRINTED = PlotStyle(GRAY, "s", PALE, 5)  # a published value
 
 
-def look(run: Run, row: Ranked) -> Look:
-    if shuffled(row.spec) is not None:
+def plot_style(run: Run, row: Ranked) -> PlotStyle:
+    if shuffled_spec(row.spec) is not None:
         return FADED
     if row.control:
-        return Look(VERMILION, "D", "white", 4.2)
+        return PlotStyle(VERMILION, "D", "white", 4.2)
     if row.spec == run.use:
-        return Look(BLUE, "o", BLUE)
+        return PlotStyle(BLUE, "o", BLUE)
     if row.spec in run.tied:
-        return Look(BLUE, "o", SKY)
-    return Look("#4d4d4d", "o", "#4d4d4d")
+        return PlotStyle(BLUE, "o", SKY)
+    return PlotStyle("#4d4d4d", "o", "#4d4d4d")
 
 
 def legend(figure: Figure, run: Run, top: Real, more: Sequence[Any] = ()) -> None:
@@ -154,12 +154,12 @@ def legend(figure: Figure, run: Run, top: Real, more: Sequence[Any] = ()) -> Non
             "other candidates" if run.use else "candidates",
             next((r for r in run.candidates if r.spec not in (run.use, *run.tied)), None),
         ),
-        ("controls", next((r for r in run.controls if shuffled(r.spec) is None), None)),
+        ("controls", next((r for r in run.controls if shuffled_spec(r.spec) is None), None)),
     ]
     handles: list[Any] = []
     for label, row in kinds:
         if row is not None:
-            handles.append(key(label, look(run, row), linestyle="-", linewidth=1))
+            handles.append(key(label, plot_style(run, row), linestyle="-", linewidth=1))
     handles += more
     if handles:
         figure.legend(
@@ -200,8 +200,8 @@ def draw_ranking(run: Run) -> Drawing | str:
             other = run.own_shuffle(row.spec) if not row.control else None
             if other:
                 _dot(axes, other.value, y, other.low, other.high, FADED)
-            _dot(axes, row.value, y, row.low, row.high, look(run, row))
-            ranks = text.ranks(row.rank_low, row.rank_high)
+            _dot(axes, row.value, y, row.low, row.high, plot_style(run, row))
+            ranks = text.format_ranks(row.rank_low, row.rank_high)
             style: dict[str, Any] = {
                 "va": "center", "transform": across, "color": VERMILION if row.control else INK,
             }  # fmt: skip
@@ -244,7 +244,7 @@ def draw_ranking(run: Run) -> Drawing | str:
         )
 
 
-def _dot(axes: Axes, value: Real, y: Real, low: Any, high: Any, mark: Look) -> None:
+def _dot(axes: Axes, value: Real, y: Real, low: Any, high: Any, mark: PlotStyle) -> None:
     if text.is_number(low) and text.is_number(high):
         axes.plot([low, high], [y, y], color=mark.color, linewidth=1.4, solid_capstyle="butt")
     axes.plot(
@@ -253,7 +253,7 @@ def _dot(axes: Axes, value: Real, y: Real, low: Any, high: Any, mark: Look) -> N
     )  # fmt: skip
 
 
-def key(label: str, mark: Look, **more: Any) -> Any:
+def key(label: str, mark: PlotStyle, **more: Any) -> Any:
     """A legend's handle."""
     from matplotlib.lines import Line2D
 

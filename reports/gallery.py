@@ -33,7 +33,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryTile:
     """One tile: a picture, the caption in question, and a line of numbers below."""
 
     picture: Picture
@@ -42,9 +42,9 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Case:
-    query: Shown
-    retrieved: tuple[Shown, ...]
+class GalleryCase:
+    query: GalleryTile
+    retrieved: tuple[GalleryTile, ...]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Wall:
     spec: str
     name: str
     control: bool
-    best: tuple[Case, ...]
-    worst: tuple[Case, ...]
+    best: tuple[GalleryCase, ...]
+    worst: tuple[GalleryCase, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Gallery:
     pictures: tuple[Picture, ...] = field(default=())
 
 
-def build_gallery(run: Run) -> Gallery:
+def gallery_cases(run: Run) -> Gallery:
     """The gallery of a run; empty where it has none. Entries without the needed parts, and
     files that are no images or lie outside the run's media folder, are left out."""
     entries = _mapping(run.gallery.get("images"))
@@ -83,11 +83,11 @@ def build_gallery(run: Run) -> Gallery:
         cases = _mapping(encoders.get(row.spec))
         best, worst = (_cases(cases.get(side), picture) for side in ("best", "worst"))
         if best or worst:
-            walls.append(Wall(row.spec, text.printable(row.name), row.control, best, worst))
+            walls.append(Wall(row.spec, text.clean_text(row.name), row.control, best, worst))
     return Gallery(tuple(walls), tuple(used.values()))
 
 
-def _cases(cases: Any, picture: Any) -> tuple[Case, ...]:
+def _cases(cases: Any, picture: Any) -> tuple[GalleryCase, ...]:
     made = []
     for case in _list(cases)[:SHOWN]:
         query = _mapping(case.get("query"))
@@ -99,14 +99,14 @@ def _cases(cases: Any, picture: Any) -> tuple[Case, ...]:
                 numbers += f" · image {text.number(found.get('similarity'), 2)}"
             tiles.append(_shown(found, picture, numbers))
         if query and tiles:
-            made.append(Case(_shown(query, picture, f"score {score}"), tuple(tiles)))
+            made.append(GalleryCase(_shown(query, picture, f"score {score}"), tuple(tiles)))
     return tuple(made)
 
 
-def _shown(entry: Mapping[str, Any], picture: Any, numbers: str) -> Shown:
+def _shown(entry: Mapping[str, Any], picture: Any, numbers: str) -> GalleryTile:
     image = picture(str(entry.get("image_id", "")))
-    caption = text.printable(str(entry.get("caption") or image.caption))
-    return Shown(image, caption, numbers)
+    caption = text.clean_text(str(entry.get("caption") or image.caption))
+    return GalleryTile(image, caption, numbers)
 
 
 def _picture(folder: Path, number: int, image_id: str, entry: Mapping[str, Any]) -> Picture:
@@ -115,12 +115,12 @@ def _picture(folder: Path, number: int, image_id: str, entry: Mapping[str, Any])
     data, width, height = _data_uri(folder, entry.get("thumb"))
     return Picture(
         name=f"image-{number}",
-        image_id=text.printable(image_id),
+        image_id=text.clean_text(image_id),
         data=data,
         width=width,
         height=height,
-        caption=text.printable(str(entry.get("caption") or "")),
-        license=text.printable(str(entry.get("license") or "")),
+        caption=text.clean_text(str(entry.get("caption") or "")),
+        license=text.clean_text(str(entry.get("license") or "")),
         url=url if parts.scheme in ("http", "https") and parts.netloc else "",
     )
 

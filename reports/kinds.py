@@ -19,7 +19,7 @@ from .figures import (
     VERMILION,
     WIDTH,
     Drawing,
-    Look,
+    PlotStyle,
     add_axes,
     canvas,
     finish,
@@ -40,14 +40,14 @@ STAGED = (
     ("retrieval", "scaled@2"), ("ablation", "calibrated"), ("minimal-pairs", "scaled"),
     ("decodability", "tokens"),
 )  # fmt: skip
-POOLED, TOKENS = Look(ORANGE, "o", "white", 4), Look(BLUE, "s", BLUE, 4)
+POOLED, TOKENS = PlotStyle(ORANGE, "o", "white", 4), PlotStyle(BLUE, "s", BLUE, 4)
 
-Series = Sequence[tuple[str, str, Look]]  # panel, score, mark
+Series = Sequence[tuple[str, str, PlotStyle]]  # panel, score, mark
 
 
 def draw_minimal_pairs(run: Run) -> Drawing | str:
     """How often a paraphrase is nearer than a swap, a panel for each kind."""
-    series = [(kind, f"accuracy/{kind}", Look(BLUE, "o", BLUE, 4)) for kind in KINDS]
+    series = [(kind, f"accuracy/{kind}", PlotStyle(BLUE, "o", BLUE, 4)) for kind in KINDS]
     return _panels(
         run,
         "minimal-pairs",
@@ -159,7 +159,7 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 # --------------------------------------------------------------------------------- stages
 
 
-def share(stage: str) -> float | None:
+def stage_share(stage: str) -> float | None:
     """How far a stage of training is: 1 for 'final', .03 for '3pct'; None for anything else."""
     if stage == "final":
         return 1.0
@@ -172,7 +172,7 @@ def trained(run: Run) -> dict[str, list[tuple[float, Ranked]]]:
     training, row), earliest first."""
     found: dict[str, list[tuple[float, Ranked]]] = {}
     for row in run.candidates:
-        done = share(row.stage)
+        done = stage_share(row.stage)
         if done is not None:
             base = re.sub(r"[?&]step=[^&]*", "", row.spec)
             found.setdefault(base, []).append((done, row))
@@ -194,7 +194,7 @@ def draw_stages(run: Run) -> Drawing | str:
     if not lines or not probes:
         return "No encoder is there at several stages of its training."
     looks = [
-        Look(c, m, c, 4) for c, m in zip((BLUE, GREEN, ORANGE, SKY, INK), "osD^v", strict=True)
+        PlotStyle(c, m, c, 4) for c, m in zip((BLUE, GREEN, ORANGE, SKY, INK), "osD^v", strict=True)
     ]
     width = (WIDTH - 0.4) / len(probes)
     with canvas(2.2) as figure:
@@ -213,7 +213,7 @@ def draw_stages(run: Run) -> Drawing | str:
                     color=look.color, marker=look.marker, markersize=look.size, linewidth=1.1,
                 )  # fmt: skip
                 if place == 0:
-                    name = text.printable(base.partition(":")[2] or base)
+                    name = text.clean_text(base.partition(":")[2] or base)
                     handles.append(key(text.shorten(name, 24), look, linestyle="-", linewidth=1.1))
             axes.set_xscale("log")
             axes.set_xticks([0.03, 0.2, 1], ["3 %", "20 %", "100 %"])

@@ -38,7 +38,7 @@ ANGLES = np.radians(np.arange(0, 360, 30))
 REACHES = np.array([3, 10, 20, 32, 46, 62, 80, 100, 124])
 
 
-def place(
+def place_labels(
     axes: Axes, points: Sequence[Point], size: Real, levels: Sequence[Real] = ()
 ) -> Float[np.ndarray, "n 4"]:
     """Write each point's text near it, with a thin line back to it where it had to move away.

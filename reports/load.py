@@ -24,7 +24,7 @@ from .text import short_names
 SHUFFLE = "control:shuffle("
 
 
-def shuffled(spec: str) -> str | None:
+def shuffled_spec(spec: str) -> str | None:
     """The spec inside 'control:shuffle(<spec>)', else None."""
     return spec[len(SHUFFLE) :].rpartition(")")[0] if spec.startswith(SHUFFLE) else None
 
@@ -109,7 +109,7 @@ class Run:
     def plotted(self) -> tuple[Ranked, ...]:
         """Candidates, then controls that are not a candidate's own shuffle: what the grids
         of small plots show, so that they stay readable."""
-        return (*self.candidates, *(c for c in self.controls if shuffled(c.spec) is None))
+        return (*self.candidates, *(c for c in self.controls if shuffled_spec(c.spec) is None))
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -130,7 +130,7 @@ class Run:
     def own_shuffle(self, spec: str) -> Ranked | None:
         """The control that permutes this encoder's embeddings."""
         for row in self.controls:
-            if shuffled(row.spec) == spec:
+            if shuffled_spec(row.spec) == spec:
                 return row
         return None
 

@@ -35,7 +35,7 @@ SILENT = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedScores:
     """One encoder's published values: mean cosines, and GenEval at four steps after
     MeanFlow training where the paper tells it."""
 
@@ -47,17 +47,19 @@ class Published:
 
 
 TABLE = (
-    Published("BLIP3o-NEXT", 0.734, 0.999, 0.90, r"blip3o:.*blip3o-next"),
-    Published("CLIP ViT-L/14", 0.730, 0.967, None, r"clip:(vit-l-14/openai|.*-large-patch14)$"),
-    Published("Gemma (SANA-1.5)", 0.713, 0.987, 0.50, r"(gemma|causal):.*gemma-2-2b-it$"),
+    PublishedScores("BLIP3o-NEXT", 0.734, 0.999, 0.90, r"blip3o:.*blip3o-next"),
+    PublishedScores(
+        "CLIP ViT-L/14", 0.730, 0.967, None, r"clip:(vit-l-14/openai|.*-large-patch14)$"
+    ),
+    PublishedScores("Gemma (SANA-1.5)", 0.713, 0.987, 0.50, r"(gemma|causal):.*gemma-2-2b-it$"),
     # PixArt's repositories carry the same T5 encoder as safetensors.
-    Published("T5 v1.1 XXL", 0.634, 0.893, None, r"t5:(.*t5-v1[_.-]1-xxl|pixart-alpha/)"),
-    Published("OpenUni (InternVL3)", 0.724, 0.996, 0.70, ""),
-    Published("Gemma after SFT", 0.694, 0.997, 0.47, ""),
+    PublishedScores("T5 v1.1 XXL", 0.634, 0.893, None, r"t5:(.*t5-v1[_.-]1-xxl|pixart-alpha/)"),
+    PublishedScores("OpenUni (InternVL3)", 0.724, 0.996, 0.70, ""),
+    PublishedScores("Gemma after SFT", 0.694, 0.997, 0.47, ""),
 )  # fmt: skip
 
 
-def published_for(spec: str) -> Published | None:
+def published_for(spec: str) -> PublishedScores | None:
     """The row of the paper that a spec string's weights belong to, by its hub id."""
     bare = re.sub(r"[?@].*", "", spec).lower()
     for row in TABLE:

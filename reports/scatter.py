@@ -18,16 +18,16 @@ from .figures import (
     VERMILION,
     WIDTH,
     Drawing,
-    Look,
+    PlotStyle,
     add_axes,
     canvas,
     finish,
     key,
     legend,
-    look,
+    plot_style,
 )
-from .labels import Point, place
-from .load import Run, shuffled
+from .labels import Point, place_labels
+from .load import Run, shuffled_spec
 from .text import Real
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Labels:
         self.numbers = {row.spec: str(i) for i, row in enumerate(run.candidates, 1)}
 
     def of(self, row: Ranked) -> str:
-        if shuffled(row.spec) is not None:
+        if shuffled_spec(row.spec) is not None:
             return ""
         return self.numbers.get(row.spec, "") if self._numbers(row) else self.names[row.spec]
 
@@ -119,12 +119,12 @@ def draw_cost(run: Run) -> Drawing | str:
             axes.set_xlabel(label)
             if i % columns == 0:
                 axes.set_ylabel(run.primary[1])
-            place(axes, points, 7, [best.value] if best else [])
+            place_labels(axes, points, 7, [best.value] if best else [])
         labels.draw_key(figure, 0.38)
         more = []
         if best:
-            shown = f"best control: {text.shorten(text.printable(best.name), 24)}"
-            more = [key(shown, Look(VERMILION, "", ""), linestyle=DASHES, linewidth=0.9)]
+            shown = f"best control: {text.shorten(text.clean_text(best.name), 24)}"
+            more = [key(shown, PlotStyle(VERMILION, "", ""), linestyle=DASHES, linewidth=0.9)]
         order = [row for row in run.prediction.order if not row.control]
         without = dataclasses.replace(run.prediction, order=order)
         legend(figure, dataclasses.replace(run, prediction=without), 0.08, more)
@@ -148,7 +148,7 @@ def draw_cost(run: Run) -> Drawing | str:
 
 def draw_published_plane(run: Run) -> Drawing | str:
     """Discriminability against disentanglement as the paper defines both, with its points."""
-    by = text.printable(run.reencoder)
+    by = text.clean_text(run.reencoder)
     other = f" (images re-encoded by {by})" if by and "dino" not in by.lower() else ""
     return _plane(
         run,
@@ -211,10 +211,10 @@ def _plane(
         found = [f for f in found if f[0] not in [r for r, _ in below]]
         if below:
             least = [
-                f"{r.name} {text.number(b['value'])}" for r, b in below if not shuffled(r.spec)
+                f"{r.name} {text.number(b['value'])}" for r, b in below if not shuffled_spec(r.spec)
             ]
-            least += ["shuffles"] if any(shuffled(r.spec) for r, _ in below) else []
-            caption += f" Below the plot: {text.printable(text.listing(least, 6))}."
+            least += ["shuffles"] if any(shuffled_spec(r.spec) for r, _ in below) else []
+            caption += f" Below the plot: {text.clean_text(text.listing(least, 6))}."
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, 0.65, 0.38, WIDTH - 0.75 - labels.margin, height)
         points = []
@@ -228,16 +228,16 @@ def _plane(
         axes.grid()
         axes.set_xlabel(axis_labels[0])
         axes.set_ylabel(axis_labels[1])
-        place(axes, points, 7)
+        place_labels(axes, points, 7)
         labels.draw_key(figure, 0.38)
-        more = [key("shuffles", FADED)] if any(shuffled(r.spec) for r, _, _ in found) else []
+        more = [key("shuffles", FADED)] if any(shuffled_spec(r.spec) for r, _, _ in found) else []
         if paper:
             more.append(key(published.LABEL, PRINTED))
         legend(figure, run, 0.08, more)
         values = "; ".join(
             f"{labels.names[r.spec]} {text.number(a['value'])}, {text.number(b['value'])}"
             for r, a, b in found
-            if shuffled(r.spec) is None
+            if shuffled_spec(r.spec) is None
         )
         alt = f"Scatter plot of {axis_labels[0]} against {axis_labels[1]}: {values}."
         return finish(figure, name, title, caption, alt)
@@ -247,7 +247,7 @@ def _ends(row: Ranked) -> dict[str, Any]:
     return {"low": row.low, "high": row.high}
 
 
-def _style(mark: Look) -> dict[str, Any]:
+def _style(mark: PlotStyle) -> dict[str, Any]:
     return {
         "marker": mark.marker, "color": mark.color, "markerfacecolor": mark.fill,
         "markersize": mark.size, "linestyle": "none", "zorder": 4,
@@ -270,7 +270,7 @@ def _mark(
     Args:
         y, x_: the vertical and the horizontal interval, 'low' and 'high'.
     """
-    mark = look(run, row)
+    mark = plot_style(run, row)
     low, high, left, right = (
         end if text.is_number(end) else None
         for source in (y, x_ or {})

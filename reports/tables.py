@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encbench.records import Pair
+from encbench.records import PairedDifference
 
 from . import text
 from .load import Run
@@ -35,7 +35,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     cells: tuple[Cell, ...]
     kind: str = ""  # 'control', 'use', 'tied' or ''
 
@@ -46,14 +46,14 @@ class Table:
 
     head: tuple[str, ...]
     align: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
-def words(value: str, **more: Any) -> Cell:
+def text_cell(value: str, **more: Any) -> Cell:
     return Cell(value, sort=value.lower(), **more)
 
 
-def figure(value: Any, shown: str | None = None, **more: Any) -> Cell:
+def number_cell(value: Any, shown: str | None = None, **more: Any) -> Cell:
     """A number; sorts by its value, missing ones last."""
     known = text.is_number(value)
     return Cell(
@@ -64,8 +64,8 @@ def figure(value: Any, shown: str | None = None, **more: Any) -> Cell:
 def scored(entry: Any, digits: int = 3) -> Cell:
     """A score with its interval."""
     if not entry:
-        return figure(None)
-    return figure(
+        return number_cell(None)
+    return number_cell(
         entry.get("value"),
         text.number(entry.get("value"), digits),
         note=text.span(entry, digits),
@@ -83,31 +83,31 @@ def _kind(run: Run, spec: str, control: bool) -> str:
 
 def _encoder(run: Run, spec: str, control: bool = False) -> Cell:
     """A short name; the ranking and the list of encoders have it in full."""
-    name = run.brief.get(spec, text.printable(spec))
-    return words(name, title=text.printable(spec), tag="control" if control else "")
+    name = run.brief.get(spec, text.clean_text(spec))
+    return text_cell(name, title=text.clean_text(spec), tag="control" if control else "")
 
 
-def ranking(run: Run) -> Table:
+def ranking_table(run: Run) -> Table:
     """Everyone by the primary rule, best first; controls in their place, without a rank."""
     stages = len({row.stage for row in run.prediction.order}) > 1
     head = ["Rank", "95 % of ranks", "Encoder", run.primary[1], "n", "Parameters", "License"]
     rows = []
     for row in run.prediction.order:
-        place = text.ranks(row.rank_low, row.rank_high)
+        place = text.format_ranks(row.rank_low, row.rank_high)
         cost = run.cost(row.spec)
         missing = f"({row.unscored} unscored)" if row.unscored else ""
         cells = [
-            figure(row.rank, text.count(row.rank)) if not row.control else Cell("control"),
+            number_cell(row.rank, text.count(row.rank)) if not row.control else Cell("control"),
             Cell(place, sort=row.rank_low),
-            words(text.printable(row.name), title=text.printable(row.spec)),
-            figure(row.value, note=text.interval(row.low, row.high)),
-            figure(row.n, text.count(row.n), note=missing),
-            figure(cost.get("parameters"), text.quantity(cost.get("parameters"))),
-            words(str(cost.get("license") or text.NOTHING)),
+            text_cell(text.clean_text(row.name), title=text.clean_text(row.spec)),
+            number_cell(row.value, note=text.interval(row.low, row.high)),
+            number_cell(row.n, text.count(row.n), note=missing),
+            number_cell(cost.get("parameters"), text.quantity(cost.get("parameters"))),
+            text_cell(str(cost.get("license") or text.NOTHING)),
         ]
         if stages:
-            cells.append(words(row.stage))
-        rows.append(Row(tuple(cells), _kind(run, row.spec, row.control)))
+            cells.append(text_cell(row.stage))
+        rows.append(TableRow(tuple(cells), _kind(run, row.spec, row.control)))
     return Table((*head, *(["Stage"] if stages else [])), "rrlrrrl" + "l" * stages, tuple(rows))
 
 
@@ -125,16 +125,16 @@ def cost(run: Run) -> Table:
         limit = c.get("max_tokens")
         cells = (
             _encoder(run, row.spec),
-            figure(row.value, note=text.interval(row.low, row.high)),
-            figure(rate, text.quantity(rate)),
-            figure(tokens, text.quantity(tokens)),
-            figure(wait, text.quantity(wait)),
-            figure(c.get("parameters"), text.quantity(c.get("parameters"))),
-            figure(c.get("memory_bytes"), text.size(c.get("memory_bytes"))),
-            figure(limit, text.count(limit) if limit else "no limit"),
-            words(str(c.get("license") or "unknown")),
+            number_cell(row.value, note=text.interval(row.low, row.high)),
+            number_cell(rate, text.quantity(rate)),
+            number_cell(tokens, text.quantity(tokens)),
+            number_cell(wait, text.quantity(wait)),
+            number_cell(c.get("parameters"), text.quantity(c.get("parameters"))),
+            number_cell(c.get("memory_bytes"), text.format_bytes(c.get("memory_bytes"))),
+            number_cell(limit, text.count(limit) if limit else "no limit"),
+            text_cell(str(c.get("license") or "unknown")),
         )
-        rows.append(Row(cells, _kind(run, row.spec, False)))
+        rows.append(TableRow(cells, _kind(run, row.spec, False)))
     return Table(head, "lrrrrrrrl", tuple(rows))
 
 
@@ -150,13 +150,13 @@ def rivals(run: Run) -> Table:
             "lower is better" if rival.direction == "lower" else "",
         ]
         cells = (
-            words(f"{rival.probe}: {rival.score}"),
-            figure(rival.agreement, text.number(rival.agreement, 2)),
+            text_cell(f"{rival.probe}: {rival.score}"),
+            number_cell(rival.agreement, text.number(rival.agreement, 2)),
             Cell(_chain(run, rival.order)),
             scored(best),
             Cell("; ".join(filter(None, remarks))),
         )
-        rows.append(Row(cells, "saturated" if rival.saturated else ""))
+        rows.append(TableRow(cells, "saturated" if rival.saturated else ""))
     return Table(head, "lrlrl", tuple(rows))
 
 
@@ -167,25 +167,25 @@ def sensitivity(run: Run) -> Table:
     for v in run.prediction.sensitivity:
         unclear = [pair for pair in v.flips if pair not in v.clear_flips]
         cells = (
-            words(text.printable(v.layer)),
-            words(text.printable(v.pooling)),
+            text_cell(text.clean_text(v.layer)),
+            text_cell(text.clean_text(v.pooling)),
             Cell(_chain(run, v.order)),
             Cell(text.listing((_chain(run, pair[::-1]) for pair in v.clear_flips), 5)),
             Cell(text.listing((_chain(run, pair[::-1]) for pair in unclear), 5)),
         )
-        rows.append(Row(cells))
+        rows.append(TableRow(cells))
     return Table(head, "lllll", tuple(rows))
 
 
 def _chain(run: Run, specs: Sequence[str]) -> str:
     """'A > B > C', of more than six the first five."""
-    names = [run.brief.get(spec, text.printable(spec)) for spec in specs]
+    names = [run.brief.get(spec, text.clean_text(spec)) for spec in specs]
     if len(names) > 6:
         names = [*names[:5], f"{len(names) - 5} more"]
     return " > ".join(names)
 
 
-def pairs(run: Run, wanted: Sequence[Pair]) -> Table:
+def difference_table(run: Run, wanted: Sequence[PairedDifference]) -> Table:
     """Paired differences by the primary rule."""
     head = ("First", "Second", "Difference", "p", "p (Holm)", "Distinguishable")
     controls = {row.spec for row in run.controls}
@@ -194,12 +194,12 @@ def pairs(run: Run, wanted: Sequence[Pair]) -> Table:
         cells = (
             _encoder(run, pair.a),
             _encoder(run, pair.b, pair.b in controls),
-            figure(pair.difference, note=text.interval(pair.low, pair.high)),
-            figure(pair.p, text.p_value(pair.p)),
-            figure(pair.p_holm, text.p_value(pair.p_holm)),
-            words("yes" if pair.distinguishable else "no"),
+            number_cell(pair.difference, note=text.interval(pair.low, pair.high)),
+            number_cell(pair.p, text.p_value(pair.p)),
+            number_cell(pair.p_holm, text.p_value(pair.p_holm)),
+            text_cell("yes" if pair.distinguishable else "no"),
         )
-        rows.append(Row(cells, "" if pair.distinguishable else "apart-no"))
+        rows.append(TableRow(cells, "" if pair.distinguishable else "apart-no"))
     return Table(head, "llrrrl", tuple(rows))
 
 
@@ -219,12 +219,12 @@ def published(run: Run) -> Table | None:
             gap = ours["value"] - theirs if ours else None
             cells = (
                 _encoder(run, row.spec),
-                words(title),
+                text_cell(title),
                 scored(ours),
-                figure(theirs),
-                figure(gap),
+                number_cell(theirs),
+                number_cell(gap),
             )
-            rows.append(Row(cells))
+            rows.append(TableRow(cells))
     return Table(head, "llrrr", tuple(rows)) if rows else None
 
 
@@ -250,7 +250,7 @@ _SHOWN = {
 _MOST = 9
 
 
-def scores(run: Run, probe: str) -> Table:
+def score_table(run: Run, probe: str) -> Table:
     """Scores of one probe, encoders down and scores across; the main metric first."""
     records = {row.spec: run.record(row.spec, probe) for row in run.prediction.order}
     there = {name: None for record in records.values() if record for name in record.scores}
@@ -263,23 +263,26 @@ def scores(run: Run, probe: str) -> Table:
             continue
         cells = [scored(run.score(row.spec, probe, name)) for name in names]
         kind = _kind(run, row.spec, row.control)
-        rows.append(Row((_encoder(run, row.spec, row.control), *cells), kind))
+        rows.append(TableRow((_encoder(run, row.spec, row.control), *cells), kind))
     return Table(("Encoder", *names), "l" + "r" * len(names), tuple(rows))
 
 
-def encoders(run: Run) -> Table:
+def encoder_table(run: Run) -> Table:
     """Who was measured: the spec and the revision that pin each encoder."""
     head = ("Encoder", "Spec", "Revision", "Width", "Layer", "Pooling", "Recipe", "Precision")
     rows = []
     for row in run.prediction.order:
         card = next((r.card for r in run.records if r.card.get("spec") == row.spec), {})
         tag = "control" if row.control else ""
-        cells = [words(text.printable(row.name), tag=tag), words(text.printable(row.spec))]
+        cells = [
+            text_cell(text.clean_text(row.name), tag=tag),
+            text_cell(text.clean_text(row.spec)),
+        ]
         for key in ("revision", "dim", "layer", "pooling", "recipe", "dtype"):
             value = str(card.get(key, text.NOTHING))
             short = value[:12] + "…" if key == "revision" and len(value) > 20 else value
-            cells.append(words(text.printable(short), title=value if short != value else ""))
-        rows.append(Row(tuple(cells), _kind(run, row.spec, row.control)))
+            cells.append(text_cell(text.clean_text(short), title=value if short != value else ""))
+        rows.append(TableRow(tuple(cells), _kind(run, row.spec, row.control)))
     return Table(head, "lllrllll", tuple(rows))
 
 
@@ -300,7 +303,7 @@ def to_markdown(table: Table) -> str:
 
 def to_tex(table: Table, comment: str = "") -> str:
     """A booktabs tabular; needs only \\usepackage{booktabs}."""
-    lines = [f"% {text.printable(comment)}"] if comment else []
+    lines = [f"% {text.clean_text(comment)}"] if comment else []
     lines += [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule"]
     lines.append(" & ".join(text.tex(h) for h in table.head) + r" \\")
     lines.append(r"\midrule")

@@ -39,7 +39,7 @@ def interval(low: Any, high: Any, digits: int = 3) -> str:
     return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
-def score(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+def format_score(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """A score's value and its 95 % interval, as one piece of text."""
     if not entry:
         return NOTHING
@@ -51,7 +51,7 @@ def span(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     return interval(entry.get("low"), entry.get("high"), digits) if entry else ""
 
 
-def ranks(low: int | None, high: int | None) -> str:
+def format_ranks(low: int | None, high: int | None) -> str:
     """A rank interval: '1 to 3', or '2' where both ends agree."""
     if low is None or high is None:
         return NOTHING
@@ -79,7 +79,7 @@ def quantity(value: Any) -> str:
     return f"{value:.3g}"
 
 
-def size(value: Any) -> str:
+def format_bytes(value: Any) -> str:
     """Bytes in decimal units; '–' where there is none."""
     if not is_number(value):
         return NOTHING
@@ -99,7 +99,7 @@ def listing(names: Iterable[str], most: int = 4) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def plural(n: int, noun: str) -> str:
+def count_noun(n: int, noun: str) -> str:
     """'1 query' or '79 queries'."""
     if n == 1:
         return f"1 {noun}"
@@ -125,7 +125,7 @@ def short_names(names: Mapping[str, str], width: int) -> dict[str, str]:
 
     Where names become equal when shortened, the part that tells them apart is kept.
     """
-    full = {spec: printable(name) for spec, name in names.items()}
+    full = {spec: clean_text(name) for spec, name in names.items()}
     short = {spec: shorten(name, width) for spec, name in full.items()}
     groups: dict[str, list[str]] = {}
     for spec, name in short.items():
@@ -169,7 +169,7 @@ def _around(name: str, start: int, end: int, width: int) -> str:
     return head + core + tail
 
 
-def printable(text: str) -> str:
+def clean_text(text: str) -> str:
     """One line without control characters, lone surrogates or direction marks."""
     text = " ".join(str(text).split())
     return "".join(
@@ -185,12 +185,12 @@ def tex(text: str) -> str:
         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
         "–": "--", "−": r"$-$", "…": r"\dots{}",
     }  # fmt: skip
-    return "".join(special.get(c, c) for c in printable(text))
+    return "".join(special.get(c, c) for c in clean_text(text))
 
 
 def markdown(text: str) -> str:
     """Escape for Markdown text and table cells; tags are shown, not obeyed."""
-    text = html.escape(printable(text), quote=False)
+    text = html.escape(clean_text(text), quote=False)
     text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
     text = re.sub(r"^([#+=-])", r"\\\1", text)  # would start a heading or a list
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)

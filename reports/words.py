@@ -10,25 +10,27 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from encbench.records import Pair, Ranked
+from encbench.records import PairedDifference, Ranked
 
-from .load import Run, shuffled, uninformed
+from .load import Run, shuffled_spec, uninformed
 from .published import published_for
-from .text import is_number, listing, number, plural, printable, score
+from .text import clean_text, count_noun, format_score, is_number, listing, number
 
 TRUNCATION = 0.05  # share of prompts cut off from which the ablation probe is said to flatter
 ANISOTROPY = 0.3  # mean cosine of random texts from which raw cosines are called incomparable
 
 
-def summary(run: Run) -> str:
+def run_summary(run: Run) -> str:
     """What was ranked by what on what, in one line."""
     probe, metric = run.primary
     n = max((row.n for row in run.prediction.order), default=0)
-    data = printable(pin(run.prediction.data.get(probe, ""))) or "unnamed data"
+    data = clean_text(pin(run.prediction.data.get(probe, ""))) or "unnamed data"
     seed = run.prediction.seed
     return (
-        f"{plural(len(run.candidates), 'candidate')} and {plural(len(run.controls), 'control')}, "
-        f"ordered by the {probe} score {metric} over {plural(n, 'query')} on {data}; seed {seed}."
+        f"{count_noun(len(run.candidates), 'candidate')} and "
+        f"{count_noun(len(run.controls), 'control')}, "
+        f"ordered by the {probe} score {metric} over {count_noun(n, 'query')} on {data}; seed "
+        f"{seed}."
     )
 
 
@@ -37,11 +39,11 @@ def pin(dataset: str) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", str(dataset))
 
 
-def warnings(run: Run) -> list[str]:
+def run_warnings(run: Run) -> list[str]:
     """All warnings, each once: the prediction's own, then this module's, then the probes'."""
     own = [line for rule in RULES for line in rule(run)] + _notes(run)
     own = [line[:1].upper() + line[1:].replace("….", "…") for line in own]
-    told = [printable(line) for line in run.prediction.warnings]
+    told = [clean_text(line) for line in run.prediction.warnings]
     return list(dict.fromkeys(told + own))
 
 
@@ -52,7 +54,7 @@ def disagreements(run: Run) -> list[str]:
 
 
 def _names(run: Run, specs: list[str]) -> str:
-    return listing(run.brief.get(spec, printable(spec)) for spec in specs)
+    return listing(run.brief.get(spec, clean_text(spec)) for spec in specs)
 
 
 def _overlap(run: Run) -> Iterator[str]:
@@ -72,11 +74,11 @@ def _controls(run: Run) -> Iterator[str]:
     for candidate in run.candidates:
         unbeaten: dict[bool, list[str]] = {True: [], False: []}
         for control in run.controls:
-            if shuffled(control.spec) not in (None, candidate.spec):
+            if shuffled_spec(control.spec) not in (None, candidate.spec):
                 continue  # another encoder's shuffle is no yardstick for this one
             pair = (candidate.spec, control.spec)
             if not beats.get(pair, not _reaches(control, candidate)):
-                own = shuffled(control.spec) is not None
+                own = shuffled_spec(control.spec) is not None
                 name = "its own shuffle" if own else _names(run, [control.spec])
                 unbeaten[uninformed(control.spec)].append(name)
         for found, names in ((empty, unbeaten[True]), (others, unbeaten[False])):
@@ -166,7 +168,7 @@ def _disentanglement(run: Run) -> Iterator[str]:
         yield (
             f"An encoder that ignores its prompt gets {number(constant[0]['value'])} on the "
             f"published disentanglement, more than {len(beaten)} of "
-            f"{plural(len(candidates), 'candidate')}; its calibrated score is "
+            f"{count_noun(len(candidates), 'candidate')}; its calibrated score is "
             f"{number(constant[1]['value'])}."
         )
     contrary = [
@@ -182,9 +184,10 @@ def _disentanglement(run: Run) -> Iterator[str]:
         first, second = _names(run, [a]), _names(run, [b])
         yield (
             f"Published and calibrated disentanglement contradict each other clearly on "
-            f"{plural(len(contrary), 'pair')} of candidates: {first} is above {second} as "
-            f"published ({score(both[a][0])} and {score(both[b][0])}), and below it once "
-            f"calibrated ({score(both[a][1])} and {score(both[b][1])})."
+            ""
+            f"{count_noun(len(contrary), 'pair')} of candidates: {first} is above {second} as "
+            f"published ({format_score(both[a][0])} and {format_score(both[b][0])}), and below it "
+            f"once calibrated ({format_score(both[a][1])} and {format_score(both[b][1])})."
         )
 
 
@@ -231,9 +234,10 @@ def _what_is_said(run: Run) -> Iterator[str]:
             (a, x), (b, y) = (known[spec] for spec in widest)
             yield (
                 f"The published {probe} score and {other} disagree clearly on {len(pairs)} of "
+                ""
                 f"{count:,} pairs of candidates: for example {first} is above {second} by "
-                f"{metric} ({score(a)} and {score(b)}), and below it by {other} {theirs} "
-                f"({score(x)} and {score(y)})."
+                f"{metric} ({format_score(a)} and {format_score(b)}), and below it by {other} "
+                f"{theirs} ({format_score(x)} and {format_score(y)})."
             )
 
 
@@ -253,8 +257,8 @@ def _unscored(run: Run) -> Iterator[str]:
         most = max(worst.values())
         who = "every encoder" if len(worst) == len(run.prediction.order) else _names(run, [*worst])
         yield (
-            f"Up to {plural(most, 'query')} could not be scored for {who}; they are left out of "
-            "the scores and counted as unscored, not as zero."
+            f"Up to {count_noun(most, 'query')} could not be scored for {who}; they are left out "
+            "of the scores and counted as unscored, not as zero."
         )
 
 
@@ -262,7 +266,7 @@ def failure(entry: dict[str, Any]) -> tuple[str, str]:
     """Name and reason of an encoder that could not be measured."""
     name = str(entry.get("name") or entry.get("spec") or "an encoder")
     told = entry.get("error") or entry.get("reason") or entry.get("message")
-    return printable(name), printable(str(told or "no reason was recorded"))
+    return clean_text(name), clean_text(str(told or "no reason was recorded"))
 
 
 def _comparable(run: Run) -> Iterator[str]:
@@ -306,7 +310,7 @@ def _notes(run: Run) -> list[str]:
         if record.variant:
             continue
         for note in record.notes:
-            line = f"{printable(record.probe['name'])}: {printable(note).rstrip('.')}"
+            line = f"{clean_text(record.probe['name'])}: {clean_text(note).rstrip('.')}"
             kind = re.sub(r"\d+", "#", line)
             told.setdefault(kind, line)
             spec = str(record.card.get("spec", record.name))
@@ -328,7 +332,7 @@ def _notes(run: Run) -> list[str]:
     return lines
 
 
-def split_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(run: Run) -> tuple[list[PairedDifference], list[PairedDifference]]:
     """Pairs of candidates, and pairs of a candidate with a control."""
     control = {row.spec for row in run.controls}
     among = [p for p in run.prediction.pairs if not {p.a, p.b} & control]
@@ -356,8 +360,8 @@ RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
 
 def definition(run: Run) -> list[tuple[str, str]]:
     """How each score comes about, as term and explanation; only of probes that ran."""
-    by = printable(run.reencoder) or "the re-encoder"
-    rule = printable(str(run.prediction.rule.get("text") or "")).rstrip(".")
+    by = clean_text(run.reencoder) or "the re-encoder"
+    rule = clean_text(str(run.prediction.rule.get("text") or "")).rstrip(".")
     rule = rule[:1].upper() + rule[1:]
     found = [("Primary rule", f"{rule}. Nothing else is averaged in.")] if rule else []
     if "retrieval" in run.probes:

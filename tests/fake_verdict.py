@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from encbench.confirm.rules import (
     LEVEL,
     RULES,
-    Trained,
+    OutcomeTable,
     judge_choice,
     judge_rule,
     score_draws,
@@ -100,7 +100,7 @@ def build(
     rng = np.random.default_rng([draw, 8])
     tasks = np.repeat(np.arange(len(TASKS)), prompts)
     shift = rng.normal(0, 0.012, (len(models), seeds))
-    tables: dict[str, Trained] = {}
+    tables: dict[str, OutcomeTable] = {}
     for steps in STEPS:
         for tier, combos in GROUPS:
             made = tasks if combos == "seen" else tasks[::3]
@@ -138,19 +138,19 @@ def build(
 def _table(
     models: Sequence[Model], tasks: np.ndarray, gain: float, lost: float, shift: np.ndarray,
     rng: np.random.Generator,
-) -> Trained:  # fmt: skip
+) -> OutcomeTable:  # fmt: skip
     right = np.empty((*shift.shape, len(tasks)))
     for e, s in np.ndindex(*shift.shape):
         control = 0.0 if models[e].control else 1.0
         mean = np.clip(models[e].actual * gain**control + control * lost + shift[e, s], 0.01, 1)
         right[e, s] = rng.binomial(2, np.clip(mean * (1.4 - 0.16 * tasks), 0, 1)) / 2
-    return Trained(
+    return OutcomeTable(
         tuple(m.spec for m in models), tuple(m.stage for m in models),
         np.array([m.predicted for m in models]), tasks, right,
     )  # fmt: skip
 
 
-def _intervals(table: Trained) -> list[dict[str, Any]]:
+def _intervals(table: OutcomeTable) -> list[dict[str, Any]]:
     drawn = score_draws(table, seed=0, draws=300, deviation=seed_deviation(table.scores))
     low, high = np.percentile(drawn, LEVEL, axis=0)
     return [
@@ -160,7 +160,7 @@ def _intervals(table: Trained) -> list[dict[str, Any]]:
 
 
 def _encoder(
-    folder: Path, i: int, model: Model, rank: int, seeds: int, tables: dict[str, Trained],
+    folder: Path, i: int, model: Model, rank: int, seeds: int, tables: dict[str, OutcomeTable],
     intervals: dict[str, list[dict[str, Any]]], grids: bool, rng: np.random.Generator,
 ) -> TrainedEncoder:  # fmt: skip
     places = [f"confirm/models/model-{i}-s{s}" for s in range(seeds)]
@@ -246,7 +246,7 @@ def _plan(models: Sequence[Model], seeds: int, prompts: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _control(models: Sequence[Model], table: Trained) -> dict[str, Any]:
+def _control(models: Sequence[Model], table: OutcomeTable) -> dict[str, Any]:
     trained = [i for i, m in enumerate(models) if not m.control]
     constant = [i for i, m in enumerate(models) if m.spec == "control:constant"]
     if not trained or not constant:
@@ -261,7 +261,7 @@ def _control(models: Sequence[Model], table: Trained) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _exploratory(models: Sequence[Model], tables: dict[str, Trained]) -> list[Predictor]:
+def _exploratory(models: Sequence[Model], tables: dict[str, OutcomeTable]) -> list[Predictor]:
     count = sum(not m.control for m in models)
     cells = [cell(4), cell(1), cell(2), cell(16), cell(4, "A"), cell(4, "C")]
     cells = [key for key in [*cells, cell(4, "B", "held-out")] if key in tables]

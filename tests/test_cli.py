@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from encbench.cli import main, spread
-from encbench.config import RunConfig, from_values
+from encbench.config import RunConfig, run_config
 from encbench.errors import UsageError
 
 
@@ -89,14 +89,14 @@ def test_toml_has_the_keys_of_the_flags(tmp_path, run, fails):
 
 
 def test_values_become_a_configuration():
-    made = from_values({"encoders": ["a:b"], "ks": [1, 3], "coco": "x", "seed": None})
+    made = run_config({"encoders": ["a:b"], "ks": [1, 3], "coco": "x", "seed": None})
     assert made.encoders == ("a:b",)
     assert made.ks == (1, 3)
     assert made.seed == RunConfig().seed
     with pytest.raises(UsageError, match="unknown configuration key 'foo'"):
-        from_values({"foo": 1})
+        run_config({"foo": 1})
     with pytest.raises(UsageError, match="'ks' is not of the right type"):
-        from_values({"ks": ["many"]})
+        run_config({"ks": ["many"]})
 
 
 def test_list_and_doctor_say_what_is_there(run):

@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 
 from encbench.cli import main
-from encbench.confirm.budget import Rates, fit, seconds, total_seconds
+from encbench.confirm.budget import Rates, fit_budget, seconds, total_seconds
 from encbench.confirm.plan import (
     ConfirmConfig,
-    Entry,
-    Plan,
-    choose,
+    ConfirmPlan,
+    PlannedEncoder,
+    choose_encoders,
     fewer,
     groups_for,
     primary_of,
     reach,
 )
-from encbench.confirm.run import confirm, prepare, verdict_lines
+from encbench.confirm.run import prepare, run_confirmation, verdict_lines
 from encbench.encoders import EncoderSpec, family_of
 from encbench.errors import DataError, RecordError, UsageError
 from encbench.files import write_json
@@ -147,63 +147,65 @@ RANKING = Prediction({}, {}, RANKED, [], [], [], {})
 
 
 def test_by_default_one_stage_and_the_constant_control_are_trained() -> None:
-    chosen = [r.name for r in choose(RANKING, (), False)]
+    chosen = [r.name for r in choose_encoders(RANKING, (), False)]
     assert chosen == ["f0", "f1", "f2", "f4", "constant"]
 
 
 def test_everyone_leaves_only_shuffles_out() -> None:
-    chosen = [r.name for r in choose(RANKING, (), True)]
+    chosen = [r.name for r in choose_encoders(RANKING, (), True)]
     assert len(chosen) == 11
     assert "shuffle(f0)" not in chosen
 
 
 def test_encoders_are_named_by_spec_or_name_best_first_controls_last() -> None:
-    chosen = choose(RANKING, ("random", "zoo:e1", "f0"), False)
+    chosen = choose_encoders(RANKING, ("random", "zoo:e1", "f0"), False)
     assert [r.name for r in chosen] == ["f0", "e1", "random"]
     with pytest.raises(UsageError, match="'nobody' is not in the prediction"):
-        choose(RANKING, ("nobody",), False)
+        choose_encoders(RANKING, ("nobody",), False)
     with pytest.raises(UsageError, match="cannot be a condition"):
-        choose(RANKING, ("shuffle(f0)",), False)
+        choose_encoders(RANKING, ("shuffle(f0)",), False)
 
 
 def test_fewer_rivals_keep_the_winner_the_last_and_the_runner_up() -> None:
-    rows = choose(RANKING, (), False)
+    rows = choose_encoders(RANKING, (), False)
     assert [r.name for r in fewer(rows, 1)] == ["f0", "f4", "constant"]
     assert [r.name for r in fewer(rows, 2)] == ["f0", "f1", "f4", "constant"]
     assert [r.name for r in fewer(rows, 3)] == ["f0", "f1", "f2", "f4", "constant"]
     assert fewer(rows, 9) == rows
 
 
-def plan_of(rows: list[Ranked], steps: int = 1000) -> Plan:
-    return Plan(
+def plan_of(rows: list[Ranked], steps: int = 1000) -> ConfirmPlan:
+    return ConfirmPlan(
         prediction="p", preset="cpu", encoders=entries(rows), seeds=(0, 1), per_task=4, images=2,
         train={"world": "scenes-grid", "steps": steps}, prompts="", prompt_pins={},
         primary=cell(4), backbone="", detector="scenes", colors="none",
     )  # fmt: skip
 
 
-def entries(rows: Any) -> tuple[Entry, ...]:
-    return tuple(Entry(r.spec, r.name, r.stage, r.control, {"value": r.value}, 0) for r in rows)
+def entries(rows: Any) -> tuple[PlannedEncoder, ...]:
+    return tuple(
+        PlannedEncoder(r.spec, r.name, r.stage, r.control, {"value": r.value}, 0) for r in rows
+    )
 
 
 def test_a_budget_is_kept_and_what_it_cost_is_told() -> None:
-    rows = choose(RANKING, (), False)
+    rows = choose_encoders(RANKING, (), False)
     groups = groups_for("", "scenes-grid", 4, 0)
     rates = Rates(0.05, 0.07, 0.0002)
     whole = total_seconds(plan_of(rows), rates, groups)
-    plan = fit(plan_of(rows), rates, groups, rows, whole * 1.01, entries)
+    plan = fit_budget(plan_of(rows), rates, groups, rows, whole * 1.01, entries)
     assert plan.gave_up == ()
     assert len(plan.encoders) == 5
-    tight = fit(plan_of(rows), rates, groups, rows, whole / 3, entries)
+    tight = fit_budget(plan_of(rows), rates, groups, rows, whole / 3, entries)
     assert tight.gave_up
     assert total_seconds(tight, rates, groups) <= whole / 3
-    longer = fit(plan_of(rows), rates, groups, rows, whole * 3, entries)
+    longer = fit_budget(plan_of(rows), rates, groups, rows, whole * 3, entries)
     assert longer.train["steps"] > 1000
     with pytest.raises(UsageError, match="too small"):
-        fit(plan_of(rows), rates, groups, rows, 30.0, entries)
+        fit_budget(plan_of(rows), rates, groups, rows, 30.0, entries)
     two = rates._replace(models=2)  # ten models one by one, or in five rounds of two
     assert total_seconds(plan_of(rows), two, groups) == pytest.approx(whole / 2)
-    assert fit(plan_of(rows), two, groups, rows, whole * 0.51, entries).gave_up == ()
+    assert fit_budget(plan_of(rows), two, groups, rows, whole * 0.51, entries).gave_up == ()
     four = rates._replace(models=4)  # in three rounds, the last of them half empty
     assert total_seconds(plan_of(rows), four, groups) == pytest.approx(whole * 3 / 10)
 
@@ -243,7 +245,7 @@ def test_seen_and_held_out_prompts_are_the_same_in_every_tier() -> None:
 
 @pytest.mark.slow
 def test_from_prediction_to_verdict(run: Path) -> None:
-    verdict = confirm(config(run))
+    verdict = run_confirmation(config(run))
     assert read_verdict(run / "verdict.json") == verdict
     assert verdict.prediction == read_prediction(run / "prediction.json").hash
     assert [row.name for row in verdict.encoders] == ["first", "second", "constant"]
@@ -265,12 +267,12 @@ def test_from_prediction_to_verdict(run: Path) -> None:
 
     kept = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     assert len(kept) == 6
-    again = confirm(config(run))  # everything is there: nothing is trained again
+    again = run_confirmation(config(run))  # everything is there: nothing is trained again
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert again.hash == verdict.hash
 
     with pytest.raises(UsageError, match="confirmation with another"):
-        confirm(config(run, images=2))
+        run_confirmation(config(run, images=2))
 
 
 @pytest.mark.slow
@@ -278,13 +280,13 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
     whole = encoder(run.parent, "second", 12)
     encoder(run.parent, "second", 12, fail="raise RuntimeError('no such luck')")
     # the file's hash is its revision: a broken one is not what was ranked
-    verdict = confirm(config(run, seeds=1))
+    verdict = run_confirmation(config(run, seeds=1))
     assert [row.name for row in verdict.encoders] == ["first", "constant"]
     assert [row["spec"] for row in verdict.failed] == [whole]
     assert "other weights than when it was ranked" in verdict.failed[0]["error"]
     before = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     encoder(run.parent, "second", 12)
-    mended = confirm(config(run, seeds=1))
+    mended = run_confirmation(config(run, seeds=1))
     assert [row.name for row in mended.encoders] == ["first", "second", "constant"]
     assert not mended.failed
     assert all(p.stat().st_mtime_ns == at for p, at in before.items())
@@ -292,7 +294,7 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_and_a_kill_give_the_verdict_of_one(run: Path, tmp_path: Path) -> None:
-    alone = confirm(config(run))
+    alone = run_confirmation(config(run))
     expected = told(run)
     assert alone.encoders
     rng = random.Random(3)

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from encbench.confirm.rules import (
-    Trained,
+    OutcomeTable,
     judge_choice,
     judge_rule,
     permutation_p,
@@ -41,7 +41,7 @@ def train(
     deviation: float = 0.01,
     prompts: int = 40,
     images: int = 2,
-) -> Trained:
+) -> OutcomeTable:
     """Six tasks; prompts of differing difficulty, the same for all; seeds move a model."""
     tasks = np.repeat(np.arange(6), prompts)
     difficulty = rng.normal(0, 1.0, len(tasks))
@@ -51,7 +51,7 @@ def train(
         chance = 1 / (1 + np.exp(-(1.2 * np.log(mean / (1 - mean)) + difficulty)))
         right[e, s] = rng.binomial(images, chance) / images
     names = tuple(f"e{i}" for i in range(len(true)))
-    return Trained(names, stages, np.asarray(predicted, float), tasks, right)
+    return OutcomeTable(names, stages, np.asarray(predicted, float), tasks, right)
 
 
 def rates(world: World, **more: float) -> tuple[Counter[str], Counter[str]]:
@@ -126,7 +126,7 @@ def test_too_little_to_tell(
 def test_scores_that_seeds_turn_round_are_no_order() -> None:
     one = np.array([0.2, 0.3, 0.4, 0.5])
     right = np.repeat(np.stack([one, one[::-1] + 0.01], axis=1)[:, :, None], 12, axis=2)
-    trained = Trained(
+    trained = OutcomeTable(
         ("a", "b", "c", "d"), ("final",) * 4, np.arange(4.0), np.arange(12) % 6, right
     )
     assert "seed-to-seed deviation" in judge_rule(trained).why

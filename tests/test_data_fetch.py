@@ -19,7 +19,7 @@ import pytest
 
 from encbench.data import fetch as module
 from encbench.data.dpg import PUBLISHED, load_prompts
-from encbench.data.fetch import Archive, FetchPlan, fetch, fetch_plan
+from encbench.data.fetch import Archive, FetchPlan, fetch_dataset, fetch_plan
 from encbench.errors import DownloadError, StoreError, UsageError
 
 NOISE = hashlib.shake_256(b"picture").digest(300_000)
@@ -144,7 +144,7 @@ def test_plans_are_pinned_and_told_before_anything_is_fetched() -> None:
 def test_whole_download(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     told = []
-    found = fetch(
+    found = fetch_dataset(
         "coco", tmp_path / "new" / "coco", plan=plan, confirm=lambda p: told.append(p) or True
     )
     assert found == tmp_path / "new" / "coco"
@@ -158,14 +158,14 @@ def test_whole_download(server: Server, tmp_path: Path) -> None:
     assert [p.name for p in found.iterdir()] == ["val2017"]  # no archive, no part left
 
     server.ranges.clear()
-    assert fetch("coco", found, plan=plan, confirm=lambda p: pytest.fail("asked")) == found
+    assert fetch_dataset("coco", found, plan=plan, confirm=lambda p: pytest.fail("asked")) == found
     assert server.ranges == []  # a finished step is not repeated
 
 
 def test_nothing_is_fetched_against_the_users_will(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     with pytest.raises(UsageError, match="nothing was downloaded"):
-        fetch("coco", tmp_path / "coco", plan=plan, confirm=lambda _: False)
+        fetch_dataset("coco", tmp_path / "coco", plan=plan, confirm=lambda _: False)
     assert server.ranges == []
     assert not (tmp_path / "coco").exists()
 
@@ -173,7 +173,7 @@ def test_nothing_is_fetched_against_the_users_will(server: Server, tmp_path: Pat
 def test_broken_connection_is_resumed_at_once(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     server.break_after = [100_000, 100_000]
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert (tmp_path / "val2017" / "1.jpg").read_bytes() == NOISE
     starts = [int(r.removeprefix("bytes=").rstrip("-")) for r in server.ranges if r]
     assert len(server.ranges) == 3
@@ -184,12 +184,12 @@ def test_stopped_download_goes_on_in_the_next_run(server: Server, tmp_path: Path
     plan = serve(server, PICTURES)
     server.break_after = [100_000] + [0] * module.ATTEMPTS
     with pytest.raises(DownloadError, match="run again; 0 MB are kept"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     part = tmp_path / "val2017.zip.part"
     kept = part.stat().st_size
     assert 0 < kept <= 100_000
     server.ranges.clear()
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == [f"bytes={kept}-"]
     assert not part.exists()
     assert (tmp_path / "val2017" / "2.jpg").read_bytes() == b"two"
@@ -199,14 +199,14 @@ def test_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> No
     plan = serve(server, PICTURES)
     server.supports_ranges = False
     server.break_after = [100_000]
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert (tmp_path / "val2017" / "1.jpg").read_bytes() == NOISE
 
 
 def test_complete_part_needs_no_server(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     (tmp_path / "val2017.zip.part").write_bytes(server.files["val2017.zip"])
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == []
 
 
@@ -215,19 +215,19 @@ def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
     content = server.files["val2017.zip"]
     server.files["val2017.zip"] = content[:-1] + b"x"
     with pytest.raises(DownloadError, match=r"checksum mismatch: .*removed, run again"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     assert list(tmp_path.iterdir()) == []
     server.files["val2017.zip"] = content
-    assert fetch("coco", tmp_path, plan=plan) == tmp_path
+    assert fetch_dataset("coco", tmp_path, plan=plan) == tmp_path
 
 
 def test_archive_put_there_by_hand(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     (tmp_path / "val2017.zip").write_bytes(b"something")
     with pytest.raises(DownloadError, match=r"checksum mismatch: .*remove it"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     (tmp_path / "val2017.zip").write_bytes(server.files["val2017.zip"])
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == []
     assert (tmp_path / "val2017" / "2.jpg").exists()
 
@@ -236,14 +236,14 @@ def test_missing_file_and_other_answers(server: Server, tmp_path: Path) -> None:
     plan = serve(server, PICTURES)
     content = server.files.pop("val2017.zip")
     with pytest.raises(DownloadError, match=r"is gone \(404\)"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     server.files["val2017.zip"] = content
     server.status = 403
     with pytest.raises(DownloadError, match="answered 403"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     server.status = 503
     with pytest.raises(DownloadError, match="answered 503"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     assert len(server.ranges) == 2 + module.ATTEMPTS
 
 
@@ -254,7 +254,7 @@ def test_unreachable_site(server: Server, tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     archive = replace(plan.archives[0], url=f"http://127.0.0.1:{port}/val2017.zip")
     with pytest.raises(DownloadError, match=r"Connection refused\): check the network") as caught:
-        fetch("coco", tmp_path, plan=replace(plan, archives=(archive,)))
+        fetch_dataset("coco", tmp_path, plan=replace(plan, archives=(archive,)))
     assert "\n" not in str(caught.value)
 
 
@@ -262,7 +262,7 @@ def test_unreachable_site(server: Server, tmp_path: Path) -> None:
 def test_members_cannot_leave_the_folder(server: Server, tmp_path: Path, name: str) -> None:
     root = tmp_path / "deep" / "coco"
     with pytest.raises(DownloadError, match="leads elsewhere"):
-        fetch("coco", root, plan=serve(server, {name: b"evil"}))
+        fetch_dataset("coco", root, plan=serve(server, {name: b"evil"}))
     assert not list(tmp_path.rglob("*evil*"))
 
 
@@ -273,7 +273,7 @@ def test_stopped_unpacking_goes_on(server: Server, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "1.jpg").write_bytes(NOISE)
     before = (folder / "1.jpg").stat().st_mtime_ns
-    fetch("coco", tmp_path, plan=plan)
+    fetch_dataset("coco", tmp_path, plan=plan)
     assert (folder / "1.jpg").stat().st_mtime_ns == before
     assert (folder / "2.jpg").read_bytes() == b"two"
     assert server.ranges == []
@@ -286,14 +286,14 @@ def test_too_little_space_is_told_first(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(StoreError, match="GB are needed"):
-        fetch("coco", tmp_path, plan=plan)
+        fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == []
 
 
 def test_root_that_is_a_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="writing to"):
-        fetch("coco", tmp_path / "file", plan=serve(server, PICTURES))
+        fetch_dataset("coco", tmp_path / "file", plan=serve(server, PICTURES))
 
 
 def test_contents_are_verified_where_the_archive_cannot_be(server: Server, tmp_path: Path) -> None:
@@ -306,17 +306,17 @@ def test_contents_are_verified_where_the_archive_cannot_be(server: Server, tmp_p
     )
     plan = replace(fetch_plan("dpg"), archives=(archive,))
     server.break_after = [50]
-    folder = fetch("dpg", tmp_path, plan=plan)
+    folder = fetch_dataset("dpg", tmp_path, plan=plan)
     assert folder == tmp_path / "prompts"
     assert [p.text for p in load_prompts(folder).prompts] == ["one", "two"]
 
     (folder / "a.txt").write_bytes(b"One")  # changed since: fetched again
-    fetch("dpg", tmp_path, plan=plan)
+    fetch_dataset("dpg", tmp_path, plan=plan)
     assert (folder / "a.txt").read_bytes() == b"one"
 
     other = replace(plan, archives=(replace(archive, blobs="0" * 64),))
     with pytest.raises(DownloadError, match="checksum mismatch"):
-        fetch("dpg", tmp_path / "other", plan=other)
+        fetch_dataset("dpg", tmp_path / "other", plan=other)
     assert not list((tmp_path / "other").rglob("*.txt"))
 
 
@@ -324,7 +324,7 @@ def test_broken_zip(server: Server, tmp_path: Path) -> None:
     server.files["x.zip"] = b"<html>sign in to this network</html>"
     archive = replace(fetch_plan("dpg").archives[0], url=server.url("x.zip"))
     with pytest.raises(DownloadError, match="no intact zip"):
-        fetch("dpg", tmp_path, plan=replace(fetch_plan("dpg"), archives=(archive,)))
+        fetch_dataset("dpg", tmp_path, plan=replace(fetch_plan("dpg"), archives=(archive,)))
 
 
 def test_committed_digest_is_that_of_the_real_prompts(shared: Path, tmp_path: Path) -> None:

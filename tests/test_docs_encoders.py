@@ -11,7 +11,7 @@ from encbench.encoders import checks, load_encoder, registry
 from encbench.encoders.table import PUBLISHED, filled
 from encbench.encoders.table import main as write_table
 from encbench.records import read_prediction
-from encbench.zoo.catalog import folder_of
+from encbench.zoo.catalog import zoo_folder
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -32,7 +32,7 @@ def test_nothing_is_said_about_models_that_are_no_example():
 
 @pytest.mark.parametrize("name", [n for n in PUBLISHED if "/" not in n])
 def test_what_is_said_of_the_shipped_encoders_is_what_their_cards_say(name):
-    if not (folder_of(name) / "manifest.json").exists():
+    if not (zoo_folder(name) / "manifest.json").exists():
         pytest.skip(f"the weights of {name} are not here")
     card = load_encoder(f"zoo:{name}", "cpu").card
     said = PUBLISHED[name]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encbench.encode import SHARD_TOKENS, StoredEncoder, estimated_tokens, plan
+from encbench.encode import SHARD_TOKENS, StoredEncoder, estimated_tokens, plan_encoding
 from encbench.encoders import EncoderSpec
 from encbench.errors import EncoderOutputError, UsageError
 from encbench.store import Store
@@ -18,7 +18,7 @@ PROMPTS = [f"a {c} {a} number {i}" for i in range(40) for c, a in (("red", "fox"
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=200), max_size=60), st.integers(4, 400))
 def test_plan_holds_each_prompt_once_within_its_budget(prompts, budget):
-    made = plan(prompts, budget)
+    made = plan_encoding(prompts, budget)
     assert sorted(made.prompts) == sorted(set(prompts))
     assert [i for span in made.shards for i in span] == list(range(len(made.prompts)))
     for span in made.shards:
@@ -30,12 +30,12 @@ def test_plan_holds_each_prompt_once_within_its_budget(prompts, budget):
 def test_plan_does_not_depend_on_order(prompts, random):
     other = list(prompts)
     random.shuffle(other)
-    assert plan(prompts) == plan(other)
-    assert plan(prompts).digest == plan(other).digest
+    assert plan_encoding(prompts) == plan_encoding(other)
+    assert plan_encoding(prompts).digest == plan_encoding(other).digest
 
 
 def test_shards_are_well_filled():
-    made = plan([f"a photo of object number {i}" for i in range(20_000)])
+    made = plan_encoding([f"a photo of object number {i}" for i in range(20_000)])
     full = [len(s) * estimated_tokens(made.prompts[s[-1]]) for s in made.shards[:-1]]
     assert min(full) > 0.95 * SHARD_TOKENS
 
@@ -70,7 +70,7 @@ encoder = Counting()
 def stored(tmp_path, monkeypatch):
     """A stored encoder around a fresh Counting, with shards of a few prompts each."""
     encoder.__init__()
-    monkeypatch.setattr("encbench.encode.plan", lambda prompts: plan(prompts, 60))
+    monkeypatch.setattr("encbench.encode.plan", lambda prompts: plan_encoding(prompts, 60))
 
     def make(text: str = "python:test_encode:encoder", **more) -> StoredEncoder:
         return StoredEncoder(EncoderSpec.parse(text), Store(tmp_path / "store"), CPU, **more)
@@ -104,7 +104,7 @@ def test_a_damaged_shard_is_made_again_alone(stored, caplog):
     made = stored()
     rows = made.embed(PROMPTS)
     count = len(encoder.calls)
-    shards = sorted(made._entry(plan(PROMPTS, 60)).folder.glob("*.mean.safetensors"))
+    shards = sorted(made._entry(plan_encoding(PROMPTS, 60)).folder.glob("*.mean.safetensors"))
     assert len(shards) > 3
     shards[1].write_bytes(shards[1].read_bytes()[:-1])
     with caplog.at_level("WARNING", logger="encbench"):
@@ -116,7 +116,7 @@ def test_a_damaged_shard_is_made_again_alone(stored, caplog):
 def test_work_done_before_a_failure_is_kept(stored):
     encoder.damage = None
     made = stored()
-    work = plan(PROMPTS, 60)
+    work = plan_encoding(PROMPTS, 60)
     original = encoder.encode
 
     def dies(prompts):
@@ -140,7 +140,7 @@ def test_nan_is_refused_by_name_and_nothing_of_it_is_stored(stored):
     made = stored()
     with pytest.raises(EncoderOutputError, match="python:test_encode:encoder"):
         made.embed(PROMPTS)
-    assert not list(made._entry(plan(PROMPTS, 60)).folder.glob("*.safetensors"))
+    assert not list(made._entry(plan_encoding(PROMPTS, 60)).folder.glob("*.safetensors"))
 
 
 def test_shuffle_permutes_the_vectors_of_the_list(stored):
@@ -173,7 +173,7 @@ def test_shuffle_permutes_tokens_as_it_does_vectors(stored):
 def test_tokens_need_not_be_stored_and_vectors_are_in_the_same_pass(stored):
     made = stored()
     tokens = made.tokens(PROMPTS, keep=False)
-    folder = made._entry(plan(PROMPTS, 60)).folder
+    folder = made._entry(plan_encoding(PROMPTS, 60)).folder
     assert not list(folder.glob("*.tokens.*"))
     assert list(folder.glob("*.mean.*"))
     encoder.calls.clear()

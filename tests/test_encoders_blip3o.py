@@ -17,7 +17,7 @@ from test_encoders_equality import PROMPTS, same
 
 from encbench.encoders import load_encoder
 from encbench.encoders.batching import BatchedEncoder
-from encbench.encoders.blip3o import Blip3oImageEncoder, choose
+from encbench.encoders.blip3o import Blip3oImageEncoder, sample_token
 from encbench.encoders.decoder_weights import StoredTensor
 from encbench.errors import EncbenchError, ModelError, UsageError
 
@@ -176,7 +176,7 @@ def test_what_is_drawn_depends_on_prompt_and_seed_alone(folder: Path) -> None:
 def test_draws_follow_the_probabilities_that_are_left() -> None:
     scores = torch.tensor([[1.0, 3.0, -2.0, 2.5, 0.0, -0.5]])
     draws = torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1]
-    found = Counter(choose(scores.expand(4000, -1), draws, top_k=4, top_p=0.95).tolist())
+    found = Counter(sample_token(scores.expand(4000, -1), draws, top_k=4, top_p=0.95).tolist())
     kept = scores[0, [1, 3, 0, 4]].softmax(0)  # the best four; of these 95 % are the first three
     assert kept[:2].sum() < 0.95 <= kept[:3].sum()
     expected = kept[:3] / kept[:3].sum()
@@ -184,8 +184,8 @@ def test_draws_follow_the_probabilities_that_are_left() -> None:
     for token, share in zip((1, 3, 0), expected.tolist(), strict=True):
         assert abs(found[token] / 4000 - share) < 1e-3
     last = torch.tensor([1 - 2**-53], dtype=torch.float64)
-    assert choose(scores, last, top_k=4, top_p=0.95).tolist() == [3]
-    assert set(choose(scores.expand(4000, -1), draws, 100, 1.0).tolist()) == set(range(6))
+    assert sample_token(scores, last, top_k=4, top_p=0.95).tolist() == [3]
+    assert set(sample_token(scores.expand(4000, -1), draws, 100, 1.0).tolist()) == set(range(6))
 
 
 def test_only_the_language_model_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

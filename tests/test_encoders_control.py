@@ -19,7 +19,7 @@ from encbench.encoders.control import (
     hashed_vector,
     positions,
     shuffle_rows,
-    words,
+    split_words,
 )
 from encbench.encoders.pooling import pool
 from encbench.errors import EncbenchError, ModelError, UnknownNameError, UsageError
@@ -161,7 +161,7 @@ def test_table_of_vectors_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_words() -> None:
-    assert words("The dog's BONE, isn't 2 big_red!") == [
+    assert split_words("The dog's BONE, isn't 2 big_red!") == [
         "the",
         "dog's",
         "bone",
@@ -170,9 +170,9 @@ def test_words() -> None:
         "big",
         "red",
     ]
-    assert words("\U0001f600 !!!") == ["\U0001f600", "!!!"]
-    assert words("caf\u00e9 \u732b") == ["caf\u00e9", "\u732b"]
-    assert words("  ") == []
+    assert split_words("\U0001f600 !!!") == ["\U0001f600", "!!!"]
+    assert split_words("caf\u00e9 \u732b") == ["caf\u00e9", "\u732b"]
+    assert split_words("  ") == []
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from PIL import Image
 
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, UsageError
-from encbench.flow.config import from_values
-from encbench.flow.data import Picks, load_data, picks, scene_images
-from encbench.flow.features import Bank, Encoded, PromptEncoder, Text, Widths, check_fits
+from encbench.flow.config import training_config
+from encbench.flow.data import Picks, load_training_images, picks, scene_images
+from encbench.flow.features import Bank, Encoded, PromptEncoder, PromptFeatures, Widths, check_fits
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def test_a_folder_with_texts_beside(tmp_path):
     folder = pictures(tmp_path / "my")
     for i in range(5):  # the last one has none
         (folder / f"{i}.txt").write_text(f"color {i}\n\nthe color {i}\n")
-    data = load_data(from_values({"folder": folder, "side": 16, "images": 0}))
+    data = load_training_images(training_config({"folder": folder, "side": 16, "images": 0}))
     assert len(data.of) == 5
     assert [data.texts[i] for i in data.of[2]] == ["color 2", "the color 2"]
     assert data.notes == ("1 images without a caption were left out",)
@@ -83,7 +83,7 @@ def test_a_folder_with_texts_beside(tmp_path):
     assert pixels[:, :, 8, 8].tolist() == [[40, 10, 210], [0, 10, 250]]
     assert pixels.shape == (2, 3, 16, 16)
     assert list(texts) == [0, 1]
-    fewer = load_data(from_values({"folder": folder, "side": 16, "images": 3}))
+    fewer = load_training_images(training_config({"folder": folder, "side": 16, "images": 3}))
     assert len(fewer.of) == 3
     assert fewer.pin != data.pin
 
@@ -93,16 +93,16 @@ def test_a_folder_with_a_list(tmp_path):
     rows = [{"file_name": f"a/{i}.png", "text": f"color {i}"} for i in (3, 1)]
     rows.append({"file_name": "a/3.png", "text": "again"})
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = load_data(from_values({"folder": folder, "side": 8}))
+    data = load_training_images(training_config({"folder": folder, "side": 8}))
     assert [[data.texts[i] for i in row] for row in data.of] == [["color 3", "again"], ["color 1"]]
     assert data.read(chosen(1)).pixels[0, 0, 0, 0] == 20
 
 
 def test_lists_and_folders_that_are_wrong(tmp_path):
     folder = pictures(tmp_path / "my", 2)
-    config = from_values({"folder": folder, "side": 8})
+    config = training_config({"folder": folder, "side": 8})
     with pytest.raises(DataError, match=r"holds no image with a caption; put a \.txt"):
-        load_data(config)
+        load_training_images(config)
     path = folder / "captions.jsonl"
     for line, said in (
         ("{", r"captions\.jsonl, line 1, is not valid JSON"),
@@ -111,11 +111,11 @@ def test_lists_and_folders_that_are_wrong(tmp_path):
     ):
         path.write_text(line)
         with pytest.raises(DataError, match=said):
-            load_data(config)
+            load_training_images(config)
     with pytest.raises(DataError, match="there is no folder"):
-        load_data(from_values({"folder": tmp_path / "none"}))
+        load_training_images(training_config({"folder": tmp_path / "none"}))
     with pytest.raises(UsageError, match="no images are named"):
-        load_data(from_values({"images": 0}))
+        load_training_images(training_config({"images": 0}))
 
 
 def test_broken_images_are_named_counted_and_left_out_up_to_a_limit(tmp_path, caplog):
@@ -125,20 +125,20 @@ def test_broken_images_are_named_counted_and_left_out_up_to_a_limit(tmp_path, ca
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:40])
     (folder / "4.png").write_bytes(b"no image")
     caplog.set_level("WARNING", "encbench")
-    data = load_data(from_values({"folder": folder, "side": 8, "max_broken": 2}))
+    data = load_training_images(training_config({"folder": folder, "side": 8, "max_broken": 2}))
     pixels, texts = data.read(Picks(np.array([0, 1, 4]), np.array([0, 1, 4])))
     assert pixels[:, 0, 0, 0].tolist() == [0, 40, 100]  # the next image stands in
     assert [data.texts[i] for i in texts] == ["color 0", "color 2", "color 5"]  # with its own text
     assert "1.png" in caplog.text
     assert "4.png" in caplog.text
     assert "left out (broken image 2)" in caplog.text
-    strict = load_data(from_values({"folder": folder, "side": 8, "max_broken": 1}))
+    strict = load_training_images(training_config({"folder": folder, "side": 8, "max_broken": 1}))
     with pytest.raises(DataError, match="2 images of my cannot be read, and --max-broken"):
         strict.read(chosen(0, 1, 2, 3, 4, 5))
 
 
 def test_coco(shared):
-    data = load_data(from_values({"coco": shared / "coco", "side": 24, "images": 5}))
+    data = load_training_images(training_config({"coco": shared / "coco", "side": 24, "images": 5}))
     assert data.name.startswith("coco-")
     assert len(data.of) == 5
     assert all(len(row) >= 4 for row in data.of)
@@ -151,7 +151,9 @@ def test_coco(shared):
 
 
 def test_a_bank_gives_padded_conditions():
-    texts = [Text(torch.full((n, 4), float(n)), torch.full((2,), float(n))) for n in (3, 9, 1)]
+    texts = [
+        PromptFeatures(torch.full((n, 4), float(n)), torch.full((2,), float(n))) for n in (3, 9, 1)
+    ]
     bank = Bank.of(texts)
     assert bank.widths == Widths(4, 2)
     assert bank.tokens.dtype == torch.float16
@@ -164,7 +166,7 @@ def test_a_bank_gives_padded_conditions():
     assert bank.conditions(np.array([1]), CPU).tokens.shape == (1, 16, 4)
     assert torch.equal(bank.text(1).tokens, texts[1].tokens)
     assert Bank.of(texts, most=2).starts.tolist() == [0, 2, 4, 5]
-    large = Bank.of([Text(torch.full((1, 2), 1e5), None)])  # of a size that float16 lacks
+    large = Bank.of([PromptFeatures(torch.full((1, 2), 1e5), None)])  # of a size that float16 lacks
     assert large.tokens.dtype == torch.float32
     assert large.conditions(np.array([0]), CPU).pooled is None
 

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from encbench.errors import ModelError, UsageError
 from encbench.flow.connector import Connector
-from encbench.flow.dit import SIZES, DiT, DiTConfig, preset
+from encbench.flow.dit import SIZES, DiT, DiTConfig, dit_config
 from encbench.flow.ema import EMA
 from encbench.flow.meanflow import Condition
 
@@ -194,13 +194,13 @@ def test_what_does_not_fit_is_told():
     with pytest.raises(UsageError, match="pooled vector of width 7"):
         net(z, r, t, Condition(cond.tokens, cond.mask))
     with pytest.raises(UsageError, match="known: 1M, 3M"):
-        preset("7B", side=32, patch=8, cond_dim=8)
+        dit_config("7B", side=32, patch=8, cond_dim=8)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_presets_have_about_the_parameters_that_they_say(size):
     with torch.device("meta"):
-        net = DiT(preset(size, side=32, patch=4, cond_dim=384))
+        net = DiT(dit_config(size, side=32, patch=4, cond_dim=384))
     count = sum(weight.numel() for weight in net.parameters())
     count -= sum(weight.numel() for weight in net.connector.parameters())
     assert 0.9 < count / (int(size[:-1]) * 1e6) < 1.2

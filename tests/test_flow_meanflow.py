@@ -13,7 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from encbench.errors import UsageError
 from encbench.flow import derivative, meanflow
 from encbench.flow.derivative import total_derivative
-from encbench.flow.meanflow import Condition, LossModule, Objective, average_velocity, loss, sample
+from encbench.flow.meanflow import (
+    Condition,
+    LossModule,
+    Objective,
+    average_velocity,
+    objective_loss,
+    sample_flow,
+)
 from encbench.flow.times import EMFSchedule, LogitNormal, Phases, Uniform, flow_matching_first
 
 NAMES = get_args(meanflow.Name)
@@ -95,7 +102,7 @@ def close(a, b, tolerance=1e-10):
 def test_at_r_equal_t_every_loss_is_flow_matchings(name, mode, net, batch):
     x, noise, _, t, cond = batch
     objective = Objective(name, derivative=mode, weight_power=0.0)
-    terms = loss(fitting(name, net), x, cond, noise, t, t, objective=objective)
+    terms = objective_loss(fitting(name, net), x, cond, noise, t, t, objective=objective)
     z = (1 - t)[:, None] * x + t[:, None] * noise
     expected = (net(z, t, t, cond) - (noise - x)).square().mean()
     close(terms.loss, expected)
@@ -112,7 +119,7 @@ def test_loss_and_gradient_are_the_formulas(name, mode, net, batch):
     used = fitting(name, net)
     step = {"jvp": None, "central": 1e-4, "forward": 1e-7}[mode]
     objective = Objective(name, derivative=mode, step=step, weight_power=0.75)
-    terms = loss(used, x, cond, noise, r, t, objective=objective)
+    terms = objective_loss(used, x, cond, noise, r, t, objective=objective)
     terms.loss.backward()
     got = torch.cat([p.grad.flatten() for p in net.parameters()])
 
@@ -140,7 +147,7 @@ def test_loss_and_gradient_are_the_formulas(name, mode, net, batch):
 def test_one_forward_has_a_graph_and_the_rest_only_rows_with_an_interval(mode, net, batch):
     x, noise, r, t, cond = batch
     r = torch.where(torch.arange(B) < 18, t, r)
-    loss(net, x, cond, noise, r, t, objective=Objective("imf", derivative=mode))
+    objective_loss(net, x, cond, noise, r, t, objective=Objective("imf", derivative=mode))
     with_graph = [call for call in net.calls if call[1]]
     without = [call for call in net.calls if not call[1]]
     assert [call[0] for call in with_graph] == [B]
@@ -170,7 +177,7 @@ def test_pmf_below_the_clip_has_a_target_that_a_perfect_network_meets(batch):
             return x
 
     t = torch.linspace(0.0, 0.2, B, dtype=torch.float64)
-    terms = loss(Perfect(), x, cond, noise, t, t, objective=Objective("pmf"))
+    terms = objective_loss(Perfect(), x, cond, noise, t, t, objective=Objective("pmf"))
     close(terms.error, torch.zeros(B, dtype=torch.float64))
 
 
@@ -180,10 +187,10 @@ def test_x_and_u_prediction_are_the_same_function(name, net, batch):
     z = (1 - t)[:, None] * x + t[:, None] * noise
     close(average_velocity(AsX(net), z, r, t, cond), net(z, r, t, cond))
     first, second = (
-        loss(n, x, cond, noise, r, t, objective=Objective(name)) for n in (net, AsX(net))
+        objective_loss(n, x, cond, noise, r, t, objective=Objective(name)) for n in (net, AsX(net))
     )
     close(first.loss, second.loss)
-    close(sample(net, cond, noise, 3), sample(AsX(net), cond, noise, 3))
+    close(sample_flow(net, cond, noise, 3), sample_flow(AsX(net), cond, noise, 3))
 
 
 def test_a_velocity_head_gives_the_tangent_and_learns(batch):
@@ -191,7 +198,7 @@ def test_a_velocity_head_gives_the_tangent_and_learns(batch):
     torch.manual_seed(3)
     net = Net(velocity_head=True).double()
     objective = Objective("imf", weight_power=0.0, head_weight=0.5)
-    terms = loss(net, x, cond, noise, r, t, objective=objective)
+    terms = objective_loss(net, x, cond, noise, r, t, objective=objective)
     assert [call[:2] for call in net.calls] == [(B, True), (B, False)]
     z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
     u, own = net.both(z, r, t, cond)
@@ -212,7 +219,7 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
         return (x_hat - truth).abs().mean(1)
 
     plain, with_it = (
-        loss(AsX(net), x, cond, noise, r, t, objective=Objective("pmf", perceptual=p))
+        objective_loss(AsX(net), x, cond, noise, r, t, objective=Objective("pmf", perceptual=p))
         for p in (None, distance)
     )
     low = t < 0.8
@@ -221,7 +228,7 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
     close(with_it.loss - plain.loss, distance(seen[0][0], x[low]).sum() / B)
     close(with_it.error, plain.error)
     all_noise = torch.full_like(t, 0.9)
-    terms = loss(AsX(net), x, cond, noise, all_noise, all_noise,
+    terms = objective_loss(AsX(net), x, cond, noise, all_noise, all_noise,
                  objective=Objective("pmf", perceptual=distance))  # fmt: skip
     assert math.isfinite(terms.loss.item())
 
@@ -231,9 +238,9 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
 
 def test_guidance_of_one_is_no_guidance(net, batch):
     x, noise, r, t, cond = batch
-    plain = loss(net, x, cond, noise, r, t, objective=Objective())
+    plain = objective_loss(net, x, cond, noise, r, t, objective=Objective())
     calls = len(net.calls)
-    one = loss(net, x, cond, noise, r, t, objective=Objective(omega=1.0, kappa=0.0))
+    one = objective_loss(net, x, cond, noise, r, t, objective=Objective(omega=1.0, kappa=0.0))
     assert torch.equal(plain.loss, one.loss)
     assert len(net.calls) == 2 * calls  # and costs nothing
     z = (1 - t)[:, None] * x + t[:, None] * noise
@@ -259,7 +266,7 @@ def test_guidance_in_the_target_is_its_formula(net, batch):
     # a network that fits it has v_guided = w v + (1 - w) none with w = omega / (1 - kappa)
     guided = 2 * v - none
     close(0.5 * v + 0.75 * guided - 0.25 * none, guided)
-    terms = loss(net, x, cond, noise, t, t, objective=objective, drop=drop)
+    terms = objective_loss(net, x, cond, noise, t, t, objective=objective, drop=drop)
     close(terms.error, (net(z, t, t, kept) - expected).square().mean(1))
 
 
@@ -382,7 +389,7 @@ def test_under_autocast_the_derivative_is_computed_in_float32(mode, net, batch):
     types = []
     net.last.register_forward_hook(lambda _m, _i, out: types.append((out.dtype, out.requires_grad)))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = loss(net, x, cond, noise, r, t, objective=Objective(derivative=mode))
+        terms = objective_loss(net, x, cond, noise, r, t, objective=Objective(derivative=mode))
     assert types[0] == (torch.bfloat16, True)
     assert {dtype for dtype, _ in types[1:]} == {torch.float32}
     assert len(types) == 1 + {"jvp": 1, "central": 2, "forward": 2}[mode]
@@ -406,9 +413,9 @@ def test_no_tensorfloat_in_the_derivative_and_the_users_choice_stays():
     finally:
         cudnn.allow_tf32 = before
     assert set(seen) == {(False, False)}
-    assert not derivative.coarse(torch.device("cpu"))
+    assert not derivative.lacks_precision(torch.device("cpu"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert derivative.coarse(torch.device("cpu"))
+        assert derivative.lacks_precision(torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------------- known fields
@@ -451,7 +458,7 @@ def test_one_step_equals_a_thousand(name):
     g = torch.Generator().manual_seed(2)
     noise = torch.randn(16, 2, generator=g, dtype=torch.float64)
     cond = no_condition(16)
-    one = sample(field, cond, noise, 1)
+    one = sample_flow(field, cond, noise, 1)
     if name == "mixture":
         # a network of the instantaneous velocity, integrated in 1,000 midpoint steps
         z, h = noise, 1e-3
@@ -460,16 +467,16 @@ def test_one_step_equals_a_thousand(name):
             half = z - h / 2 * field.velocity(z, t)
             z = z - h * field.velocity(half, t - h / 2)
         close(one, z, 1e-5)
-        close(one, sample(field, cond, noise, [1.0, 0.7, 0.2, 0.0]), 1e-6)
+        close(one, sample_flow(field, cond, noise, [1.0, 0.7, 0.2, 0.0]), 1e-6)
     else:
-        close(one, sample(field, cond, noise, 1000), 1e-9)
+        close(one, sample_flow(field, cond, noise, 1000), 1e-9)
 
 
 def test_samples_of_a_known_field_are_the_data():
     g = torch.Generator().manual_seed(3)
     noise = torch.randn(20_000, 2, generator=g, dtype=torch.float64)
     field = fields()["Gaussian"]
-    x = sample(field, no_condition(len(noise)), noise, 1)
+    x = sample_flow(field, no_condition(len(noise)), noise, 1)
     close(x.mean(0), field.mean, 0.01)
     close(x.std(0), torch.full((2,), 0.3, dtype=torch.float64), 0.01)
 
@@ -479,7 +486,7 @@ def test_samples_of_a_known_field_are_the_data():
 
 def test_batched_guidance_equals_two_calls(net, batch):
     _, noise, _, _, cond = batch
-    found = sample(net, cond, noise, 2, guidance=3.0)
+    found = sample_flow(net, cond, noise, 2, guidance=3.0)
     assert [call[0] for call in net.calls] == [2 * B, 2 * B]
     none = cond.drop(torch.ones(B, dtype=torch.bool))
     z = noise
@@ -488,26 +495,26 @@ def test_batched_guidance_equals_two_calls(net, batch):
         u, free = net(z, *ends, cond), net(z, *ends, none)
         z = z - (t - r) * (free + 3.0 * (u - free))
     close(found, z)
-    quarters = sample(net, cond, noise, [1.0, 0.75, 0.5, 0.25, 0.0])
-    close(sample(net, cond, noise, 4, guidance=1.0), quarters)
+    quarters = sample_flow(net, cond, noise, [1.0, 0.75, 0.5, 0.25, 0.0])
+    close(sample_flow(net, cond, noise, 4, guidance=1.0), quarters)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 16])
 def test_a_step_is_a_forward_and_an_image_does_not_depend_on_its_batch(steps, net, batch):
     _, noise, _, _, cond = batch
-    whole = sample(net, cond, noise, steps)
+    whole = sample_flow(net, cond, noise, steps)
     assert len(net.calls) == steps
-    first = sample(net, cond.rows(slice(0, 5)), noise[:5], steps)
+    first = sample_flow(net, cond.rows(slice(0, 5)), noise[:5], steps)
     close(whole[:5], first)
     assert not whole.requires_grad
 
 
 def test_grid_runs_from_noise_to_data():
-    assert meanflow.grid(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert meanflow.grid([1.0, 0.3, 0.0]) == [1.0, 0.3, 0.0]
+    assert meanflow.time_grid(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert meanflow.time_grid([1.0, 0.3, 0.0]) == [1.0, 0.3, 0.0]
     for wrong in (0, -1, [1.0], [0.9, 0.0], [1.0, 0.5], [1.0, 0.5, 0.5, 0.0], []):
         with pytest.raises(UsageError, match="sampling"):
-            meanflow.grid(wrong)
+            meanflow.time_grid(wrong)
 
 
 def test_velocity_gap_is_zero_without_an_interval(net, batch):
@@ -523,7 +530,7 @@ def test_loss_as_a_module_is_the_loss(net, batch):
     x, noise, r, t, cond = batch
     objective, drop = Objective("imf"), torch.arange(B) % 4 == 0
     module = LossModule(net, objective)
-    direct = loss(net, x, cond, noise, r, t, objective=objective, drop=drop)
+    direct = objective_loss(net, x, cond, noise, r, t, objective=objective, drop=drop)
     assert torch.equal(module(x, cond, noise, r, t, drop).loss, direct.loss)
     assert len(list(module.parameters())) == len(list(net.parameters()))
 
@@ -618,7 +625,7 @@ def test_impossible_settings_are_one_line(make, words):
 def test_what_does_not_fit_is_one_line(net, batch):
     x, noise, r, t, cond = batch
     with pytest.raises(UsageError, match="pmf needs a network that predicts x"):
-        loss(net, x, cond, noise, r, t, objective=Objective("pmf"))
+        objective_loss(net, x, cond, noise, r, t, objective=Objective("pmf"))
     with pytest.raises(UsageError, match="step"):
         total_derivative(net, x, r, t, noise, mode="central", step=0.0)
     with pytest.raises(UsageError, match="no derivative"):

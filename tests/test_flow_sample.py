@@ -8,13 +8,13 @@ from PIL import Image
 
 from encbench import cli
 from encbench.errors import DataError, EncbenchError, UsageError
-from encbench.flow.config import from_values
-from encbench.flow.features import Text
+from encbench.flow.config import training_config
+from encbench.flow.features import PromptFeatures
 from encbench.flow.sample import (
     Instantaneous,
     Sampler,
     encoder_for,
-    load_model,
+    load_checkpoint,
     parse_steps,
     sample_images,
     text_prompts,
@@ -41,12 +41,12 @@ def trained(tmp_path_factory):
         "encoder": "control:word-position?dim=16", "log_every": 0, "checkpoint_every": 0,
         "sample_every": 20, "sample_prompts": 2, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
-    return train(from_values(values))
+    return train(training_config(values))
 
 
 @pytest.fixture(scope="module")
 def sampler(trained):
-    model = load_model(trained.path, CPU)
+    model = load_checkpoint(trained.path, CPU)
     return Sampler(model, CPU, encode=encoder_for(model, CPU).alone)
 
 
@@ -76,15 +76,15 @@ def test_on_prompt_seed_steps_and_guidance(sampler, trained):
         assert float((other - base).abs().mean()) > 0.5
     assert torch.equal(once(steps=(1.0, 0.75, 0.5, 0.25, 0.0)), base)
     assert float((once(batch=3) - base).abs().max()) <= 1  # another batch size: rounding only
-    ema, raw = (load_model(trained.path, CPU, w).fingerprint for w in ("ema", "model"))
+    ema, raw = (load_checkpoint(trained.path, CPU, w).fingerprint for w in ("ema", "model"))
     assert ema != raw
 
 
 def test_a_parent_is_asked_for_its_velocity(trained):
-    parent, final = load_model(trained.parent, CPU), load_model(trained.path, CPU)
+    parent, final = load_checkpoint(trained.parent, CPU), load_checkpoint(trained.path, CPU)
     assert isinstance(parent.net, Instantaneous)
     assert not isinstance(final.net, Instantaneous)
-    z, cond = torch.randn(2, 3, 16, 16), [Text(torch.randn(4, 16), None)] * 2
+    z, cond = torch.randn(2, 3, 16, 16), [PromptFeatures(torch.randn(4, 16), None)] * 2
     from encbench.flow.features import Bank
 
     condition = Bank.of(cond).conditions(torch.arange(2).numpy(), CPU)

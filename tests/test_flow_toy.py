@@ -11,7 +11,7 @@ from encbench.flow.meanflow import Objective
 def trained():
     torch.manual_seed(0)
     objective = Objective("meanflow", "forward", weight_power=0.5)
-    return toy.train(toy.ToyNet(), objective, steps=1200, batch=256)
+    return toy.train_toy(toy.ToyNet(), objective, steps=1200, batch=256)
 
 
 @pytest.mark.slow
@@ -29,7 +29,10 @@ def test_the_label_decides(trained):
     data = [toy.density(torch.full((2000,), place), g) for place in range(len(toy.LABELS))]
     table = torch.tensor(
         [
-            [toy.sliced_wasserstein(toy.draw(trained, place, 2000, 1), other) for other in data]
+            [
+                toy.sliced_wasserstein(toy.draw_points(trained, place, 2000, 1), other)
+                for other in data
+            ]
             for place in range(len(toy.LABELS))
         ]
     )
@@ -41,7 +44,7 @@ def test_the_label_decides(trained):
 def test_figure_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "STEPS", (1, 2))
     path = tmp_path / "new" / "flow.png"
-    toy.figure(toy.ToyNet(width=8, depth=1), path, n=50)
+    toy.plot_toy(toy.ToyNet(width=8, depth=1), path, n=50)
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 

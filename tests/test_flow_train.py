@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
 from encbench.flow import checkpoint as files
-from encbench.flow.config import from_values
-from encbench.flow.data import Held, scene_images
-from encbench.flow.features import Bank, Text
+from encbench.flow.config import training_config
+from encbench.flow.data import ImagesInMemory, scene_images
+from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
-from encbench.flow.optimizer import from_tensors, make_optimizers, rate, to_tensors
+from encbench.flow.optimizer import from_tensors, learning_rate_share, make_optimizers, to_tensors
 from encbench.flow.train import Trainer, train
 
 TINY = {
@@ -35,7 +35,7 @@ TIMES = ("images_per_second", "seconds_left")
 
 
 def settings(out, **others):
-    return from_values({**TINY, "out": out, **others})
+    return training_config({**TINY, "out": out, **others})
 
 
 def weights(path):
@@ -159,14 +159,14 @@ def stopped(out, monkeypatch, at=5, **others):
 def held(dim=16, count=40):
     data = scene_images(GRID, count, 8, captions=1, long_share=0.0)
     generator = torch.Generator().manual_seed(0)
-    texts = [Text(torch.randn(3, dim, generator=generator), None) for _ in data.texts]
+    texts = [PromptFeatures(torch.randn(3, dim, generator=generator), None) for _ in data.texts]
     return data, Bank.of(texts)
 
 
 def test_other_images_and_another_encoder_are_refused_on_resume(tmp_path, monkeypatch):
     out = stopped(tmp_path / "run", monkeypatch)
     data, features = held()
-    shifted = Held(data.name, "another pin", data.texts, data.of, data.images)
+    shifted = ImagesInMemory(data.name, "another pin", data.texts, data.of, data.images)
     with pytest.raises(DataError, match=r"not those that .* was begun with"):
         train(settings(out), data=shifted, features=features)
     _, wide = held(dim=24)
@@ -206,10 +206,10 @@ def test_the_backbone_does_not_depend_on_the_encoder(tmp_path):
 def test_it_begins_with_a_backbone(tmp_path, whole):
     from safetensors.torch import save_file
 
-    from encbench.flow.sample import load_model
+    from encbench.flow.sample import load_checkpoint
 
     done, _ = whole
-    backbone = load_model(done.path, torch.device("cpu")).net.backbone_state()
+    backbone = load_checkpoint(done.path, torch.device("cpu")).net.backbone_state()
     save_file(backbone, tmp_path / "backbone.safetensors")
     data, features = held(dim=24)
     seen = {}
@@ -307,7 +307,7 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "at the end: gloo" not in done.stdout  # threads that outlive the interpreter abort it
     assert "process group" not in done.stderr  # torch's warning that nobody left it
-    train(from_values({**more, "out": str(tmp_path / "one")}))
+    train(training_config({**more, "out": str(tmp_path / "one")}))
     one, two = (weights(tmp_path / name / "final")["model"] for name in ("one", "two"))
     largest = max(float((one[n] - two[n]).abs().max()) for n in one)
     assert largest < 2e-5
@@ -431,7 +431,7 @@ def test_pickles_and_damage_are_refused(whole, tmp_path):
 
 def test_the_rate_rises_and_falls(tmp_path):
     config = settings(tmp_path, steps=100, warmup=10, lr_end=0.1)
-    rates = [rate(config, step) for step in range(100)]
+    rates = [learning_rate_share(config, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert np.argmax(rates) in (9, 10)
@@ -451,16 +451,16 @@ def test_settings_that_make_no_sense():
         ({"coco": "a", "folder": "b"}, "both given"),
     ):
         with pytest.raises(UsageError, match=said):
-            from_values(values)
+            training_config(values)
 
 
 def test_presets_are_configurations():
-    from encbench.flow.presets import PRESETS, preset
+    from encbench.flow.presets import PRESETS, training_preset
 
     for name in PRESETS:
-        assert from_values(preset(name)).steps > 0
+        assert training_config(training_preset(name)).steps > 0
     with pytest.raises(UsageError, match="unknown preset 'scenes-gpuu'; did you mean scenes-gpu"):
-        preset("scenes-gpuu")
+        training_preset("scenes-gpuu")
 
 
 @pytest.mark.parametrize("objective", ["flow-matching", "meanflow", "emf", "imf", "pmf"])

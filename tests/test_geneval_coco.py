@@ -15,7 +15,7 @@ from encbench.geneval.folder import read_folder
 from encbench.geneval.generate import write_prompts
 from encbench.geneval.score import score_folder
 from encbench.geneval.tables import task_scores
-from encbench.geneval.verdict import MAX_OBJECTS, judge
+from encbench.geneval.verdict import MAX_OBJECTS, judge_image
 from encbench.types import Detection
 from encbench.vision import open_image
 
@@ -51,15 +51,15 @@ def test_true_prompts_are_right_and_false_ones_wrong(photographs):
         there = Counter(found.label for found in objects)
         for label in CLASSES:
             judged["single"] += 1
-            assert judge(objects, single(label)).correct == (label in there)
+            assert judge_image(objects, single(label)).correct == (label in there)
         for label, count in there.items():
             if count < MAX_OBJECTS:
                 judged["counting"] += 1
-                assert judge(objects, counting(label, count)).correct
-                verdict = judge(objects, counting(label, count + 1))
+                assert judge_image(objects, counting(label, count)).correct
+                verdict = judge_image(objects, counting(label, count + 1))
                 assert verdict.reason == f"expected {label}>={count + 1}, found {count}"
                 if count > 1:
-                    verdict = judge(objects, counting(label, count - 1))
+                    verdict = judge_image(objects, counting(label, count - 1))
                     assert verdict.reason == f"expected {label}<{count}, found {count}"
     assert judged["single"] >= 78 * 80
     assert judged["counting"] > 200

@@ -13,7 +13,7 @@ from PIL import Image
 from encbench import cli
 from encbench.data.scenes.prompts import scene_prompts
 from encbench.data.scenes.render import render, to_bytes
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import (
     COLORS,
     EASY,
@@ -36,16 +36,16 @@ from encbench.geneval.judge import (
     folded,
     load_judge,
 )
-from encbench.geneval.judge_check import match, recovered, share, truth
+from encbench.geneval.judge_check import box_iou, match, recovered, truth
 from encbench.geneval.judge_layers import layers, paint
-from encbench.geneval.judge_look import look
+from encbench.geneval.judge_look import measure_objects
 from encbench.geneval.judge_pixels import CLEAR, GONE, nothing
-from encbench.geneval.judge_train import NOTHING, Recipe, make, pictures, targets, train
-from encbench.geneval.verdict import judge as verdict
+from encbench.geneval.judge_train import NOTHING, JudgeRecipe, pictures, targets, train, train_judge
+from encbench.geneval.verdict import judge_image as verdict
 from encbench.types import Detection
 
 GRID = replace(EASY, layout="grid")
-SMALL = Recipe(steps=12, batch=12, looks=1, look_steps=4, net=JudgeConfig((4, 8, 8)))
+SMALL = JudgeRecipe(steps=12, batch=12, looks=1, look_steps=4, net=JudgeConfig((4, 8, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def judge():
 
 
 def recovery(judge, world, combos, side, count=200):
-    scenes = sample("probe-test", count, seed=31, world=world, combos=combos)
+    scenes = sample_scenes("probe-test", count, seed=31, world=world, combos=combos)
     found = judge.detect_tensor(render(scenes, side))
     return np.mean([recovered(f, s, side) for f, s in zip(found, scenes, strict=True)])
 
@@ -76,7 +76,7 @@ def test_clean_scenes_are_recovered(judge, world, combos, side, least):
 
 
 def test_clean_objects_are_sure_enough_to_be_counted(judge):
-    scenes = sample("probe-test", 100, seed=32)
+    scenes = sample_scenes("probe-test", 100, seed=32)
     scores = [d.score for found in judge.detect_tensor(render(scenes, 64)) for d in found]
     assert np.mean(np.array(scores) > 0.9) > 0.97
 
@@ -84,7 +84,7 @@ def test_clean_objects_are_sure_enough_to_be_counted(judge):
 @pytest.mark.parametrize("side", [32, 64])
 def test_nothing_is_found_in_nothing(judge, side):
     draw = torch.Generator().manual_seed(7)
-    scenes = render(sample("probe-test", 200, seed=33), side)
+    scenes = render(sample_scenes("probe-test", 200, seed=33), side)
     noise = torch.rand(scenes.shape, generator=draw)
     blank = torch.rand(200, 3, 1, 1, generator=draw).expand_as(scenes)
     smeared = scenes.mean(3, keepdim=True).expand_as(scenes)
@@ -102,7 +102,7 @@ def test_is_a_detector_and_is_found_by_name(judge):
 
 
 def test_images_of_any_sides_one_by_one_as_in_a_batch(judge):
-    scenes = sample("probe-test", 12, seed=34)
+    scenes = sample_scenes("probe-test", 12, seed=34)
     images = [
         Image.fromarray(to_bytes(render(scenes.take(slice(i, i + 1)), side))[0].numpy())
         for i, side in enumerate([32, 64, 128] * 4)
@@ -121,7 +121,7 @@ def test_images_of_any_sides_one_by_one_as_in_a_batch(judge):
 
 
 def test_bytes_and_tensors_give_the_same(judge):
-    images = render(sample("probe-test", 8, seed=35), 64)
+    images = render(sample_scenes("probe-test", 8, seed=35), 64)
     made = [Image.fromarray(each) for each in to_bytes(images).numpy()]
     for a, b in zip(judge.detect(made), judge.detect_tensor(images), strict=True):
         assert [(d.label, d.color) for d in a] == [(d.label, d.color) for d in b]
@@ -218,7 +218,7 @@ def test_scenes_through_the_scene_judge(tmp_path, capsys):
 
 
 def test_the_layers_of_a_scene_are_its_image():
-    scenes = sample("judge-train", 6, seed=2)
+    scenes = sample_scenes("judge-train", 6, seed=2)
     assert torch.allclose(paint(layers(scenes, 64)).images, render(scenes, 64), atol=2e-6)
 
 
@@ -251,7 +251,9 @@ def test_pictures_follow_from_the_generator_alone():
 
 
 def test_nothing_holds_no_object():
-    seen = nothing(render(sample("judge-train", 8), 32), 20, torch.Generator().manual_seed(0))
+    seen = nothing(
+        render(sample_scenes("judge-train", 8), 32), 20, torch.Generator().manual_seed(0)
+    )
     assert seen.images.shape == (20, 3, 32, 32)
     assert (seen.shape == -1).all()
 
@@ -278,12 +280,12 @@ def test_training_is_deterministic_and_learns():
 
 
 def test_a_trained_judge_can_be_loaded(tmp_path):
-    make(replace(SMALL, steps=2), tmp_path)
+    train_judge(replace(SMALL, steps=2), tmp_path)
     judge = load_judge(folder=tmp_path)
     assert judge.net.config.widths == (4, 8, 8)
-    images = render(sample("probe-test", 2), 64)
+    images = render(sample_scenes("probe-test", 2), 64)
     assert len(judge.detect_tensor(images)) == 2
-    make(replace(SMALL, steps=1), tmp_path / "more", judge)
+    train_judge(replace(SMALL, steps=1), tmp_path / "more", judge)
     about = json.loads((tmp_path / "more" / "manifest.json").read_text())["about"]
     assert about["recipe"]["start"] == judge.name
     assert load_judge(folder=tmp_path / "more").net.config.widths == (4, 8, 8)
@@ -293,7 +295,7 @@ def test_a_second_look_sees_the_colors_in_and_around_a_shape():
     thing = SceneObject("heart", "brown", "large", 0.4, 0.6, 0.2)
     scenes = SceneBatch.of([Scene((thing,), "navy")])
     x0, y0, x1, y1 = thing.box
-    numbers = look(
+    numbers = measure_objects(
         render(scenes, 64),
         torch.tensor([0]),
         torch.tensor([SHAPES.index("heart")]),
@@ -306,7 +308,7 @@ def test_a_second_look_sees_the_colors_in_and_around_a_shape():
     assert (numbers[3:6] + 0.5).tolist() == pytest.approx(brown, abs=0.05)
     assert (numbers[6:9] + 0.5).tolist() == pytest.approx(navy, abs=0.05)
     assert numbers[9] > 0.9
-    other = look(
+    other = measure_objects(
         render(scenes, 64), torch.tensor([0]), torch.tensor([SHAPES.index("arrow")]),
         torch.tensor([[x0, y0, x1, y1]]),
     )  # fmt: skip
@@ -317,9 +319,9 @@ def test_matching():
     thing = Detection("star", (0.0, 0.0, 10.0, 10.0), 1.0, color="red")
     near = replace(thing, box=(1.0, 0.0, 11.0, 10.0), score=0.8)
     far = replace(thing, box=(8.0, 0.0, 18.0, 10.0))
-    assert share(thing.box, near.box) == pytest.approx(9 / 11)
-    assert share(thing.box, thing.box) == 1
-    assert share((0.0, 0.0, 0.0, 0.0), thing.box) == 0
+    assert box_iou(thing.box, near.box) == pytest.approx(9 / 11)
+    assert box_iou(thing.box, thing.box) == 1
+    assert box_iou((0.0, 0.0, 0.0, 0.0), thing.box) == 0
     assert match([far, near], thing) == near
     assert match([far], thing) is None
     scene = Scene((SceneObject("circle", "red", "large", 0.5, 0.5, 0.2),), "white")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encbench.data.fetch import fetch
+from encbench.data.fetch import fetch_dataset
 from encbench.data.geneval import (
     CLASSES,
     COLORS,
@@ -19,7 +19,7 @@ from encbench.data.geneval import (
     from_metadata,
     generate_prompts,
     load_geneval,
-    plural,
+    pluralize,
     prompt_text,
     to_metadata,
     write_geneval,
@@ -96,7 +96,7 @@ def test_articles(words, expected):
     ],
 )
 def test_plurals(one, many):
-    assert plural(one) == many
+    assert pluralize(one) == many
 
 
 def meaning(prompt):
@@ -237,10 +237,10 @@ def test_fetch_knows_the_published_file(shared, tmp_path):
     source = shared / "geneval" / "evaluation_metadata.jsonl"
     copy = tmp_path / source.name
     copy.write_bytes(source.read_bytes())
-    assert fetch("geneval", tmp_path, confirm=lambda plan: False) == copy
+    assert fetch_dataset("geneval", tmp_path, confirm=lambda plan: False) == copy
     copy.write_bytes(source.read_bytes()[1:])
     asked = []
     with pytest.raises(UsageError, match="nothing was downloaded"):
-        fetch("geneval", tmp_path, confirm=lambda plan: asked.append(plan))
+        fetch_dataset("geneval", tmp_path, confirm=lambda plan: asked.append(plan))
     assert "djghosh13/geneval/archive/af4902f" in asked[0]
     assert "license: MIT" in asked[0]

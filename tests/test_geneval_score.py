@@ -17,10 +17,10 @@ from PIL import Image
 from encbench.data.geneval import CLASSES, TASKS, Clause, GenevalPrompt, generate_prompts
 from encbench.errors import DataError, EncbenchError, RecordError
 from encbench.geneval.folder import read_folder
-from encbench.geneval.gallery import build_gallery
+from encbench.geneval.gallery import build_image_gallery
 from encbench.geneval.generate import generate_images, sample_seed, write_prompts
 from encbench.geneval.score import load_scoring, score_folder
-from encbench.geneval.tables import agree, breakdown, compare, task_scores
+from encbench.geneval.tables import agree, breakdown, compare_scorings, task_scores
 from encbench.geneval.text import agreement_lines, comparison_lines, score_lines, write_scores
 from encbench.types import Detection
 
@@ -343,7 +343,7 @@ def test_wrong_folders_are_told_in_one_line(images, spoil, said):
 
 def test_a_folder_compared_with_itself_differs_by_nothing(images, tmp_path):
     scoring = scored(images, tmp_path / "a")
-    found = compare(scoring, scoring)
+    found = compare_scorings(scoring, scoring)
     assert {(s.value, s.low, s.high) for s in found.difference.values()} == {(0.0, 0.0, 0.0)}
     assert set(found.difference) == {*TASKS, "overall"}
     assert found.notes == ()
@@ -352,14 +352,14 @@ def test_a_folder_compared_with_itself_differs_by_nothing(images, tmp_path):
 def test_comparison_is_paired_on_prompts(images, tmp_path):
     generate_images(PROMPTS[4:], sample, tmp_path / "two", seed=5, model="noise")
     one, two = scored(images, tmp_path / "a"), scored(tmp_path / "two", tmp_path / "b")
-    found = compare(one, two)
+    found = compare_scorings(one, two)
     kept = [r for r in one.results if r.prompt.task != "single_object"]
     assert found.first["overall"].value == task_scores(kept)["overall"].value
     assert "single_object" not in found.difference
     assert found.difference["overall"].value == pytest.approx(
         task_scores(two.results)["overall"].value - task_scores(kept)["overall"].value
     )
-    back = compare(two, one).difference["overall"]
+    back = compare_scorings(two, one).difference["overall"]
     forth = found.difference["overall"]
     assert (back.value, back.low) == pytest.approx((-forth.value, -forth.high))
     assert "4 of 24 prompts of the first are not in the other and were left out" in found.notes
@@ -426,7 +426,7 @@ class Page(HTMLParser):
 def test_gallery_shows_everything_and_needs_nothing_else(images, tmp_path):
     (images / "00002" / "samples" / "0000.png").unlink()
     scoring = scored(images, tmp_path / "out")
-    path = build_gallery(scoring, tmp_path / "pages" / "deep")
+    path = build_image_gallery(scoring, tmp_path / "pages" / "deep")
     text = path.read_text()
     page = Page(text)
     assert len(page.sections) == 24
@@ -448,7 +448,7 @@ def test_gallery_shows_text_as_text(tmp_path):
     prompt = GenevalPrompt(0, "single_object", nasty, (Clause("dog"),))
     folder = tmp_path / "a b#c"
     generate_images([prompt], sample, folder, seed=0, model="m")
-    path = build_gallery(scored(folder, tmp_path / "out"), tmp_path / "out")
+    path = build_image_gallery(scored(folder, tmp_path / "out"), tmp_path / "out")
     text = path.read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -465,7 +465,7 @@ BROWSER = next(
 def test_gallery_filters_in_a_browser(images, tmp_path, wanted):
     """The page from a file, one choice made in it before its script first runs."""
     scoring = scored(images, tmp_path / "out")
-    path = build_gallery(scoring, tmp_path / "out")
+    path = build_image_gallery(scoring, tmp_path / "out")
     choice = f'state.value = "{wanted}"; task.value = "counting"; show();\n</script>'
     page = path.with_name("chosen.html")
     page.write_text(path.read_text().replace("</script>", choice))

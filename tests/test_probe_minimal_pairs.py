@@ -9,7 +9,7 @@ import pytest
 from scene_parser import parse
 from test_probes import Planted, vector
 
-from encbench.data.geneval import CLASSES, COLORS, OPPOSITE, plural
+from encbench.data.geneval import CLASSES, COLORS, OPPOSITE, pluralize
 from encbench.intervals import mean_of
 from encbench.probes.minimal_pairs import KINDS, WORDINGS, MinimalPairsProbe, cases
 
@@ -44,7 +44,7 @@ def read_scene(text: str) -> frozenset:
 
 def read_geneval(text: str) -> frozenset:
     """The meaning of a text about COCO's classes."""
-    nouns = {plural(c): c for c in CLASSES} | {c: c for c in CLASSES}
+    nouns = {pluralize(c): c for c in CLASSES} | {c: c for c in CLASSES}
     nouns |= {f"pair of {c}": c for c in CLASSES} | {f"pairs of {c}": c for c in CLASSES}
     text = re.sub(r"^a (?:photo|picture) of ", "", text)
     relation = next((r for r in OPPOSITE if f" {r} " in text), None)

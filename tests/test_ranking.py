@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from encbench.errors import EncbenchError, RecordError
-from encbench.intervals import scores
-from encbench.ranking import holm, predict, ranks
+from encbench.intervals import estimate_scores
+from encbench.ranking import holm, predict, rank_values
 from encbench.records import (
     RunRecord,
     read_prediction,
@@ -61,7 +61,7 @@ def write(
             "direction": "higher",
             "orders": ["published@2"],
         },
-        scores={k: dataclasses.asdict(v) for k, v in scores(items, names, seed=0).items()},
+        scores={k: dataclasses.asdict(v) for k, v in estimate_scores(items, names, seed=0).items()},
         item_scores={k: list(v) for k, v in names.items()},
         variant=variant,
         variant_of=variant_of,
@@ -194,5 +194,5 @@ def test_prediction_holds_to_its_hash(tmp_path):
 def test_holm_and_ranks_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
-    assert ranks(np.array([0.5, 0.9, 0.5])).tolist() == [2, 1, 2]
-    assert ranks(np.array([[1.0, 2.0], [2.0, 1.0]])).tolist() == [[2, 1], [1, 2]]
+    assert rank_values(np.array([0.5, 0.9, 0.5])).tolist() == [2, 1, 2]
+    assert rank_values(np.array([[1.0, 2.0], [2.0, 1.0]])).tolist() == [[2, 1], [1, 2]]

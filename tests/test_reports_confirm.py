@@ -230,7 +230,7 @@ def test_the_csv_has_a_row_for_each_encoder_and_cell(held):
 
 def test_the_tex_table_is_the_table_of_encoders(held, confirmation):
     tex = (held / "report" / "confirmation.tex").read_text("utf-8")
-    table = confirm_tables.encoders(confirmation)
+    table = confirm_tables.outcome_table(confirmation)
     assert tex.count(r"\\") == len(table.rows) + 1
     for row in table.rows:
         assert all(text.tex(shown.whole) in tex for shown in row.cells)

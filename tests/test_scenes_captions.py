@@ -13,7 +13,7 @@ from scene_parser import Claims, Phrase, parse
 
 from encbench.data.scenes.captions import STYLES, caption
 from encbench.data.scenes.render import boxes, masks
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import EASY, SCENES
 
 COUNT = 400
@@ -92,7 +92,7 @@ def check(text: str, style: str, scene, pixel_boxes: list[list[float]]) -> list[
 
 @pytest.fixture(scope="module")
 def scenes():
-    batch = sample("probe-test", COUNT, seed=7, combos="both")
+    batch = sample_scenes("probe-test", COUNT, seed=7, combos="both")
     return list(batch), boxes(masks(batch, 256)).tolist()
 
 
@@ -142,7 +142,7 @@ def test_the_parser_refuses_bad_grammar_and_unknown_words(text):
 def vocabulary(tier: str) -> set[str]:
     words = set()
     for world in (SCENES, EASY):
-        for scene in sample("probe-test", 300, seed=3, world=world, combos="both"):
+        for scene in sample_scenes("probe-test", 300, seed=3, world=world, combos="both"):
             for style in STYLES:
                 for seed in range(3):
                     text = caption(scene, tier, style, seed=seed).lower()
@@ -170,7 +170,7 @@ def test_captions_depend_on_nothing_but_their_arguments():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env={"PYTHONHASHSEED": "123", "PATH": ""},
     )  # fmt: skip
-    batch = sample("probe-fit", 40, seed=1)
+    batch = sample_scenes("probe-fit", 40, seed=1)
     here = [
         caption(scene, tier, style, seed=5) for scene in batch for tier in TIERS for style in STYLES
     ]

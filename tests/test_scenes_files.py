@@ -22,7 +22,7 @@ from encbench.data.scenes.coco import LABELS, make_scenes
 from encbench.data.scenes.default import scene_captions, scene_prompts_long
 from encbench.data.scenes.prompts import prompt_held_out, scene_prompts
 from encbench.data.scenes.render import masks, render, to_bytes
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import EASY, SHAPES
 from encbench.errors import DataError, EncbenchError, StoreError, UsageError
 from encbench.vision import load_reencoder
@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_the_same_loader_reads_it(folder):
     found = load_coco(folder, split="probe-test")
-    batch = sample("probe-test", COUNT)
+    batch = sample_scenes("probe-test", COUNT)
     images = to_bytes(render(batch, SIDE)).numpy()
     visible = masks(batch, SIDE)
     assert found.name == "coco-probe-test"
@@ -74,7 +74,7 @@ def test_masks_come_back_as_they_were(folder):
     from pycocotools.coco import COCO
 
     read = COCO(str(folder / "annotations" / "instances_probe-test.json"))
-    visible = masks(sample("probe-test", COUNT), SIDE)
+    visible = masks(sample_scenes("probe-test", COUNT), SIDE)
     for i in range(COUNT):
         found = [read.annToMask(a) for a in read.loadAnns(read.getAnnIds(i + 1))]
         for k, mask in enumerate(found):
@@ -216,7 +216,7 @@ def test_default_captions(captions):
     assert len(captions.images) == 120
     assert Counter(c.image_id for c in captions.captions) == dict.fromkeys(range(1, 121), 5)
     assert [c.caption_id for c in captions.captions] == list(range(1, 601))
-    batch = list(sample("probe-test", 120, combos="both"))
+    batch = list(sample_scenes("probe-test", 120, combos="both"))
     for record, scene in zip(captions.images, batch, strict=True):
         assert record.instances is not None
         assert [i.label for i in record.instances] == [
@@ -232,7 +232,7 @@ def test_default_captions(captions):
 def test_default_images_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setenv("ENCBENCH_CACHE", str(tmp_path / "cache"))
     found = scene_captions(images=12)
-    expected = to_bytes(render(sample("probe-test", 12, combos="both"), 128)).numpy()
+    expected = to_bytes(render(sample_scenes("probe-test", 12, combos="both"), 128)).numpy()
     for record, pixels in zip(found.images, expected, strict=True):
         assert record.path is not None
         assert (np.asarray(Image.open(record.path)) == pixels).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from encbench.data.scenes import render as module
 from encbench.data.scenes.render import DISTANCES, boxes, masks, render, to_bytes
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import (
     COLORS,
     EXTENTS,
@@ -22,7 +22,7 @@ from encbench.data.scenes.world import (
     SceneBatch,
     SceneObject,
     colors_on,
-    relations,
+    true_relations,
 )
 
 SIDES = (16, 24, 32, 64, 128, 256)
@@ -30,7 +30,7 @@ SIDES = (16, 24, 32, 64, 128, 256)
 
 @pytest.fixture(scope="module")
 def batch() -> SceneBatch:
-    return sample("probe-test", 160, seed=11, combos="both")
+    return sample_scenes("probe-test", 160, seed=11, combos="both")
 
 
 @settings(max_examples=12, deadline=None)
@@ -39,7 +39,7 @@ def batch() -> SceneBatch:
     threads=st.sampled_from((1, 2)), chunk=st.sampled_from((1, 1 << 12, 1 << 18)),
 )  # fmt: skip
 def test_an_image_does_not_depend_on_its_batch(first, many, side, threads, chunk):
-    batch = sample("probe-test", 160, seed=11, combos="both")
+    batch = sample_scenes("probe-test", 160, seed=11, combos="both")
     whole, whole_masks = render(batch, side), masks(batch, side)
     part = batch.take(slice(first, first + many))
     before, sizes = torch.get_num_threads(), dict(module.CHUNK_PIXELS)
@@ -56,7 +56,7 @@ def test_an_image_does_not_depend_on_its_batch(first, many, side, threads, chunk
 
 def test_golden():
     """A change here changes every image: raise render.VERSION and say so in the changelog."""
-    images = to_bytes(render(sample("probe-test", 50, combos="both"), 32))
+    images = to_bytes(render(sample_scenes("probe-test", 50, combos="both"), 32))
     assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == GOLDEN
 
 
@@ -116,9 +116,9 @@ def test_relations_agree_with_pixels(batch, side):
             for b, other in enumerate(scene.objects[:a]):
                 x, y = _offset(around[i, a], around[i, b])
                 now = {"left of": -x, "right of": x, "above": -y, "below": y}
-                for relation in relations(one, other):
+                for relation in true_relations(one, other):
                     assert now[relation] > (0.5 if side > 32 else 0.42)
-                surely_not = set(now) - set(relations(one, other, 0.45))
+                surely_not = set(now) - set(true_relations(one, other, 0.45))
                 assert all(now[relation] < (0.5 if side > 32 else 0.58) for relation in surely_not)
 
 
@@ -203,4 +203,8 @@ def test_genevals_verdict_agrees_with_what_is_said(batch):
         for a, one in enumerate(scene.objects):
             for b, other in enumerate(scene.objects[:a]):
                 found = set(verdict.relations(tuple(around[i][a]), tuple(around[i][b])))
-                assert set(relations(one, other)) <= found <= set(relations(one, other, 0.45))
+                assert (
+                    set(true_relations(one, other))
+                    <= found
+                    <= set(true_relations(one, other, 0.45))
+                )

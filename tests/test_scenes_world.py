@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encbench.data import geneval
-from encbench.data.scenes.sampler import GAP, sample
+from encbench.data.scenes.sampler import GAP, sample_scenes
 from encbench.data.scenes.splits import (
     SPLITS,
     TESTS,
@@ -36,8 +36,8 @@ from encbench.data.scenes.world import (
     colors_on,
     difference,
     get_world,
-    relations,
     strengths,
+    true_relations,
 )
 from encbench.errors import DataError, EncbenchError, UsageError
 
@@ -88,7 +88,7 @@ def test_sizes_do_not_meet():
 
 
 def test_relations_of_objects_and_of_batches_agree():
-    batch = sample("probe-test", 200, combos="both")
+    batch = sample_scenes("probe-test", 200, combos="both")
     table = strengths(batch)
     for i, scene in enumerate(batch):
         for (a, one), (b, other) in product(enumerate(scene.objects), repeat=2):
@@ -99,11 +99,11 @@ def test_relations_of_objects_and_of_batches_agree():
                         "left of": x < -least, "right of": x > least,
                         "above": y < -least, "below": y > least,
                     }  # fmt: skip
-                    assert relations(one, other, least) == [r for r in said if said[r]]
+                    assert true_relations(one, other, least) == [r for r in said if said[r]]
 
 
 def test_arrays_and_objects_are_the_same_scenes():
-    batch = sample("geneval", 50, combos="both")
+    batch = sample_scenes("geneval", 50, combos="both")
     assert same(SceneBatch.of(list(batch)), batch)
     assert len(SceneBatch.of([])) == 0
 
@@ -117,10 +117,10 @@ def test_arrays_and_objects_are_the_same_scenes():
     cut=st.integers(0, 40), world=st.sampled_from(WORLDS),
 )  # fmt: skip
 def test_any_slice_is_the_same_scenes(split, seed, start, cut, world):
-    whole = sample(split, 40, seed=seed, start=start, world=world)
+    whole = sample_scenes(split, 40, seed=seed, start=start, world=world)
     parts = [
-        sample(split, cut, seed=seed, start=start, world=world),
-        sample(split, 40 - cut, seed=seed, start=start + cut, world=world),
+        sample_scenes(split, cut, seed=seed, start=start, world=world),
+        sample_scenes(split, 40 - cut, seed=seed, start=start + cut, world=world),
     ]
     assert same(whole.take(slice(0, cut)), parts[0])
     assert same(whole.take(slice(cut, 40)), parts[1])
@@ -128,7 +128,7 @@ def test_any_slice_is_the_same_scenes(split, seed, start, cut, world):
 
 def test_golden():
     """A change here changes every result on scenes: raise versions and say so in the changelog."""
-    scene = sample("generator-train", 4, seed=0).scene(3)
+    scene = sample_scenes("generator-train", 4, seed=0).scene(3)
     assert [(o.size, o.color, o.shape) for o in scene.objects] == GOLDEN[0]
     assert [round(v, 4) for o in scene.objects for v in (o.x, o.y, o.radius)] == GOLDEN[1]
 
@@ -160,7 +160,7 @@ GOLDEN = (
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 @pytest.mark.parametrize("combos", ["seen", "held-out", "both"])
 def test_what_is_drawn(world, combos):
-    batch = sample("probe-test", 1500, seed=5, world=world, combos=combos)
+    batch = sample_scenes("probe-test", 1500, seed=5, world=world, combos=combos)
     counts = Counter(len(scene.objects) for scene in batch)
     assert set(counts) == set(world.counts)
     assert all(abs(n - 1500 / len(counts)) < 110 for n in counts.values())
@@ -176,7 +176,7 @@ def test_what_is_drawn(world, combos):
         for one, other in combinations(scene.objects, 2):
             (a0, b0, a1, b1), (c0, d0, c1, d1) = one.box, other.box
             assert max(c0 - a1, a0 - c1, d0 - b1, b0 - d1) > GAP / 2
-            assert relations(one, other, 0.5)  # of two objects apart, something can be said
+            assert true_relations(one, other, 0.5)  # of two objects apart, something can be said
         if world.layout == "grid":
             cells = [(thing.x > 0.5, thing.y > 0.5) for thing in scene.objects]
             assert len(set(cells)) == len(cells)
@@ -185,7 +185,7 @@ def test_what_is_drawn(world, combos):
 
 
 def test_counting_scenes_are_common_enough():
-    scenes = list(sample("generator-train", 2000))
+    scenes = list(sample_scenes("generator-train", 2000))
     alike = Counter(
         len(s.objects) for s in scenes if len({(o.shape, o.color) for o in s.objects}) == 1
     )
@@ -195,13 +195,13 @@ def test_counting_scenes_are_common_enough():
 def test_a_world_that_cannot_be_drawn_says_so():
     no_color = dataclasses.replace(SCENES, name="pale", colors=("white",), grounds=("white",))
     with pytest.raises(DataError, match="no color of 'pale'"):
-        sample("geneval", 1, world=no_color)
+        sample_scenes("geneval", 1, world=no_color)
     held = next(iter(sorted(held_out_pairs())))
     narrow = dataclasses.replace(
         SCENES, name="narrow", colors=held[:1], shapes=held[1:], grounds=("gray",)
     )
     with pytest.raises(DataError, match="narrow"):
-        sample("generator-train", 1, world=narrow)
+        sample_scenes("generator-train", 1, world=narrow)
 
 
 # -------------------------------------------------------------------------------- the splits
@@ -212,7 +212,7 @@ def test_splits_share_no_scene():
     seen: dict[tuple[bytes, ...], str] = {}
     for split in SPLITS:
         for seed in (0, 1):
-            batch = sample(split, 1000, seed=seed, world=EASY)
+            batch = sample_scenes(split, 1000, seed=seed, world=EASY)
             there = batch.shape >= 0
             number = list(SPLITS).index(split)
             assert ((batch.x[there] * 8192).astype(int) % 8 == number).all()
@@ -224,11 +224,11 @@ def test_splits_share_no_scene():
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_nothing_held_out_is_in_a_training_split(world):
     for split in TRAINING:
-        assert not any(map(held_out, sample(split, 400, seed=9, world=world)))
+        assert not any(map(held_out, sample_scenes(split, 400, seed=9, world=world)))
     for split in TESTS:
-        assert not any(map(held_out, sample(split, 400, world=world, combos="seen")))
-        assert all(map(held_out, sample(split, 400, world=world, combos="held-out")))
-        both = [bool(held_out(s)) for s in sample(split, 400, world=world, combos="both")]
+        assert not any(map(held_out, sample_scenes(split, 400, world=world, combos="seen")))
+        assert all(map(held_out, sample_scenes(split, 400, world=world, combos="held-out")))
+        both = [bool(held_out(s)) for s in sample_scenes(split, 400, world=world, combos="both")]
         assert 20 < sum(both) < 380
 
 
@@ -236,7 +236,7 @@ def test_nothing_held_out_is_in_a_training_split(world):
 @pytest.mark.parametrize("combos", ["held-out", "both"])
 def test_a_training_split_cannot_be_asked_for_more(split, combos):
     with pytest.raises(UsageError, match=split):
-        sample(split, 1, combos=combos)
+        sample_scenes(split, 1, combos=combos)
 
 
 def test_tiers_of_splits():

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from encbench.data.scenes.sampler import sample
+from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.splits import SPLITS
 from encbench.data.scenes.words import WORDS
 from encbench.data.scenes.world import colors_on
 from encbench.errors import UnknownNameError, UsageError
 from encbench.shipped import read_manifest, shipped
 from encbench.zoo import train as loop
-from encbench.zoo.catalog import FAMILIES, NAMES, ORDER, STAGES, recipe_of
+from encbench.zoo.catalog import FAMILIES, NAMES, ORDER, STAGES, zoo_recipe
 from encbench.zoo.clip import BLOCK, alike
 from encbench.zoo.dinov3 import balanced, elsewhere
 from encbench.zoo.recipe import Schedule
@@ -23,12 +23,12 @@ from encbench.zoo.text import (
     CONTEXT,
     SPLIT,
     by_length,
-    captions,
+    caption_scenes,
     token_ids,
     tokenizer_for,
-    told,
+    training_captions,
 )
-from encbench.zoo.train import rate, train
+from encbench.zoo.train import learning_rate, train_member
 from encbench.zoo.vq import CODES, TOKENS, SceneVQ
 
 CURVES = Path(__file__).parent / "golden" / "zoo_curves.json"
@@ -37,19 +37,19 @@ TOLERANCE = 0.02  # of a loss, between machines and versions of torch
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory) -> dict[str, loop.Trained]:
+def short(tmp_path_factory) -> dict[str, loop.ZooTraining]:
     """Every member, trained for a few steps."""
     out = tmp_path_factory.mktemp("zoo")
-    return {name: train(name, out, steps=STEPS, batch=BATCH) for name in ORDER}
+    return {name: train_member(name, out, steps=STEPS, batch=BATCH) for name in ORDER}
 
 
 # -------------------------------------------------------------------------------- text
 
 
 def test_captions_are_of_training_scenes_in_both_tiers_short_and_long():
-    batch = sample(SPLIT, 240)
-    texts = captions(batch, 0)
-    assert texts == told(0, 240, 0).texts
+    batch = sample_scenes(SPLIT, 240)
+    texts = training_captions(batch, 0)
+    assert texts == caption_scenes(0, 240, 0).texts
     long = [text.count(".") > 1 for text in texts]
     assert sum(long) == 40
     words = [set(text.lower().replace(".", "").replace(",", "").split()) for text in texts]
@@ -64,8 +64,8 @@ def test_captions_are_of_training_scenes_in_both_tiers_short_and_long():
 
 
 def test_a_caption_does_not_depend_on_where_the_batch_begins():
-    assert told(0, 12, 3).texts[7:] == told(7, 5, 3).texts
-    assert told(0, 12, 3).texts != told(0, 12, 4).texts
+    assert caption_scenes(0, 12, 3).texts[7:] == caption_scenes(7, 5, 3).texts
+    assert caption_scenes(0, 12, 3).texts != caption_scenes(0, 12, 4).texts
 
 
 def test_families_share_ids_and_no_text_is_unknown():
@@ -116,7 +116,7 @@ def test_cut_spans_put_back_give_the_text():
 
 
 def test_views_keep_what_is_shown_and_move_it_within_the_image():
-    batch = sample("reencoder-train", 200)
+    batch = sample_scenes("reencoder-train", 200)
     moved = elsewhere(batch, np.random.default_rng(0))
     assert np.array_equal(moved.shape, batch.shape)
     assert np.array_equal(moved.color, batch.color)
@@ -133,7 +133,7 @@ def test_views_keep_what_is_shown_and_move_it_within_the_image():
 
 def test_batches_of_mini_clip_hold_scenes_that_are_alike_and_each_once():
     size = 8
-    plain = told(0, size * BLOCK, 0)
+    plain = caption_scenes(0, size * BLOCK, 0)
     parts = [alike(number, size, 0) for number in range(BLOCK)]
     assert sorted(text for part in parts for text in part.texts) == sorted(plain.texts)
     for part in parts:
@@ -162,8 +162,8 @@ def test_tokens_of_an_image_name_its_nearest_patches():
 
 
 def test_the_rate_rises_then_falls_to_nothing():
-    schedule = Schedule(steps=100, batch=1, rate=1.0, warmup=0.1)
-    rates = [rate(schedule, i) for i in range(100)]
+    schedule = Schedule(steps=100, batch=1, learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(schedule, i) for i in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert max(rates) == 1.0
@@ -197,7 +197,7 @@ def test_stages_are_written_with_what_made_them(name, short):
 
 
 def test_all_encoders_read_as_many_texts_and_are_as_large():
-    recipes = [recipe_of(name) for name in FAMILIES]
+    recipes = [zoo_recipe(name) for name in FAMILIES]
     assert len({r.schedule.steps * r.schedule.batch for r in recipes}) == 1
     assert all(r.reads_text for r in recipes)
 
@@ -212,24 +212,24 @@ def test_a_stopped_training_goes_on_with_the_same_numbers(tmp_path, short, monke
 
     monkeypatch.setattr(loop, "_step", stops)
     with pytest.raises(KeyboardInterrupt):
-        train("mini-gemma", tmp_path, steps=STEPS, batch=BATCH)
+        train_member("mini-gemma", tmp_path, steps=STEPS, batch=BATCH)
     assert not (tmp_path / "mini-gemma").exists()
     with pytest.raises(UsageError, match="another seed"):
-        train("mini-gemma", tmp_path, steps=STEPS, batch=BATCH, seed=1)
+        train_member("mini-gemma", tmp_path, steps=STEPS, batch=BATCH, seed=1)
     monkeypatch.setattr(loop, "_step", step)
-    done = train("mini-gemma", tmp_path, steps=STEPS, batch=BATCH)
+    done = train_member("mini-gemma", tmp_path, steps=STEPS, batch=BATCH)
     # the same to a rounding: matrix products differ in the last bit by where memory lies
     np.testing.assert_allclose(done.losses, short["mini-gemma"].losses, rtol=1e-5)
     # finished: nothing is trained
     monkeypatch.setattr(loop, "_step", stops)
-    assert train("mini-gemma", tmp_path, steps=STEPS, batch=BATCH).folders == done.folders
+    assert train_member("mini-gemma", tmp_path, steps=STEPS, batch=BATCH).folders == done.folders
     with pytest.raises(UsageError, match="another seed or number of steps"):
-        train("mini-gemma", tmp_path, steps=STEPS + 1, batch=BATCH)
+        train_member("mini-gemma", tmp_path, steps=STEPS + 1, batch=BATCH)
 
 
 def test_an_unknown_member_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="mini-clip"):
-        train("mini-clap", tmp_path)
+        train_member("mini-clap", tmp_path)
     assert set(STAGES) == {"final", "20pct", "3pct"}
 
 
@@ -237,7 +237,7 @@ def test_rounding_to_bfloat16_changes_nothing_that_counts(tmp_path):
     """Weights in memory stay as they are; states read from the rounded file point the same way."""
     from transformers import Gemma2ForCausalLM
 
-    recipe = recipe_of("mini-gemma")
+    recipe = zoo_recipe("mini-gemma")
     torch.manual_seed(0)
     model = recipe.build().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -246,7 +246,7 @@ def test_rounding_to_bfloat16_changes_nothing_that_counts(tmp_path):
     read = Gemma2ForCausalLM.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="eager"
     )
-    ids = torch.tensor(token_ids(recipe.tokenizer, told(3, 1, 0).texts))
+    ids = torch.tensor(token_ids(recipe.tokenizer, caption_scenes(3, 1, 0).texts))
     with torch.no_grad():
         exact, rounded = (m.model(input_ids=ids).last_hidden_state[0] for m in (model, read))
     assert torch.cosine_similarity(exact, rounded, dim=1).min() > 0.9995

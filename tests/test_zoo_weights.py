@@ -22,10 +22,10 @@ from encbench.zoo.catalog import (
     NAMES,
     STAGES,
     WEIGHTS,
-    folder_of,
     stages_of,
+    zoo_folder,
 )
-from encbench.zoo.table import rows
+from encbench.zoo.table import zoo_rows
 from encbench.zoo.vq import load_vq
 
 PROMPTS = [
@@ -40,12 +40,12 @@ LIMIT = 40e6  # bytes
 
 @pytest.mark.parametrize(("name", "stage"), ALL)
 def test_shipped_files_are_whole(name, stage):
-    about = read_manifest(shipped(folder_of(name, stage)))["about"]
+    about = read_manifest(shipped(zoo_folder(name, stage)))["about"]
     assert (about["name"], about["stage"], about["seed"]) == (name, stage, 0)
     curve = [loss for _, loss in about["curve"]]
     if stage == "final":
         assert curve[-1] < curve[0]
-        share = {stage: folder_of(name, stage) for stage in stages_of(name)}
+        share = {stage: zoo_folder(name, stage) for stage in stages_of(name)}
         steps = {s: read_manifest(f)["about"]["steps"] for s, f in share.items()}
         total = about["schedule"]["steps"]
         for s, taken in steps.items():
@@ -56,7 +56,7 @@ def test_shipped_files_are_whole(name, stage):
 def test_shipped_files_are_small_and_nothing_else_lies_there():
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LIMIT
-    assert {path.parent for path in files} == {folder_of(*each) for each in ALL}
+    assert {path.parent for path in files} == {zoo_folder(*each) for each in ALL}
 
 
 @pytest.mark.parametrize("spec", ENCODERS)
@@ -104,7 +104,7 @@ def _features(name: str) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
 def _ids(name: str, text: str) -> torch.Tensor:
     from transformers import AutoTokenizer
 
-    row = AutoTokenizer.from_pretrained(folder_of(name))(text)["input_ids"]
+    row = AutoTokenizer.from_pretrained(zoo_folder(name))(text)["input_ids"]
     return torch.tensor([row or [0]])
 
 
@@ -116,7 +116,7 @@ def _near(one: torch.Tensor, other: torch.Tensor) -> None:
 def test_clip_equals_transformers():
     from transformers import CLIPModel
 
-    model = CLIPModel.from_pretrained(folder_of("mini-clip"), dtype=torch.float32).eval()
+    model = CLIPModel.from_pretrained(zoo_folder("mini-clip"), dtype=torch.float32).eval()
     for text, (tokens, pooled) in zip(PROMPTS, _features("mini-clip"), strict=True):
         out = model.text_model(input_ids=_ids("mini-clip", text))
         _near(tokens, out.last_hidden_state[0])
@@ -127,7 +127,7 @@ def test_clip_equals_transformers():
 def test_t5_equals_transformers():
     from transformers import T5EncoderModel
 
-    model = T5EncoderModel.from_pretrained(folder_of("mini-t5"), dtype=torch.float32).eval()
+    model = T5EncoderModel.from_pretrained(zoo_folder("mini-t5"), dtype=torch.float32).eval()
     for text, (tokens, _) in zip(PROMPTS, _features("mini-t5"), strict=True):
         _near(tokens, model(input_ids=_ids("mini-t5", text)).last_hidden_state[0])
 
@@ -137,7 +137,7 @@ def test_gemma_equals_transformers():
     from transformers import Gemma2Model
 
     model = Gemma2Model.from_pretrained(
-        folder_of("mini-gemma"), dtype=torch.float32, attn_implementation="eager"
+        zoo_folder("mini-gemma"), dtype=torch.float32, attn_implementation="eager"
     ).eval()
     for text, (tokens, _) in zip(PROMPTS, _features("mini-gemma"), strict=True):
         _near(tokens, model(input_ids=_ids("mini-gemma", text)).last_hidden_state[0])
@@ -148,7 +148,7 @@ def test_blip3o_equals_transformers():
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    folder = folder_of("mini-blip3o")
+    folder = zoo_folder("mini-blip3o")
     raw = json.loads((folder / "config.json").read_text())
     model = Qwen3ForCausalLM(Qwen3Config.from_dict(raw | {"model_type": "qwen3"})).float().eval()
     state = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
@@ -169,7 +169,7 @@ def test_blip3o_equals_transformers():
 
 def test_blip3o_writes_image_tokens_that_its_grid_can_draw():
     encoder = load_encoder("zoo:mini-blip3o?mode=image&decode=greedy", "cpu")
-    raw = json.loads((folder_of("mini-blip3o") / "config.json").read_text())
+    raw = json.loads((zoo_folder("mini-blip3o") / "config.json").read_text())
     found = encoder.encode(PROMPTS)
     count = raw["image_tokens"]
     assert found.tokens.shape == (len(PROMPTS), count + 1, 128)
@@ -178,7 +178,7 @@ def test_blip3o_writes_image_tokens_that_its_grid_can_draw():
     first = raw["image_start_token_id"]
     assert bool((written >= first).all())
     assert bool((written <= raw["image_end_token_id"]).all())
-    images = load_vq(folder_of("scene-vq")).decode(written - first)
+    images = load_vq(zoo_folder("scene-vq")).decode(written - first)
     assert images.shape == (1, 3, 32, 32)
 
 
@@ -200,7 +200,7 @@ def copied(tmp_path, monkeypatch) -> Path:
         shutil.copytree(WEIGHTS / name, tmp_path / name)
 
     def found(name: str, stage: str = "final") -> Path:
-        return folder_of(name, stage, tmp_path)
+        return zoo_folder(name, stage, tmp_path)
 
     monkeypatch.setattr(adapter, "folder_of", found)
     monkeypatch.setattr(mini, "folder_of", found)
@@ -265,7 +265,7 @@ def test_list_shows_all_that_is_shipped(capsys, monkeypatch):
 
 def test_list_names_what_is_damaged(tmp_path, capsys):
     shutil.copytree(WEIGHTS / "mini-t5", tmp_path / "mini-t5")
-    assert [row.problem for row in rows(tmp_path)] == [""]
+    assert [row.problem for row in zoo_rows(tmp_path)] == [""]
     _change(tmp_path / "mini-t5" / "model.safetensors")
     assert _run("zoo", "list", "--in", str(tmp_path)) == 1
     said = capsys.readouterr()
@@ -292,7 +292,7 @@ def test_mini_dinov3_is_dinov3(tmp_path):
     image = ImageRecord(1, "red.png", path, 128, 128)
     reencoder = load_reencoder("mini-dinov3", "cpu")
     assert (reencoder.card.spec, reencoder.card.license) == ("mini-dinov3", "Apache-2.0")
-    folder = folder_of("mini-dinov3")
+    folder = zoo_folder("mini-dinov3")
     model = DINOv3ViTModel.from_pretrained(folder, dtype=torch.float32).eval()
     prepare = AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():

@@ -118,15 +118,15 @@ def confirm(
         else:
             carry_out(config)
 
-    distributed.command(work)
+    distributed.run_command(work)
 
 
 def carry_out(config: ConfirmConfig) -> None:
     """Confirm, say what came out, and write the report, the verdicts first."""
-    from ..confirm.run import confirm, verdict_lines
+    from ..confirm.run import run_confirmation, verdict_lines
     from ..pipeline import report
 
-    verdict = confirm(config)
+    verdict = run_confirmation(config)
     typer.echo("\n".join(verdict_lines(verdict)))
     typer.echo(f"report: {report(config.out)}")
 

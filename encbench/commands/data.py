@@ -23,7 +23,7 @@ def fetch(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Download a data set, after telling its size. Started again, it goes on where it was."""
-    from ..data.fetch import fetch
+    from ..data.fetch import fetch_dataset
     from ..progress import show_log
 
     show_log()
@@ -32,7 +32,7 @@ def fetch(
         typer.echo(text)
         return yes or typer.confirm("Go on?", default=True)
 
-    folder = fetch(name, to, split=split, confirm=confirm)
+    folder = fetch_dataset(name, to, split=split, confirm=confirm)
     if name == "geneval":
         use = f"lay out its folders by: encbench geneval prompts --from {folder} --out IMAGES"
     else:

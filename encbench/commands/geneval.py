@@ -103,7 +103,7 @@ def compare(
     """Two models on the same prompts, with paired intervals; or two detectors."""
     from ..geneval.score import load_scoring
     from ..geneval.tables import agree
-    from ..geneval.tables import compare as compare_scorings
+    from ..geneval.tables import compare_scorings as compare_scorings
     from ..geneval.text import agreement_lines, comparison_lines
 
     one, two = load_scoring(first), load_scoring(second)
@@ -121,8 +121,8 @@ def gallery(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """One HTML page with images, boxes, verdicts and reasons; it opens without a server."""
-    from ..geneval.gallery import build_gallery
+    from ..geneval.gallery import build_image_gallery
     from ..geneval.score import load_scoring
 
-    path = build_gallery(load_scoring(scores), out or scores, seed=seed)
+    path = build_image_gallery(load_scoring(scores), out or scores, seed=seed)
     typer.echo(f"open {path}")

@@ -20,12 +20,12 @@ def merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
     ctx.default_map = {**held, **values} if over else {**values, **held}
 
 
-def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+def read_toml(ctx: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file whose keys are the flags' names."""
     if path is not None:
-        from ..presets import preset
+        from ..presets import run_preset
 
-        merge_toml(ctx, path, preset)
+        merge_toml(ctx, path, run_preset)
     return path
 
 
@@ -53,13 +53,13 @@ def merge_toml(ctx: typer.Context, path: Path, preset: Callable[[str], dict[str,
 def read_preset(ctx: typer.Context, name: str | None) -> str | None:
     """Take defaults from a preset; flags and TOML go over it."""
     if name is not None:
-        from ..presets import preset
+        from ..presets import run_preset
 
-        merge(ctx, preset(name), over=False)
+        merge(ctx, run_preset(name), over=False)
     return name
 
 
-def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..., None]:
+def add_run_options(work: Callable[..., None], *, confirms: bool = False) -> Callable[..., None]:
     """A command function with all the options of a run, around ``work(config, dry_run)``, or
     ``work(config, dry_run, confirm, budget)`` if it ``confirms``."""
 
@@ -81,7 +81,7 @@ def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..
             Path | None,
             typer.Option(
                 help="TOML file with the same keys as these flags; flags go over it.",
-                callback=read_config,
+                callback=read_toml,
                 is_eager=True,
             ),
         ] = None,
@@ -217,14 +217,14 @@ def command(work: Callable[..., None], *, confirms: bool = False) -> Callable[..
         ] = None,
     ) -> None:
         from .. import distributed
-        from ..config import from_values
+        from ..config import run_config
         from ..progress import show_log
 
         show_log()
         values = {k: v for k, v in locals().items() if k in _FIELDS and v not in (None, [], ())}
-        chosen = from_values(values)
+        chosen = run_config(values)
         more = (confirm, budget) if confirms else ()
-        distributed.command(lambda: work(chosen, dry_run, *more))
+        distributed.run_command(lambda: work(chosen, dry_run, *more))
 
     main.__doc__ = work.__doc__
     if not confirms:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import command
+from .options import add_run_options
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -33,4 +33,4 @@ def probe(config: RunConfig, dry_run: bool) -> None:
     show.failures(failed)
 
 
-app.command("probe")(command(probe))
+app.command("probe")(add_run_options(probe))

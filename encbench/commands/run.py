@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import command
+from .options import add_run_options
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -61,4 +61,4 @@ def _confirmation(config: RunConfig, wanted: bool, budget: str | None) -> Confir
     )
 
 
-app.command("run")(command(run, confirms=True))
+app.command("run")(add_run_options(run, confirms=True))

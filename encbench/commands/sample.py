@@ -52,7 +52,7 @@ def sample(
 
     from ..data.geneval import load_geneval
     from ..errors import UsageError
-    from ..flow.sample import Sampler, encoder_for, load_model, parse_steps, text_prompts
+    from ..flow.sample import Sampler, encoder_for, load_checkpoint, parse_steps, text_prompts
     from ..geneval.generate import generate_images
     from ..progress import show_log
     from ..types import default_device
@@ -68,7 +68,7 @@ def sample(
     grid = parse_steps(steps)
     path = Path(prompts)
     wanted = load_geneval(path) if path.suffix == ".jsonl" else text_prompts(prompts)
-    model = load_model(checkpoint, where, weights)  # type: ignore[arg-type]
+    model = load_checkpoint(checkpoint, where, weights)  # type: ignore[arg-type]
     source = encoder_for(model, where, encoder)
     sampler = Sampler(model, where, encode=source.alone, steps=grid, guidance=guidance)
     made = generate_images(

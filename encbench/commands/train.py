@@ -18,17 +18,17 @@ MODEL, DATA, TRAINING, RUN = "Network and objective", "Data", "Training", "Run"
 
 def _preset(ctx: typer.Context, name: str | None) -> str | None:
     if name is not None:
-        from ..flow.presets import preset
+        from ..flow.presets import training_preset
 
-        merge(ctx, preset(name), over=False)
+        merge(ctx, training_preset(name), over=False)
     return name
 
 
 def _config(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
-        from ..flow.presets import preset
+        from ..flow.presets import training_preset
 
-        merge_toml(ctx, path, preset)
+        merge_toml(ctx, path, training_preset)
     return path
 
 
@@ -189,14 +189,14 @@ def train(
     accelerate launch --multi_gpu -m encbench train ... Read more in docs/training.md.
     """
     from ..config import default_store
-    from ..flow.config import from_values
+    from ..flow.config import training_config
     from ..progress import show_log
 
     show_log()
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
     values = {k: v for k, v in locals().items() if k in keys and v is not None}
     values.setdefault("store", default_store())
-    chosen = from_values(values)
+    chosen = training_config(values)
     if dry_run:
         from ..estimate import matrix_rate
         from ..flow.estimate import plan_training

@@ -31,13 +31,13 @@ def list_(
     from rich.markup import escape
     from rich.table import Table
 
-    from ..zoo.table import rows
+    from ..zoo.table import zoo_rows
 
     table = Table(box=None)
     for column in ("name", "trained to do", "step", "steps", "parameters", "MB", "loss", "files"):
         right = column in ("steps", "parameters", "MB", "loss")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    found = rows(folder)
+    found = zoo_rows(folder)
     for row in found:
         table.add_row(*map(escape, row.cells))
     Console().print(table)
@@ -77,7 +77,7 @@ def train(
     """
     from ..progress import show_log
     from ..zoo.catalog import ORDER
-    from ..zoo.train import train as train_one
+    from ..zoo.train import train_member as train_one
 
     show_log()
     for each in ORDER if name == "all" else (name,):

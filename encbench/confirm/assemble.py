@@ -20,11 +20,11 @@ from ..records import (
     provenance,
 )
 from .experiment import GRID
-from .plan import CONSTANT, PRIMARY_STEPS, Entry, Plan, rival_score
+from .plan import CONSTANT, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, rival_score
 from .rules import (
     LEVEL,
     RULES,
-    Trained,
+    OutcomeTable,
     judge_choice,
     judge_rule,
     permutation_p,
@@ -39,7 +39,7 @@ Results = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
 def assemble(
-    plan: Plan, prediction: Prediction, groups: Sequence[PromptGroup], results: Results,
+    plan: ConfirmPlan, prediction: Prediction, groups: Sequence[PromptGroup], results: Results,
     failed: Sequence[Mapping[str, Any]], folders: Mapping[tuple[str, int], str],
     reach: Mapping[str, Any],
 ) -> Verdict:  # fmt: skip
@@ -85,11 +85,16 @@ def assemble(
 
 
 def _table(
-    plan: Plan, whole: Sequence[Entry], results: Results, key: str, group: PromptGroup, what: str
-) -> Trained:
+    plan: ConfirmPlan,
+    whole: Sequence[PlannedEncoder],
+    results: Results,
+    key: str,
+    group: PromptGroup,
+    what: str,
+) -> OutcomeTable:
     kinds = list(dict.fromkeys(prompt.task for prompt in group.prompts))
     right = [[results[e.spec, seed][what][key] for seed in plan.seeds] for e in whole]
-    return Trained(
+    return OutcomeTable(
         tuple(e.spec for e in whole),
         tuple(e.stage for e in whole),
         np.array([e.predicted["value"] for e in whole], np.float64),
@@ -99,14 +104,14 @@ def _table(
 
 
 def _parents(
-    plan: Plan, whole: Sequence[Entry], results: Results, group: PromptGroup
-) -> Trained | None:
+    plan: ConfirmPlan, whole: Sequence[PlannedEncoder], results: Results, group: PromptGroup
+) -> OutcomeTable | None:
     if not whole or any(not results[e.spec, s]["parent"] for e in whole for s in plan.seeds):
         return None
     return _table(plan, whole, results, plan.primary, group, "parent")
 
 
-def _intervals(table: Trained, seed: int) -> list[dict[str, float]]:
+def _intervals(table: OutcomeTable, seed: int) -> list[dict[str, float]]:
     if not table.specs:
         return []
     drawn = score_draws(table, seed=seed, deviation=seed_deviation(table.scores))
@@ -118,8 +123,9 @@ def _intervals(table: Trained, seed: int) -> list[dict[str, float]]:
 
 
 def _encoders(
-    plan: Plan, whole: Sequence[Entry], results: Results, tables: Mapping[str, Trained],
-    prompts: Mapping[str, PromptGroup], folders: Mapping[tuple[str, int], str],
+    plan: ConfirmPlan, whole: Sequence[PlannedEncoder], results: Results,
+    tables: Mapping[str, OutcomeTable], prompts: Mapping[str, PromptGroup],
+    folders: Mapping[tuple[str, int], str],
 ) -> list[TrainedEncoder]:  # fmt: skip
     scores = {key: _intervals(table, plan.seed) for key, table in tables.items()}
     before = _parents(plan, whole, results, prompts[plan.primary])
@@ -184,7 +190,9 @@ def _mean_gap(gaps: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, f
     return [{"t": t, "value": float(np.mean(values))} for t, values in sorted(by_t.items())]
 
 
-def _against_constant(table: Trained, whole: Sequence[Entry], seed: int) -> dict[str, Any]:
+def _against_constant(
+    table: OutcomeTable, whole: Sequence[PlannedEncoder], seed: int
+) -> dict[str, Any]:
     """The best trained encoder against the constant control, on the same prompts."""
     trained = [i for i, entry in enumerate(whole) if not entry.control]
     constant = [i for i, entry in enumerate(whole) if entry.spec == CONSTANT]
@@ -203,8 +211,8 @@ def _against_constant(table: Trained, whole: Sequence[Entry], seed: int) -> dict
 
 
 def _exploratory(
-    plan: Plan, prediction: Prediction, tables: Mapping[str, Trained], trained: Sequence[int],
-    whole: Sequence[Entry], parents: Trained | None,
+    plan: ConfirmPlan, prediction: Prediction, tables: Mapping[str, OutcomeTable],
+    trained: Sequence[int], whole: Sequence[PlannedEncoder], parents: OutcomeTable | None,
 ) -> list[Predictor]:  # fmt: skip
     """How well everything that could have predicted the order would have: never a verdict."""
     entries = [whole[i] for i in trained]
@@ -240,7 +248,7 @@ def _exploratory(
     ]
 
 
-def _cells(plan: Plan, tables: Mapping[str, Trained]) -> list[str]:
+def _cells(plan: ConfirmPlan, tables: Mapping[str, OutcomeTable]) -> list[str]:
     """The primary cell, and those that differ from it in one thing."""
     wanted = [plan.primary]
     wanted += [cell(steps) for steps in plan.steps if steps != PRIMARY_STEPS]
@@ -256,7 +264,7 @@ def _progress(stage: str) -> float:
 
 
 def _warnings(
-    plan: Plan, whole: Sequence[Entry], control: Mapping[str, Any],
+    plan: ConfirmPlan, whole: Sequence[PlannedEncoder], control: Mapping[str, Any],
     failed: Sequence[Mapping[str, Any]],
 ) -> list[str]:  # fmt: skip
     found = []

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.geneval import GenevalPrompt
-from ..data.scenes.captions import Group, told
-from ..data.scenes.sampler import sample
+from ..data.scenes.captions import Group, describe_scene
+from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.world import (
     COLORS,
     MAX_OBJECTS,
@@ -25,11 +25,11 @@ from ..data.scenes.world import (
     SIZES,
     Scene,
     World,
-    place,
+    board_position,
 )
 from ..files import digest
-from ..flow.data import SPLIT, Held, draw_scenes
-from ..flow.features import Bank, Text
+from ..flow.data import SPLIT, ImagesInMemory, draw_scenes
+from ..flow.features import Bank, PromptFeatures
 
 SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record
 FULL_SHARE = 0.25  # of the descriptions that tell every object with its place
@@ -80,25 +80,25 @@ def _groups(groups: Sequence[Group], relation: str | None) -> list[Tensor]:
     return made
 
 
-def described(scene: Scene, number: int) -> Text:
+def scene_condition(scene: Scene, number: int) -> PromptFeatures:
     """One description of a scene: what its short caption of this number says, or (one in four)
     every object with its place."""
     if number % 4 == 3:
         made = []
         for thing in scene.objects:
-            column, row = place(thing)
+            column, row = board_position(thing)
             made.append(
                 _vector(
                     kind="object", shape=thing.shape, color=thing.color, size=thing.size,
                     column=column, row=row,
                 )
             )  # fmt: skip
-        return Text(torch.stack(made), None)
-    said = told(scene, "A", seed=number)
-    return Text(torch.stack(_groups(said.groups, said.relation)), None)
+        return PromptFeatures(torch.stack(made), None)
+    said = describe_scene(scene, "A", seed=number)
+    return PromptFeatures(torch.stack(_groups(said.groups, said.relation)), None)
 
 
-def asked(prompt: GenevalPrompt) -> Text:
+def prompt_condition(prompt: GenevalPrompt) -> PromptFeatures:
     """What a GenEval prompt for the shapes asks for, as a condition: the backbone's own score
     is what an encoder that loses nothing could reach."""
     groups = [Group(c.label, c.color, None, c.count) for c in prompt.include]
@@ -106,21 +106,21 @@ def asked(prompt: GenevalPrompt) -> Text:
         made = _groups(groups[::-1], prompt.include[1].position[0])
     else:
         made = _groups(groups, None)
-    return Text(torch.stack(made), None)
+    return PromptFeatures(torch.stack(made), None)
 
 
 def attribute_scenes(
     world: World, count: int, side: int, *, descriptions: int = 4, seed: int = 0
-) -> tuple[Held, Bank]:
+) -> tuple[ImagesInMemory, Bank]:
     """Scenes of the training split with their descriptions, held in memory.
 
     Returns:
         the images, and the descriptions' vectors by number.
     """
-    batch = sample(SPLIT, count, seed=seed, world=world)
+    batch = sample_scenes(SPLIT, count, seed=seed, world=world)
     images = draw_scenes(batch, side)
-    texts = [described(scene, k) for scene in batch for k in range(descriptions)]
+    texts = [scene_condition(scene, k) for scene in batch for k in range(descriptions)]
     of = tuple(tuple(range(i * descriptions, (i + 1) * descriptions)) for i in range(count))
     names = tuple(f"scene {i}, description {k}" for i in range(count) for k in range(descriptions))
     pin = digest([SPEC, WIDTH, world.name, count, side, descriptions, seed])
-    return Held(f"{world.name} by attributes", pin, names, of, images), Bank.of(texts)
+    return ImagesInMemory(f"{world.name} by attributes", pin, names, of, images), Bank.of(texts)

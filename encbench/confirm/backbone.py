@@ -19,7 +19,7 @@ from ..data.scenes.world import get_world
 from ..errors import ModelError
 from ..files import digest, write_atomic, write_json
 from ..flow.config import TrainConfig
-from ..flow.sample import load_model
+from ..flow.sample import load_checkpoint
 from ..flow.train import train
 from ..shipped import read_manifest, shipped, write_manifest
 from .attributes import SPEC, attribute_scenes
@@ -52,7 +52,7 @@ def train_backbone(config: TrainConfig, folder: Path) -> Path:
     )
     trained = train(config, data=data, features=features, revision=data.pin)
     device = torch.device("cpu")
-    loaded = load_model(trained.path, device)
+    loaded = load_checkpoint(trained.path, device)
     net: Any = getattr(loaded.net, "net", loaded.net)
     state = {name: tensor.contiguous() for name, tensor in net.backbone_state().items()}
     write_atomic(folder / WEIGHTS, save(state))

@@ -22,7 +22,7 @@ from ..flow.networks import build_network, build_space, objective_of, time_sampl
 from ..flow.optimizer import make_optimizers
 from ..geneval.detect import load_detector
 from ..records import Ranked, cell
-from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, Plan, fewer
+from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, ConfirmPlan, fewer
 from .scoring import BATCH, PromptGroup
 
 WIDTHS = Widths(256, 0)  # of an encoder's features: hardly matters for the cost of a step
@@ -64,11 +64,11 @@ def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates
     """Time some steps of the plan's network on random images, and the scene judge; another
     detector may have to be downloaded and is guessed. Under a launch all processes do so at the
     same time, since they will share the machine, and the slowest counts."""
-    count, found = distributed.size(), list[Rates]()
+    count, found = distributed.process_count(), list[Rates]()
     if count == 1:
         return _rates((config, device, detector))
     asked = [(config, device, detector)] * count
-    distributed.share(_rates, asked, lambda number, rates: found.append(rates))
+    distributed.share_tasks(_rates, asked, lambda number, rates: found.append(rates))
     return Rates(*(max(values) for values in zip(*found, strict=True)))._replace(models=count)
 
 
@@ -141,7 +141,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def scoring_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
+def scoring_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
     """Of one training's scores: at the end, of its parent, and on the way."""
     primary = [len(g.prompts) for g in groups if cell(PRIMARY_STEPS, g.tier) == plan.primary]
     main = max(primary, default=0)
@@ -156,19 +156,21 @@ def scoring_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> 
     return sampled * rates.image + judged * rates.judged
 
 
-def model_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> tuple[float, float]:
+def model_seconds(
+    plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]
+) -> tuple[float, float]:
     """Seconds of one training, and of its scoring."""
     training = LOADING + plan.shape.steps * step_seconds(plan, rates)
     return training, scoring_seconds(plan, rates, groups)
 
 
-def step_seconds(plan: Plan, rates: Rates) -> float:
+def step_seconds(plan: ConfirmPlan, rates: Rates) -> float:
     """Of a training step, the mean over both parts of a training."""
     share = plan.shape.flow_matching
     return share * rates.before + (1 - share) * rates.after
 
 
-def total_seconds(plan: Plan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
+def total_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
     """Of all trainings and their scores."""
     rounds = _rounds(len(plan.encoders) * len(plan.seeds), rates)
     return rounds * sum(model_seconds(plan, rates, groups))
@@ -178,10 +180,10 @@ def _rounds(models: int, rates: Rates) -> int:
     return -(-models // rates.models)
 
 
-def fit(
-    plan: Plan, rates: Rates, groups: Sequence[PromptGroup], rows: Sequence[Ranked], budget: float,
-    entries: Any,
-) -> Plan:  # fmt: skip
+def fit_budget(
+    plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup],
+    rows: Sequence[Ranked], budget: float, entries: Any,
+) -> ConfirmPlan:  # fmt: skip
     """The plan that a budget allows: as many seeds, then rivals, as leave each training at least
     half of the preset's steps, then as many steps as fit.
 
@@ -228,11 +230,11 @@ def fit(
         )
     raise UsageError(
         f"--budget is too small: the predicted winner, one rival and the controls need about "
-        f"{said(cheapest)} here with {LEAST_STEPS} training steps each"
+        f"{format_duration(cheapest)} here with {LEAST_STEPS} training steps each"
     )
 
 
-def said(duration: float) -> str:
+def format_duration(duration: float) -> str:
     """E.g. '1 h 05 min', '12 min', '40 s'."""
     if duration < 90:
         return f"{duration:.0f} s"

@@ -19,19 +19,19 @@ from ..data.geneval import GenevalPrompt
 from ..distributed import own_device
 from ..errors import EncbenchError, RecordError, StoreError
 from ..files import digest, read_json, write_atomic, write_json
-from ..flow.data import ImageSet, load_data
-from ..flow.features import Bank, PromptEncoder, Text
+from ..flow.data import ImageSet, load_training_images
+from ..flow.features import Bank, PromptEncoder, PromptFeatures
 from ..flow.grids import labeled
 from ..flow.meters import LOG
-from ..flow.sample import Instantaneous, load_model, sample_images
+from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
 from ..geneval.colors import load_colors
 from ..geneval.detect import load_detector
 from ..geneval.generate import sample_seed
 from ..progress import log
 from ..records import cell
-from .plan import CURVE, PRIMARY_STEPS, Entry, Plan, prompt_groups
-from .scoring import Judge, PromptGroup, score
+from .plan import CURVE, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, prompt_groups
+from .scoring import Judge, PromptGroup, score_network
 
 RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
 VERSION = 2  # raised whenever the same training would be scored otherwise
@@ -39,7 +39,7 @@ GRID_TASKS = ("colors", "color_attr", "position", "counting")
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One training of one encoder; picklable, since any process may do it.
 
     Attributes:
@@ -47,8 +47,8 @@ class Task:
         backbone: safetensors file to begin with, or None.
     """
 
-    plan: Plan
-    entry: Entry
+    plan: ConfirmPlan
+    entry: PlannedEncoder
     seed: int
     folder: Path
     backbone: Path | None
@@ -68,14 +68,14 @@ class Task:
         )  # fmt: skip
 
 
-def run_task(task: Task) -> dict[str, Any]:
+def run_task(task: TrainingTask) -> dict[str, Any]:
     """Train and score, or find that it is done. What went wrong with this encoder alone is in
     the result as 'error', so that the others go on.
 
     Raises:
         StoreError: for what would stop the others, too.
     """
-    held = finished(task)
+    held = read_result(task)
     if held is not None:
         return held
     try:
@@ -87,7 +87,7 @@ def run_task(task: Task) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-def finished(task: Task) -> dict[str, Any] | None:
+def read_result(task: TrainingTask) -> dict[str, Any] | None:
     """The result on disk, if it is that of this very task."""
     path = task.folder / RESULT
     if not path.exists():
@@ -100,7 +100,7 @@ def finished(task: Task) -> dict[str, Any] | None:
     return held if isinstance(held, dict) and held.get("key") == task.key else None
 
 
-def _run(task: Task) -> dict[str, Any]:
+def _run(task: TrainingTask) -> dict[str, Any]:
     plan, device = task.plan, own_device(task.device)
     config = plan.train_config(task.entry.spec, task.seed, task.folder, str(device.type))
     if task.store is not None:
@@ -120,7 +120,7 @@ def _run(task: Task) -> dict[str, Any]:
     def rate(
         net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
     ) -> np.ndarray:
-        return score(
+        return score_network(
             net, space, texts, prompts, grader,
             steps=steps, images=images, noise=plan.seed, device=device,
         )  # fmt: skip
@@ -145,7 +145,7 @@ def _run(task: Task) -> dict[str, Any]:
         at={round(share * config.steps) for share in CURVE},
     )
     started = time.perf_counter()
-    model = load_model(trained.path, device)
+    model = load_checkpoint(trained.path, device)
     right: dict[str, list[float]] = {}
     for group in groups:
         for steps in plan.steps:
@@ -153,7 +153,7 @@ def _run(task: Task) -> dict[str, Any]:
             right[cell(steps, group.tier, group.combos)] = made.tolist()
     parent: dict[str, list[float]] = {}
     if trained.parent is not None:
-        before = load_model(trained.parent, device)
+        before = load_checkpoint(trained.parent, device)
         made = rate(before.net, before.space, main.prompts, PRIMARY_STEPS, plan.images)
         parent[plan.primary] = made.tolist()
     _grid(task.folder / GRID, model, texts, groups, main, plan, device)
@@ -220,7 +220,7 @@ def _curve(path: Path) -> dict[str, float]:
 
 def features(
     encoder: PromptEncoder, data: ImageSet, groups: Sequence[PromptGroup]
-) -> tuple[Bank, dict[str, Text]]:
+) -> tuple[Bank, dict[str, PromptFeatures]]:
     """Of all captions, and of each prompt by its text, which is encoded by itself."""
     bank = encoder.bank(data.texts)
     asked = list(dict.fromkeys(p.text for group in groups for p in group.prompts))
@@ -230,8 +230,8 @@ def features(
 
 
 def _grid(
-    path: Path, model: Any, texts: dict[str, Text], groups: Sequence[PromptGroup],
-    main: PromptGroup, plan: Plan, device: torch.device,
+    path: Path, model: Any, texts: dict[str, PromptFeatures], groups: Sequence[PromptGroup],
+    main: PromptGroup, plan: ConfirmPlan, device: torch.device,
 ) -> None:  # fmt: skip
     """The same prompts and noise at every number of steps, each prompt in the wording that was
     trained on and in that of the verdict."""
@@ -258,9 +258,9 @@ def _grid(
 @lru_cache(maxsize=1)
 def _data(train_values: str, seed: int) -> ImageSet:
     """The images, the same for every encoder and seed, and read once."""
-    from ..flow.config import from_values
+    from ..flow.config import training_config
 
-    return load_data(from_values({**json.loads(train_values), "seed": seed}))
+    return load_training_images(training_config({**json.loads(train_values), "seed": seed}))
 
 
 @lru_cache(maxsize=1)

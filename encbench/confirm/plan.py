@@ -14,7 +14,7 @@ from ..data.scenes.world import get_world
 from ..encoders import EncoderSpec
 from ..errors import RecordError, UnknownNameError, UsageError
 from ..files import digest, read_json, write_json
-from ..flow.config import TrainConfig, from_values
+from ..flow.config import TrainConfig, training_config
 from ..records import Prediction, Ranked, RivalOrder, cell, clean
 from .rules import ALPHA, LEAST, smallest_p
 from .scoring import PromptGroup
@@ -110,7 +110,7 @@ class ConfirmConfig:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedEncoder:
     """One encoder of the plan, as the prediction has it."""
 
     spec: str
@@ -123,7 +123,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConfirmPlan:
     """Everything that the verdict depends on, fixed before the first step.
 
     Attributes:
@@ -145,7 +145,7 @@ class Plan:
 
     prediction: str
     preset: str
-    encoders: tuple[Entry, ...]
+    encoders: tuple[PlannedEncoder, ...]
     seeds: tuple[int, ...]
     train: dict[str, Any]
     per_task: int
@@ -162,16 +162,16 @@ class Plan:
     seed: int = 0
 
     @property
-    def trained(self) -> tuple[Entry, ...]:
+    def trained(self) -> tuple[PlannedEncoder, ...]:
         return tuple(e for e in self.encoders if not e.control)
 
     @property
     def shape(self) -> TrainConfig:
         """What all trainings share."""
-        return from_values(self.train)
+        return training_config(self.train)
 
     def train_config(self, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
-        return from_values(
+        return training_config(
             {**self.train, "encoder": spec, "seed": seed, "out": out, "device": device}
         )
 
@@ -183,7 +183,7 @@ class Plan:
 # ------------------------------------------------------------------------- the encoders
 
 
-def choose(prediction: Prediction, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
+def choose_encoders(prediction: Prediction, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
     """Who is trained: what was asked for; or all; or the top two, the middle and the last of the
     stage that has most encoders, and the constant control.
 
@@ -237,7 +237,7 @@ def fewer(rows: Sequence[Ranked], rivals: int) -> list[Ranked]:
 # -------------------------------------------------------------------------- the prompts
 
 
-def prompt_groups(plan: Plan) -> list[PromptGroup]:
+def prompt_groups(plan: ConfirmPlan) -> list[PromptGroup]:
     """The prompts of a plan: the world's in each tier, seen and held out apart; or a file's.
 
     Raises:
@@ -287,7 +287,7 @@ def primary_of(groups: Sequence[PromptGroup]) -> str:
 # ----------------------------------------------------------------------------- writing
 
 
-def hold_to(path: Path, plan: Plan) -> Plan:
+def hold_to(path: Path, plan: ConfirmPlan) -> ConfirmPlan:
     """Write the plan, or find the one that is there and says the same but for what its budget
     chose, so that a resumed confirmation trains what the first one planned.
 
@@ -311,7 +311,7 @@ def hold_to(path: Path, plan: Plan) -> Plan:
     return held
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> ConfirmPlan:
     """Read a plan.
 
     Raises:
@@ -321,10 +321,10 @@ def read_plan(path: Path) -> Plan:
     try:
         held = {
             **value,
-            "encoders": tuple(Entry(**row) for row in value["encoders"]),
+            "encoders": tuple(PlannedEncoder(**row) for row in value["encoders"]),
             **{name: tuple(value[name]) for name in ("seeds", "steps", "gave_up")},
         }
-        return Plan(**held)
+        return ConfirmPlan(**held)
     except (TypeError, KeyError) as error:
         raise RecordError(f"{path} is damaged ({error}); remove it to begin anew") from error
 
@@ -332,7 +332,7 @@ def read_plan(path: Path) -> Plan:
 # ------------------------------------------------------------------------ what it can tell
 
 
-def reach(plan: Plan, groups: Sequence[PromptGroup]) -> dict[str, Any]:
+def reach(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> dict[str, Any]:
     """What the plan can show: the smallest p, and the half-width that a regret's interval can
     be expected to have at a score of .3 and a seed deviation of .02 (both assumed)."""
     prompts = sum(len(g.prompts) for g in groups if cell(4, g.tier, g.combos) == plan.primary)

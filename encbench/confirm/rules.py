@@ -46,7 +46,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Trained:
+class OutcomeTable:
     """What came out for E encoders, S seeds and P prompts of one cell (steps, tier, combos).
 
     Attributes:
@@ -71,9 +71,9 @@ class Trained:
     def means(self) -> Float[np.ndarray, " E"]:
         return self.scores.mean(axis=1)
 
-    def only(self, keep: Sequence[int]) -> Trained:
+    def only(self, keep: Sequence[int]) -> OutcomeTable:
         """The same for some of the encoders."""
-        return Trained(
+        return OutcomeTable(
             tuple(self.specs[i] for i in keep),
             tuple(self.strata[i] for i in keep),
             self.predicted[list(keep)],
@@ -190,7 +190,7 @@ def _noise(
 
 
 def score_draws(
-    trained: Trained, *, seed: int, draws: int = DRAWS, deviation: tuple[float | None, int]
+    trained: OutcomeTable, *, seed: int, draws: int = DRAWS, deviation: tuple[float | None, int]
 ) -> Float[np.ndarray, "D E"]:
     """Mean scores of all encoders under resampled prompts and seed noise; rows are paired."""
     rng = np.random.default_rng([seed, 1])
@@ -295,7 +295,7 @@ def smallest_p(strata: Sequence[str]) -> float:
 # -------------------------------------------------------------------------------- verdicts
 
 
-def judge_choice(trained: Trained, winner: str, *, seed: int = 0) -> Choice:
+def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> Choice:
     """Does the predicted winner beat each rival? See ``RULES['choice']``.
 
     Args:
@@ -333,7 +333,7 @@ def judge_choice(trained: Trained, winner: str, *, seed: int = 0) -> Choice:
     return Choice(verdict, why, winner, tuple(leads))
 
 
-def judge_rule(trained: Trained, *, seed: int = 0) -> Rule:
+def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> Rule:
     """Does the predicted order hold? See ``RULES['rule']``.
 
     Args:

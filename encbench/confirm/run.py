@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import distributed
-from ..config import from_values as run_config
-from ..context import load_data
+from ..config import run_config as run_config
+from ..context import load_run_data
 from ..encoders import EncoderSpec
 from ..errors import DataError, EncbenchError, RecordError, UsageError
 from ..files import digest, read_json
 from ..flow.config import OBJECTIVES, TrainConfig
-from ..flow.config import from_values as train_config
+from ..flow.config import training_config as train_config
 from ..progress import bar, log
 from ..records import (
     Prediction,
@@ -35,15 +35,15 @@ from .backbone import (
     shipped_backbone,
     train_backbone,
 )
-from .budget import Rates, fit, measure, model_seconds, said, total_seconds
-from .experiment import Task, run_task
+from .budget import Rates, fit_budget, format_duration, measure, model_seconds, total_seconds
+from .experiment import TrainingTask, run_task
 from .plan import (
     PLAN,
     PRESETS,
     ConfirmConfig,
-    Entry,
-    Plan,
-    choose,
+    ConfirmPlan,
+    PlannedEncoder,
+    choose_encoders,
     groups_for,
     hold_to,
     primary_of,
@@ -58,7 +58,7 @@ FOLDER, PREDICTION, VERDICT = "confirm", "prediction.json", "verdict.json"
 class Ready(NamedTuple):
     """A plan with what it costs and can tell."""
 
-    plan: Plan
+    plan: ConfirmPlan
     prediction: Prediction
     rates: Rates
     reach: dict[str, Any]
@@ -66,7 +66,7 @@ class Ready(NamedTuple):
     device: str
 
 
-def confirm(config: ConfirmConfig) -> Verdict:
+def run_confirmation(config: ConfirmConfig) -> Verdict:
     """Train, score and judge; started again, it goes on where it was.
 
     Raises:
@@ -84,7 +84,7 @@ def confirm(config: ConfirmConfig) -> Verdict:
     if plan.backbone and weights is None:
         weights = _train_backbone(config, plan) / WEIGHTS
     tasks = [
-        Task(
+        TrainingTask(
             plan, entry, seed, config.out / FOLDER / "models" / _slug(entry, seed),
             weights if plan.backbone else None, ready.device, config.store,
         )
@@ -106,8 +106,8 @@ def confirm(config: ConfirmConfig) -> Verdict:
                 results[task.entry.spec, task.seed] = result
             advance(1)
 
-        if distributed.size() > 1:
-            distributed.share(run_task, tasks, keep)
+        if distributed.process_count() > 1:
+            distributed.share_tasks(run_task, tasks, keep)
         else:
             for number, task in enumerate(tasks):
                 log.info(
@@ -164,12 +164,12 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
     if shape.objective == "flow-matching":
         others = ", ".join(OBJECTIVES[1:])
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
-    rows = choose(prediction, config.encoders, bool(values.get("everyone")))
+    rows = choose_encoders(prediction, config.encoders, bool(values.get("everyone")))
     if not any(not row.control for row in rows):
         raise UsageError("a confirmation needs a trained encoder; only controls were named")
     revisions = _revisions(config.out, prediction)
 
-    def entries(chosen: Sequence[Ranked]) -> tuple[Entry, ...]:
+    def entries(chosen: Sequence[Ranked]) -> tuple[PlannedEncoder, ...]:
         return tuple(_entry(row, revisions) for row in chosen)
 
     weights, backbone = _backbone(config, shape)
@@ -177,7 +177,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
     file = str(config.prompts) if config.prompts else ""
     groups = groups_for(file, shape.world, per_task, config.seed)
     seeds = config.seeds or values["seeds"]
-    plan = Plan(
+    plan = ConfirmPlan(
         prediction=prediction.hash,
         preset=config.preset,
         encoders=entries(rows),
@@ -200,7 +200,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         plan = hold_to(written, plan)
         groups = prompt_groups(plan)
     elif config.budget is not None:
-        plan = fit(plan, rates, groups, rows, config.budget, entries)
+        plan = fit_budget(plan, rates, groups, rows, config.budget, entries)
     return Ready(plan, prediction, rates, reach(plan, groups), weights, device)
 
 
@@ -224,12 +224,13 @@ def plan_lines(ready: Ready) -> list[str]:
         f"{config.switch:,}, then {config.objective}; from {start}",
         f"scoring     GenEval at {', '.join(map(str, plan.steps))} steps, {plan.images} images a "
         f"prompt: {seen}",
-        f"time        about {said(training)} training and {said(scoring)} scoring a model, "
-        f"{said(total_seconds(plan, ready.rates, groups))} in all on {place}",
+        f"time        about {format_duration(training)} training and "
+        f"{format_duration(scoring)} scoring a model, "
+        f"{format_duration(total_seconds(plan, ready.rates, groups))} in all on {place}",
     ]
     if plan.budget is not None:
         gave = "; ".join(plan.gave_up) or "nothing"
-        lines.append(f"budget      {said(plan.budget)}; it gave up {gave}")
+        lines.append(f"budget      {format_duration(plan.budget)}; it gave up {gave}")
     can = ready.reach
     lines += [
         f"can tell    {can['prompts']} prompts and {can['images']:,} images an encoder; smallest "
@@ -293,7 +294,7 @@ def _check_data(run: Path, prediction: Prediction) -> None:
     if not path.exists():
         log.warning("%s is missing: whether the data are still the same is not checked", path)
         return
-    data = load_data(run_config(read_json(path)))
+    data = load_run_data(run_config(read_json(path)))
     for name, pin in data.pins.items():
         was = prediction.data.get(name)
         if was is not None and was != pin:
@@ -310,8 +311,8 @@ def _revisions(run: Path, prediction: Prediction) -> dict[str, str]:
     return {str(card["spec"]): str(card.get("revision", "")) for card in cards}
 
 
-def _entry(row: Ranked, revisions: Mapping[str, str]) -> Entry:
-    return Entry(
+def _entry(row: Ranked, revisions: Mapping[str, str]) -> PlannedEncoder:
+    return PlannedEncoder(
         row.spec, row.name, row.stage, row.control,
         {"value": row.value, "low": row.low, "high": row.high}, row.parameters,
         "" if row.control else revisions.get(row.spec, ""),
@@ -338,7 +339,7 @@ def _own_backbone(config: ConfirmConfig, shape: TrainConfig) -> TrainConfig:
     )  # fmt: skip
 
 
-def _train_backbone(config: ConfirmConfig, plan: Plan) -> Path:
+def _train_backbone(config: ConfirmConfig, plan: ConfirmPlan) -> Path:
     log.info("no backbone comes with encbench for this world: one is trained first")
     own = _own_backbone(config, plan.shape)
     folder = own.out / "weights"
@@ -347,6 +348,6 @@ def _train_backbone(config: ConfirmConfig, plan: Plan) -> Path:
     return folder
 
 
-def _slug(entry: Entry, seed: int) -> str:
+def _slug(entry: PlannedEncoder, seed: int) -> str:
     kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in entry.name)
     return f"{kept.strip('-.')[-40:] or 'encoder'}-{digest(entry.spec)[:8]}-s{seed}"

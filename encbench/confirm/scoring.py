@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ..data.geneval import GenevalPrompt, to_metadata
 from ..errors import EncbenchError
 from ..files import digest
-from ..flow.features import Text
+from ..flow.features import PromptFeatures
 from ..flow.sample import sample_images
 from ..geneval.colors import ColorClassifier
 from ..geneval.detect import Detector
 from ..geneval.generate import sample_seed
-from ..geneval.verdict import judge, needs_color
+from ..geneval.verdict import judge_image, needs_color
 
 BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
 # batch of each length is filled up
@@ -75,14 +75,14 @@ class Judge:
                 crops = [(pictures[i], objects[i][j]) for i, j in places]
                 for (i, j), color in zip(places, self.colors().classify(crops), strict=True):
                     objects[i][j] = replace(objects[i][j], color=color)
-            found += [judge(row, p).correct for row, p in zip(objects, asked, strict=True)]
+            found += [judge_image(row, p).correct for row, p in zip(objects, asked, strict=True)]
         return found
 
 
-def score(
+def score_network(
     net: nn.Module,
     space: Any,
-    texts: Mapping[str, Text],
+    texts: Mapping[str, PromptFeatures],
     prompts: Sequence[GenevalPrompt],
     grader: Judge,
     *,

@@ -179,7 +179,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
     return FetchPlan("coco", (annotations, images), license)
 
 
-def fetch(
+def fetch_dataset(
     name: str,
     root: Path,
     *,

@@ -211,7 +211,7 @@ def article(words: str) -> str:
     return "an" if _VOWEL.match(word) and not _CONSONANT.match(word) else "a"
 
 
-def plural(label: str) -> str:
+def pluralize(label: str) -> str:
     """The plural of a class name, e.g. 'wine glasses', 'knives', 'people'."""
     before, _, noun = label.rpartition(" ")
     if noun in _IRREGULAR:
@@ -245,7 +245,7 @@ def prompt_text(
 
     def phrase(clause: Clause) -> str:
         one, color = clause.label, f"{clause.color} " if clause.color else ""
-        many = published_plural(one) if published else plural(one)
+        many = published_plural(one) if published else pluralize(one)
         many = plurals.get(one, many)
         if not published and one not in plurals and one in _PAIRS:  # 'a pair of red scissors'
             one, many, color = f"pair of {color}{one}", f"pairs of {color}{one}", ""

@@ -84,7 +84,7 @@ class BatchedEncoder(ABC):
             none = torch.zeros(0, 0, dtype=torch.bool, device=self.device)
             nothing = torch.zeros(0, 0, self.card.dim, device=self.device)
             return TextFeatures(nothing, none, none.any(1))
-        ids, truncated = self.tokenize([printable(prompt) for prompt in prompts])
+        ids, truncated = self.tokenize([replace_surrogates(prompt) for prompt in prompts])
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
         starts = np.cumsum(lengths) - lengths
@@ -162,7 +162,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def printable(prompt: str) -> str:
+def replace_surrogates(prompt: str) -> str:
     """The prompt with lone surrogates, which no tokenizer takes, replaced by '?'."""
     if prompt.isascii():
         return prompt

@@ -26,19 +26,19 @@ from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
 from .decoder import SUBFOLDER, DecoderEncoder, DressedTokenizer, dress, require_causal, resolve
-from .decoder_weights import StoredTensor, below, load_part, stored_weights
+from .decoder_weights import StoredTensor, below, load_from_tensors, stored_weights
 from .hf import (
     DEVICE_OPTIONS,
     count_parameters,
     dtype_of,
-    folder_of,
+    freeze,
     load_tokenizer,
+    model_folder,
     parts_of,
-    place,
     quiet,
-    read_config,
+    read_model_config,
 )
-from .recipes import IMAGE_TOKENS, Recipe, option_of, recipe_of
+from .recipes import IMAGE_TOKENS, PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
 KINDS = ("blip3o_qwen", "blip3o_qwen_inference")
@@ -65,7 +65,7 @@ class Blip3oEncoder(DecoderEncoder):
         model: Any,
         tokenizer: DressedTokenizer,
         device: torch.device,
-        recipe: Recipe,
+        recipe: PromptRecipe,
         connector: nn.Sequential | None = None,
     ) -> None:
         super().__init__(spec, resolved, model, tokenizer, device, recipe)
@@ -96,7 +96,7 @@ class Blip3oImageEncoder(Blip3oEncoder):
         self, *args: Any, head: nn.Linear, drawn: Mapping[str, Any], first: int, last: int
     ):
         super().__init__(*args)
-        self.head = place(head, self.device)
+        self.head = freeze(head, self.device)
         self.greedy = bool(drawn["greedy"])
         self.count = int(drawn["image_tokens"])
         self.seed = int(drawn["seed"])
@@ -140,7 +140,7 @@ class Blip3oImageEncoder(Blip3oEncoder):
             if draws is None:
                 chosen = scores.argmax(1)
             else:
-                chosen = choose(scores, draws[:, step], self.top_k, self.top_p)
+                chosen = sample_token(scores, draws[:, step], self.top_k, self.top_p)
             written.append(chosen + self.first)
             given = written[-1][:, None]
             seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
@@ -176,7 +176,7 @@ class Blip3oImageEncoder(Blip3oEncoder):
         )
 
 
-def choose(
+def sample_token(
     scores: Float[Tensor, "B V"], draws: Float[Tensor, " B"], top_k: int, top_p: float
 ) -> Int[Tensor, " B"]:
     """One index a row, by its probability among the likeliest, as transformers cuts them: first
@@ -201,11 +201,11 @@ def choose(
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> Blip3oEncoder:
-    recipe = recipe_of(spec, "blip3o")
+    recipe = prompt_recipe(spec, "blip3o")
     drawn = _options(spec)
     model_part, tokenizer_part = parts_of(spec)
-    folder = folder_of(resolved) / model_part
-    raw = read_config(folder)
+    folder = model_folder(resolved) / model_part
+    raw = read_model_config(folder)
     if raw.get("model_type") not in KINDS:
         raise ModelError(
             f"{folder}: model_type '{raw.get('model_type')}' is none of {', '.join(KINDS)}; use "
@@ -219,7 +219,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
         | {"model_type": "qwen3", "rope_scaling": None}
     )
     with quiet():  # transformers looks into config.json, too, and does not know its model_type
-        tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
+        tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
     end = [_token_id(raw, "image_start_tag_id", folder), _scale_id(raw, tokenizer, folder)]
     limit = config.max_position_embeddings
     tokenizer = dress(spec, tokenizer, recipe, limit, DEFAULT_LENGTH, end)
@@ -228,11 +228,12 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
     dtype = dtype_of(spec, device)
     image = drawn["mode"] == "image"
     if image:
-        whole = load_part(transformers.Qwen3ForCausalLM, config, language, spec, folder, dtype)
+        kind = transformers.Qwen3ForCausalLM
+        whole = load_from_tensors(kind, config, language, spec, folder, dtype)
         model = whole.model
     else:
         body = below(language, "model.")
-        model = load_part(transformers.Qwen3Model, config, body, spec, folder, dtype)
+        model = load_from_tensors(transformers.Qwen3Model, config, body, spec, folder, dtype)
     require_causal(model, folder)
     connector = _connector(below(weights, CONNECTOR), folder, dtype) if drawn["connector"] else None
     given = (spec, resolved, model, tokenizer, device, recipe, connector)

@@ -8,16 +8,16 @@ import torch
 from ..data.hub import ResolvedModel
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, folder_of, load_tokenizer, parts_of
-from .recipes import option_of, recipe_of
+from .hf import DEVICE_OPTIONS, dtype_of, load_tokenizer, model_folder, parts_of
+from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> DecoderEncoder:
-    recipe = recipe_of(spec)
+    recipe = prompt_recipe(spec)
     model_part, tokenizer_part = parts_of(spec)
-    tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
-    model = load_decoder(spec, folder_of(resolved) / model_part, dtype_of(spec, device))
+    tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
+    model = load_decoder(spec, model_folder(resolved) / model_part, dtype_of(spec, device))
     return build(spec, resolved, model, tokenizer, device, recipe)
 
 

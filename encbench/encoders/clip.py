@@ -25,13 +25,13 @@ from .hf import (
     card_of,
     count_parameters,
     dtype_of,
-    folder_of,
-    load_model,
     load_tokenizer,
+    load_transformers,
     max_length_of,
+    model_folder,
     parts_of,
     patterns_of,
-    read_config,
+    read_model_config,
     readable_errors,
 )
 from .openclip import CONFIG, ImageTower, Towers, library_of, load_open_clip, repository_of, tag_of
@@ -126,7 +126,7 @@ def _load_hub(
 ) -> Towers:
     import transformers
 
-    config = read_config(folder)
+    config = read_model_config(folder)
     kind = config.get("model_type")
     if kind not in ("clip", "clip_text_model"):
         raise ModelError(
@@ -146,20 +146,20 @@ def _load_hub(
     projected = vision is not None or "CLIPTextModelWithProjection" in (
         config.get("architectures") or ()
     )
-    tokenizer = load_tokenizer(spec, folder_of(resolved) / parts_of(spec)[1])
+    tokenizer = load_tokenizer(spec, model_folder(resolved) / parts_of(spec)[1])
     longest = text.max_position_embeddings
     tokenizer = HubTokenizer(tokenizer, max_length_of(spec, longest, longest))
     model_class = (
         transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     )
-    model = load_model(model_class, spec, folder, dtype, config=text)
+    model = load_transformers(model_class, spec, folder, dtype, config=text)
     tower = HubTower(model.requires_grad_(False).to(device), spec.layer)
     if vision is None or not (folder / "preprocessor_config.json").is_file():
         return Towers(tower, tokenizer, text.hidden_size, None)
 
     def load_images() -> ImageTower:
         image_class = transformers.CLIPVisionModelWithProjection
-        tower = load_model(image_class, spec, folder, dtype, config=vision).to(device)
+        tower = load_transformers(image_class, spec, folder, dtype, config=vision).to(device)
         with readable_errors(spec, folder, "image preprocessing"):
             prepare = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 
@@ -177,7 +177,7 @@ def _load_hub(
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> ClipEncoder:
-    folder = folder_of(resolved) / parts_of(spec)[0]
+    folder = model_folder(resolved) / parts_of(spec)[0]
     if tag_of(spec) or (folder / CONFIG).is_file():
         towers = load_open_clip(spec, folder, device)
     else:
@@ -195,11 +195,11 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
         if spec.get("subfolder"):
             return resolve_model(source, spec.revision, patterns=patterns_of(spec), pickle=pickle)
         about = resolve_model(source, spec.revision, patterns=small)
-        if not (folder_of(about) / CONFIG).is_file():
+        if not (model_folder(about) / CONFIG).is_file():
             patterns = patterns_of(spec, "preprocessor_config.json")
             return resolve_model(source, spec.revision, patterns=patterns, pickle=pickle)
     first = resolve_model(source, spec.revision, patterns=[*small, "open_clip*.safetensors"])
-    if any(folder_of(first).glob("open_clip*.safetensors")):
+    if any(model_folder(first).glob("open_clip*.safetensors")):
         return first
     weights = (
         ["model.safetensors", "open_clip*", file] if file else ["model.safetensors", "open_clip*"]

@@ -49,7 +49,7 @@ def hashed_vector(*key: object, size: int) -> Float[Tensor, " D"]:
     return torch.from_numpy(((bits + 0.5) * (2 * 3**0.5 / 2**32) - 3**0.5).astype(np.float32))
 
 
-def words(prompt: str) -> list[str]:
+def split_words(prompt: str) -> list[str]:
     """Lower-cased words without punctuation; what stands between spaces, if there are none."""
     lowered = prompt.lower()
     return _WORD.findall(lowered) or lowered.split()
@@ -121,7 +121,7 @@ class ControlEncoder(BatchedEncoder):
         if self.length is None:
             keys = [""] * len(prompts) if self.name == "constant" else prompts
             return Tokenized([[self._row(key)] for key in keys], [False] * len(prompts))
-        split = [words(prompt) or [""] for prompt in prompts]
+        split = [split_words(prompt) or [""] for prompt in prompts]
         ids = [[self._row(word) for word in ws[: self.length]] for ws in split]
         return Tokenized(ids, [len(ws) > self.length for ws in split])
 
@@ -221,5 +221,5 @@ __all__: Sequence[str] = [
     "positions",
     "shuffle_rows",
     "shuffled_order",
-    "words",
+    "split_words",
 ]

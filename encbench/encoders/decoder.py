@@ -20,21 +20,21 @@ from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
 from ..types import TextFeatures
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
-from .decoder_weights import load_part, stored_weights, text_weights
+from .decoder_weights import load_from_tensors, stored_weights, text_weights
 from .hf import (
     HubTokenizer,
     card_of,
     count_parameters,
-    load_model,
+    freeze,
+    load_transformers,
     max_length_of,
     patterns_of,
-    place,
-    read_config,
+    read_model_config,
     readable_errors,
     refuse_remote_code,
 )
 from .pooling import select_layer
-from .recipes import Recipe, sana_positions
+from .recipes import PromptRecipe, sana_positions
 from .spec import EncoderSpec
 
 DEFAULT_LENGTH = 512
@@ -116,10 +116,10 @@ class DecoderEncoder(BatchedEncoder):
         model: Any,
         tokenizer: DressedTokenizer,
         device: torch.device,
-        recipe: Recipe,
+        recipe: PromptRecipe,
         keep: Callable[[TextFeatures], TextFeatures] | None = None,
     ) -> None:
-        self.model = place(model, device)
+        self.model = freeze(model, device)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer
@@ -181,7 +181,7 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
     )
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    if "auto_map" in read_config(folder):
+    if "auto_map" in read_model_config(folder):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "config"):
         config = transformers.AutoConfig.from_pretrained(
@@ -194,14 +194,16 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
         )
     text = config.get_text_config()
     if text is config:
-        return require_causal(load_model(transformers.AutoModel, spec, folder, dtype), folder)
+        return require_causal(
+            load_transformers(transformers.AutoModel, spec, folder, dtype), folder
+        )
     if type(text) not in MODEL_MAPPING:
         raise ModelError(
             f"{folder}: transformers has no model for the language part '{text.model_type}' alone"
         )
     weights = text_weights(stored_weights(spec, folder), folder)
     kind = MODEL_MAPPING[type(text)]
-    return require_causal(load_part(kind, text, weights, spec, folder, dtype), folder)
+    return require_causal(load_from_tensors(kind, text, weights, spec, folder, dtype), folder)
 
 
 def require_causal(model: Any, folder: Path) -> Any:
@@ -226,7 +228,7 @@ def require_causal(model: Any, folder: Path) -> Any:
 def dress(
     spec: EncoderSpec,
     tokenizer: Any,
-    recipe: Recipe,
+    recipe: PromptRecipe,
     limit: int | None,
     default: int = DEFAULT_LENGTH,
     end: Sequence[int] = (),
@@ -292,7 +294,7 @@ def build(
     model: Any,
     tokenizer: Any,
     device: torch.device,
-    recipe: Recipe,
+    recipe: PromptRecipe,
 ) -> DecoderEncoder:
     """An encoder of a loaded model under a recipe."""
     tokenizer = dress(spec, tokenizer, recipe, limit_of(model))

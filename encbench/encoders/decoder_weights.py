@@ -87,7 +87,7 @@ def text_weights(weights: Mapping[str, StoredTensor], folder: Path) -> dict[str,
     )
 
 
-def load_part(
+def load_from_tensors(
     kind: Any,
     config: Any,
     weights: Mapping[str, StoredTensor],

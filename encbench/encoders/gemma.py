@@ -8,27 +8,27 @@ from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, folder_of, load_tokenizer, parts_of, read_config
-from .recipes import option_of, recipe_of
+from .hf import DEVICE_OPTIONS, dtype_of, load_tokenizer, model_folder, parts_of, read_model_config
+from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
 
 KINDS = ("gemma", "gemma2", "gemma3_text", "gemma3")
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> DecoderEncoder:
-    recipe = recipe_of(spec)
+    recipe = prompt_recipe(spec)
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': Gemma overflows in float16; use dtype=bfloat16 or float32")
     model_part, tokenizer_part = parts_of(spec)
-    folder = folder_of(resolved) / model_part
-    kind = str(read_config(folder).get("model_type"))
+    folder = model_folder(resolved) / model_part
+    kind = str(read_model_config(folder).get("model_type"))
     if kind not in KINDS:
         raise ModelError(
             f"{folder}: model_type '{kind}' is none of {', '.join(KINDS)}; use another family, "
             "e.g. causal (see: encbench list encoders)"
         )
-    tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
+    tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
     return build(spec, resolved, load_decoder(spec, folder, dtype), tokenizer, device, recipe)
 
 

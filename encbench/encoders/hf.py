@@ -181,14 +181,14 @@ def count_parameters(*modules: Any) -> int:
     return sum(found.values())
 
 
-def folder_of(resolved: ResolvedModel) -> Path:
+def model_folder(resolved: ResolvedModel) -> Path:
     """The folder of a model that has one."""
     if resolved.path is None:
         raise ModelError(f"revision {resolved.revision} has no files")
     return resolved.path
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def read_model_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A model's config file.
 
     Raises:
@@ -228,7 +228,7 @@ def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "auto_map" in read_config(folder, settings.name):
+    if settings.is_file() and "auto_map" in read_model_config(folder, settings.name):
         refuse_remote_code(spec, "its tokenizer")
     known = ("tokenizer.json", "*.model", "vocab.*", "tokenizer_config.json")
     if not any(any(folder.glob(pattern)) for pattern in known):
@@ -273,7 +273,7 @@ def spread_arguments(spec: EncoderSpec) -> dict[str, Any]:
     return {"device_map": chosen, "offload_folder": folder}
 
 
-def place(model: Any, device: torch.device) -> Any:
+def freeze(model: Any, device: torch.device) -> Any:
     """The model without gradients, on a device; one that is spread by ``device_map`` stays where
     it is, and accelerate's hooks take inputs to it and outputs back."""
     model.requires_grad_(False)
@@ -281,7 +281,7 @@ def place(model: Any, device: torch.device) -> Any:
     return model if spread else model.to(device)
 
 
-def load_model(
+def load_transformers(
     kind: Any, spec: EncoderSpec, folder: Path, dtype: torch.dtype, **more: Any
 ) -> PreTrainedModel:
     """A transformers model of a folder, in eval mode, on the CPU unless the spec says
@@ -295,7 +295,7 @@ def load_model(
         ModelError: if weights are missing, broken or only pickled, or it brings its own code.
     """
     check_weights(spec, folder)
-    if "auto_map" in read_config(folder):
+    if "auto_map" in read_model_config(folder):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "model"), quiet():
         model, info = kind.from_pretrained(
@@ -376,7 +376,7 @@ def _one_line(error: BaseException) -> str:
 
 def _model_type(folder: Path) -> str:
     try:
-        return str(read_config(folder).get("model_type", "(none)"))
+        return str(read_model_config(folder).get("model_type", "(none)"))
     except ModelError:
         return "(none)"
 

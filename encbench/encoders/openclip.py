@@ -20,11 +20,11 @@ from .hf import (
     HubTokenizer,
     count_parameters,
     dtype_of,
-    folder_of,
     load_tokenizer,
     max_length_of,
+    model_folder,
     quiet,
-    read_config,
+    read_model_config,
     readable_errors,
 )
 from .pooling import select_layer
@@ -216,7 +216,7 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
         preprocess, weights = known, _checkpoint(spec, folder, repository_of(known)[1])
     else:
         arch = f"local-dir:{folder}"
-        written = read_config(folder, CONFIG)
+        written = read_model_config(folder, CONFIG)
         if not isinstance(written.get("model_cfg"), dict):
             raise ModelError(f"{folder / CONFIG} lacks model_cfg; download it again")
         config, preprocess = written["model_cfg"], written.get("preprocess_cfg") or {}
@@ -270,7 +270,7 @@ def _tokenizer(spec: EncoderSpec, folder: Path, text: dict[str, Any]) -> Any:
     if text.get("tokenizer_mode"):
         raise ModelError(f"{spec}: tokenizer mode '{text['tokenizer_mode']}' is not supported")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        folder = folder_of(resolve_model(name, None, patterns=TOKENIZER_FILES))
+        folder = model_folder(resolve_model(name, None, patterns=TOKENIZER_FILES))
     clean = library_of().tokenizer.get_clean_fn(options.get("clean", "whitespace"))
     kind = SepStripped if options.get("strip_sep_token") else HubTokenizer
     return kind(load_tokenizer(spec, folder), length, clean)

@@ -28,15 +28,15 @@ from .hf import (
     card_of,
     count_parameters,
     dtype_of,
-    folder_of,
-    load_model,
+    freeze,
     load_tokenizer,
+    load_transformers,
     max_length_of,
+    model_folder,
     patterns_of,
-    place,
-    read_config,
+    read_model_config,
 )
-from .recipes import RECIPES, Recipe, option_of, recipe_of
+from .recipes import RECIPES, PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
 INDEX = "model_index.json"
@@ -99,9 +99,9 @@ class PipelineEncoder(BatchedEncoder):
         models: Sequence[Any],
         tokenizers: Sequence[HubTokenizer],
         device: torch.device,
-        recipe: Recipe,
+        recipe: PromptRecipe,
     ) -> None:
-        self.models = [place(model, device) for model in models]
+        self.models = [freeze(model, device) for model in models]
         self.tokenizers = list(tokenizers)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
@@ -142,8 +142,8 @@ class PipelineEncoder(BatchedEncoder):
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> PipelineEncoder:
-    folder = folder_of(resolved)
-    recipe = recipe_of(spec, _default(spec, folder))
+    folder = model_folder(resolved)
+    recipe = prompt_recipe(spec, _default(spec, folder))
     if spec.layer != "last":
         raise UsageError(f"layer={spec.layer} of '{spec}': recipe={recipe.name} says which layers")
     dtype = dtype_of(spec, device)
@@ -157,7 +157,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     models, tokenizers = [], []
     for number, kind in enumerate(layout.kinds):
         model_part, tokenizer_part = _names(number)
-        model = load_model(getattr(transformers, kind), spec, folder / model_part, dtype)
+        model = load_transformers(getattr(transformers, kind), spec, folder / model_part, dtype)
         length = (
             max_length_of(spec, recipe.length or 0, None)
             if kind.startswith("T5")
@@ -174,7 +174,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     return PipelineEncoder(spec, resolved, models, tokenizers, device, recipe)
 
 
-def _check(folder: Path, spec: EncoderSpec, recipe: Recipe, number: int, kind: str) -> None:
+def _check(folder: Path, spec: EncoderSpec, recipe: PromptRecipe, number: int, kind: str) -> None:
     """The n-th text encoder must be there and of the kind that the recipe wants.
 
     Raises:
@@ -185,7 +185,7 @@ def _check(folder: Path, spec: EncoderSpec, recipe: Recipe, number: int, kind: s
         if not (folder / part).is_dir():
             raise ModelError(f"recipe={recipe.name} needs {part}, and {spec.source} has none")
     expected = "t5" if kind.startswith("T5") else "clip_text_model"
-    found = read_config(folder / model_part).get("model_type")
+    found = read_model_config(folder / model_part).get("model_type")
     if found != expected:
         raise ModelError(
             f"recipe={recipe.name} needs a {expected} as {model_part}, and that of {spec.source} "
@@ -201,7 +201,9 @@ def _default(spec: EncoderSpec, folder: Path) -> str:
     """
     if spec.get("recipe"):
         return ""
-    kind = read_config(folder, INDEX).get("_class_name") if (folder / INDEX).is_file() else None
+    kind = (
+        read_model_config(folder, INDEX).get("_class_name") if (folder / INDEX).is_file() else None
+    )
     if kind not in CLASSES:
         known = ", ".join(r.name for r in RECIPES.values() if "pipeline" in r.families)
         what = f"{kind} of {spec.source} has no recipe" if kind else f"{spec.source} names no class"

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ..types import TextFeatures
-from .batching import BatchedEncoder, printable
+from .batching import BatchedEncoder, replace_surrogates
 
 
-class Found(NamedTuple):
+class PrefixHosts(NamedTuple):
     """For each beginning: the row of a prompt that its ids are a prefix of (-1 = none), how many
     ids it has, and whether it was cut."""
 
@@ -59,20 +59,20 @@ def _stretching(rope: Mapping[str, Any]) -> bool:
     return any(_stretching(inner) for inner in rope.values() if isinstance(inner, Mapping))
 
 
-def find(encoder: BatchedEncoder, prompts: Sequence[str], beginnings: Sequence[str]) -> Found:
+def find(encoder: BatchedEncoder, prompts: Sequence[str], beginnings: Sequence[str]) -> PrefixHosts:
     """Which beginnings are prefixes of prompts in token ids."""
-    whole, _ = encoder.tokenize([printable(prompt) for prompt in prompts])
-    short, cut = encoder.tokenize([printable(prompt) for prompt in beginnings])
+    whole, _ = encoder.tokenize([replace_surrogates(prompt) for prompt in prompts])
+    short, cut = encoder.tokenize([replace_surrogates(prompt) for prompt in beginnings])
     host = hosts_by_text(prompts, beginnings)
     for number, row in enumerate(host):
         ids = list(short[number])
         if row >= 0 and (cut[number] or list(whole[row][: len(ids)]) != ids):
             host[number] = -1
-    return Found(host, [len(ids) for ids in short], list(cut))
+    return PrefixHosts(host, [len(ids) for ids in short], list(cut))
 
 
 def beginnings_of(
-    encoder: BatchedEncoder, states: TextFeatures, found: Found, rows: Sequence[int]
+    encoder: BatchedEncoder, states: TextFeatures, found: PrefixHosts, rows: Sequence[int]
 ) -> TextFeatures:
     """Features of some of the beginnings, as ``encoder.encode`` would give them.
 

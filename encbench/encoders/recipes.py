@@ -21,7 +21,7 @@ CLEANED = 4096  # characters of a prompt that are cleaned: enough for 300 tokens
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PromptRecipe:
     """One way to dress a prompt.
 
     Attributes:
@@ -108,8 +108,8 @@ checkpoints were trained: published data of the model, quoted to the letter from
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("plain", ("causal", "gemma", "blip3o", "t5")),
-        Recipe(
+        PromptRecipe("plain", ("causal", "gemma", "blip3o", "t5")),
+        PromptRecipe(
             "sana",
             ("causal", "gemma"),
             source="SANA, arXiv 2410.10629; instruction from NVlabs/Sana, Apache-2.0",
@@ -117,7 +117,7 @@ RECIPES = {
             prefix=SANA_INSTRUCTION,
             clean=_lowered,
         ),
-        Recipe(
+        PromptRecipe(
             "blip3o",
             ("causal", "blip3o"),
             source="BLIP3o-NEXT, arXiv 2510.15857; prompt from JiuhaiChen/BLIP3o, Apache-2.0",
@@ -126,20 +126,22 @@ RECIPES = {
                 "Please generate image based on the following caption: {prompt}",
             ),
         ),
-        Recipe(
+        PromptRecipe(
             "pixart",
             ("t5",),
             source="PixArt-Sigma, arXiv 2403.04692",
             length=300,
             clean=_cleaned,
         ),
-        Recipe("sd3", ("pipeline",), source="Stable Diffusion 3, arXiv 2403.03206", length=256),
-        Recipe("flux", ("pipeline",), source="FLUX.1, black-forest-labs/flux", length=512),
+        PromptRecipe(
+            "sd3", ("pipeline",), source="Stable Diffusion 3, arXiv 2403.03206", length=256
+        ),
+        PromptRecipe("flux", ("pipeline",), source="FLUX.1, black-forest-labs/flux", length=512),
     )
 }
 
 
-def recipe_of(spec: EncoderSpec, default: str = "plain") -> Recipe:
+def prompt_recipe(spec: EncoderSpec, default: str = "plain") -> PromptRecipe:
     """The recipe that a spec asks for.
 
     Raises:
@@ -169,9 +171,9 @@ def added_tokens(spec: EncoderSpec) -> int:
     if not any(spec.family in recipe.families for recipe in RECIPES.values()):
         return 0
     if spec.family == "pipeline":  # always padded to the full length
-        recipe = RECIPES["sd3"] if not spec.get("recipe") else recipe_of(spec)
+        recipe = RECIPES["sd3"] if not spec.get("recipe") else prompt_recipe(spec)
         return spec.max_length or recipe.length or 0
-    recipe = recipe_of(spec, "blip3o" if spec.family == "blip3o" else "plain")
+    recipe = prompt_recipe(spec, "blip3o" if spec.family == "blip3o" else "plain")
     around = sum(map(len, recipe.chat)) // 4 + 16 if recipe.chat else len(recipe.prefix) // 4
     if spec.get("mode") == "image":  # each written once, and read once more
         around += 2 * int(spec.get("image_tokens") or IMAGE_TOKENS)

@@ -20,10 +20,10 @@ from .hf import (
     check_weights,
     count_parameters,
     dtype_of,
-    folder_of,
     max_length_of,
+    model_folder,
     quiet,
-    read_config,
+    read_model_config,
     readable_errors,
     refuse_remote_code,
 )
@@ -189,9 +189,9 @@ def _check_complete(spec: EncoderSpec, folder: Path, model: Any) -> None:
 def _load(
     spec: EncoderSpec, resolved: ResolvedModel, device: torch.device
 ) -> SentenceEncoder | StaticEncoder:
-    folder, dtype = folder_of(resolved), dtype_of(spec, device)
+    folder, dtype = model_folder(resolved), dtype_of(spec, device)
     first = _check_modules(spec, folder)
-    if (first / "config.json").is_file() and "auto_map" in read_config(first):
+    if (first / "config.json").is_file() and "auto_map" in read_model_config(first):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "model"), quiet():
         from sentence_transformers import SentenceTransformer

@@ -19,17 +19,17 @@ from .hf import (
     card_of,
     count_parameters,
     dtype_of,
-    folder_of,
-    load_model,
+    freeze,
     load_tokenizer,
+    load_transformers,
     max_length_of,
+    model_folder,
     parts_of,
     patterns_of,
-    place,
-    read_config,
+    read_model_config,
 )
 from .pooling import select_layer
-from .recipes import Recipe, option_of, recipe_of
+from .recipes import PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
 CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -47,9 +47,9 @@ class T5Encoder(BatchedEncoder):
         model: Any,
         tokenizer: HubTokenizer,
         device: torch.device,
-        recipe: Recipe,
+        recipe: PromptRecipe,
     ) -> None:
-        self.model = place(model, device)
+        self.model = freeze(model, device)
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
         self.layer = spec.layer
@@ -81,13 +81,13 @@ class T5Encoder(BatchedEncoder):
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T5Encoder:
-    recipe = recipe_of(spec)
+    recipe = prompt_recipe(spec)
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': T5 overflows in float16; use dtype=bfloat16 or float32")
     model_part, tokenizer_part = parts_of(spec)
-    folder = folder_of(resolved) / model_part
-    kind = str(read_config(folder).get("model_type"))
+    folder = model_folder(resolved) / model_part
+    kind = str(read_model_config(folder).get("model_type"))
     if kind not in CLASSES:
         raise ModelError(
             f"{folder}: model_type '{kind}' is none of {', '.join(CLASSES)}; use another family "
@@ -95,10 +95,10 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T
         )
     import transformers
 
-    tokenizer = load_tokenizer(spec, folder_of(resolved) / tokenizer_part)
+    tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
     length = max_length_of(spec, recipe.length or DEFAULT_LENGTH, None)
     tokenizer = HubTokenizer(tokenizer, length, recipe.clean() if recipe.clean else None)
-    model = load_model(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
+    model = load_transformers(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
     return T5Encoder(spec, resolved, model, tokenizer, device, recipe)
 
 

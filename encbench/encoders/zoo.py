@@ -15,7 +15,7 @@ from .. import registry
 from ..data.hub import ResolvedModel
 from ..errors import UnknownNameError, UsageError
 from ..shipped import read_manifest, shipped
-from ..zoo.catalog import ENCODERS, FAMILIES, folder_of
+from ..zoo.catalog import ENCODERS, FAMILIES, zoo_folder
 from . import EncoderFamily
 from .blip3o import FAMILY as BLIP3O
 from .spec import COMMON_OPTIONS, EncoderSpec
@@ -40,7 +40,7 @@ def _folder(spec: EncoderSpec) -> Path:
     """
     if spec.source not in FAMILIES:
         raise UnknownNameError("encoder of the zoo", spec.source, FAMILIES)
-    return folder_of(spec.source, _stage(spec))
+    return zoo_folder(spec.source, _stage(spec))
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
@@ -69,9 +69,9 @@ def _inner(spec: EncoderSpec, folder: Path) -> EncoderSpec:
     passed = tuple(option for option in spec.options if option[0] not in OWN)
     inner = EncoderSpec(FAMILIES[spec.source], str(folder), None, passed)
     if inner.get("mode") == "image" and not inner.get("image_tokens"):
-        from .hf import read_config
+        from .hf import read_model_config
 
-        inner = inner.with_options(image_tokens=str(read_config(folder)["image_tokens"]))
+        inner = inner.with_options(image_tokens=str(read_model_config(folder)["image_tokens"]))
     return inner
 
 

@@ -214,7 +214,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def from_values(values: Mapping[str, Any]) -> TrainConfig:
+def training_config(values: Mapping[str, Any]) -> TrainConfig:
     """A configuration from plain values (flags, TOML, JSON); None means the default.
 
     Raises:

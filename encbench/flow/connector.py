@@ -63,7 +63,7 @@ class Connector(nn.Module):
         self.scale.copy_(1 / size.clamp(min=floor))
 
 
-class Text(NamedTuple):
+class TextCondition(NamedTuple):
     """What a network reads: text tokens, which of them are real, and one vector in all."""
 
     tokens: Float[Tensor, "B L W"]
@@ -85,7 +85,7 @@ class TextConnector(nn.Module):
         self.tokens = Connector(cond_dim, width)
         self.pooled = Connector(pooled_dim, width) if pooled_dim else None
 
-    def forward(self, cond: Condition) -> Text:
+    def forward(self, cond: Condition) -> TextCondition:
         """
         Raises:
             UsageError: if the condition does not have the widths that the model was made for.
@@ -93,13 +93,15 @@ class TextConnector(nn.Module):
         tokens = self.tokens(cond.tokens)
         if self.pooled is None:
             real = cond.mask[..., None].to(tokens.dtype)
-            return Text(tokens, cond.mask, (tokens * real).sum(1) / real.sum(1).clamp(min=1))
+            return TextCondition(
+                tokens, cond.mask, (tokens * real).sum(1) / real.sum(1).clamp(min=1)
+            )
         if cond.pooled is None:
             raise UsageError(
                 f"this model takes a pooled vector of width {self.pooled.cond_dim}, which the "
                 "encoder does not give: use the encoder that it was trained with"
             )
-        return Text(tokens, cond.mask, self.pooled(cond.pooled))
+        return TextCondition(tokens, cond.mask, self.pooled(cond.pooled))
 
     def calibrate(self, cond: Condition) -> None:
         """See :meth:`Connector.calibrate`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..data.coco import load_coco
 from ..data.scenes.captions import Draw, caption
 from ..data.scenes.render import VERSION, render, to_bytes
-from ..data.scenes.sampler import sample
+from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.world import SceneBatch, World, get_world
 from ..errors import DataError, ImageError, UsageError
 from ..files import digest
@@ -102,7 +102,7 @@ def _order(count: int, seed: int, number: int) -> Int[np.ndarray, " count"]:
     return np.random.default_rng([seed, number, 0]).permutation(count)
 
 
-def load_data(config: TrainConfig) -> ImageSet:
+def load_training_images(config: TrainConfig) -> ImageSet:
     """The images that a configuration names.
 
     Raises:
@@ -129,7 +129,7 @@ def load_data(config: TrainConfig) -> ImageSet:
 
 
 @dataclass
-class Held:
+class ImagesInMemory:
     """Images held in memory; see :class:`ImageSet`."""
 
     name: str
@@ -152,14 +152,14 @@ def scene_images(
     captions: int = 2,
     long_share: float = 0.25,
     seed: int = 0,
-) -> Held:
+) -> ImagesInMemory:
     """Scenes of the training split, told in tier A only, held in memory.
 
     Args:
         captions: different draws for each scene.
         long_share: the chance of each to be a long one.
     """
-    batch = sample(SPLIT, count, seed=seed, world=world)
+    batch = sample_scenes(SPLIT, count, seed=seed, world=world)
     images = draw_scenes(batch, side)
     listed = []
     for number, scene in enumerate(batch):
@@ -171,7 +171,7 @@ def scene_images(
         listed.append(told)
     texts, of = _numbered(listed)
     pin = digest([VERSION, SPLIT, asdict(world), count, side, captions, long_share, seed])
-    return Held(world.name, pin, texts, of, images)
+    return ImagesInMemory(world.name, pin, texts, of, images)
 
 
 def draw_scenes(scenes: SceneBatch, side: int) -> UInt8[Tensor, "N 3 H W"]:

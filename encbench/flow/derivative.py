@@ -77,7 +77,7 @@ def total_derivative(
         return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
 
 
-def coarse(device: torch.device) -> bool:
+def lacks_precision(device: torch.device) -> bool:
     """Whether a forward on this device now is too coarse to be a point of a difference: under
     autocast, or with TensorFloat-32 (torch allows it in convolutions by default)."""
     tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32

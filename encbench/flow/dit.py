@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, UsageError
-from .connector import EPS, Text, TextConnector
+from .connector import EPS, TextCondition, TextConnector
 from .meanflow import T_CLIP, Condition
 
 SIZES: Mapping[str, tuple[int, int, int]] = {
@@ -91,7 +91,7 @@ class DiTConfig:
         return (self.side // self.patch) ** 2
 
 
-def preset(size: str, *, side: int, patch: int, cond_dim: int, **others: Any) -> DiTConfig:
+def dit_config(size: str, *, side: int, patch: int, cond_dim: int, **others: Any) -> DiTConfig:
     """A configuration by size (:data:`SIZES`); ``others`` are further fields of DiTConfig.
 
     Raises:
@@ -194,7 +194,7 @@ class CrossAttention(nn.Module):
         self.k_gain = nn.Parameter(torch.ones(width // heads))
         self.out = dense(width, width, zero=True)
 
-    def forward(self, x: Float[Tensor, "B N W"], text: Text) -> Float[Tensor, "B N W"]:
+    def forward(self, x: Float[Tensor, "B N W"], text: TextCondition) -> Float[Tensor, "B N W"]:
         q = rms(_heads(self.q(self.norm(x)), self.heads)) * self.q_gain
         k, v = self.kv(text.tokens).chunk(2, dim=-1)
         k = rms(_heads(k, self.heads)) * self.k_gain
@@ -230,7 +230,7 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width)
 
     def forward(
-        self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], text: Text
+        self, x: Float[Tensor, "B N W"], c: Float[Tensor, "B W"], text: TextCondition
     ) -> Float[Tensor, "B N W"]:
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, dim=-1)
         x = x + gate * self.attention(torch.addcmul(shift, rms(x), 1 + scale))
@@ -295,7 +295,7 @@ class DiT(nn.Module):
         width = config.width
         self.connector = TextConnector(config.cond_dim, config.pooled_dim, width)
         self.patches = dense(config.channels * config.patch**2, width)
-        self.register_buffer("positions", grid(config.side // config.patch, width), False)
+        self.register_buffer("positions", position_grid(config.side // config.patch, width), False)
         self.time = TimeEmbedding(width)
         self.text = dense(width, width)
         self.blocks = nn.ModuleList(
@@ -348,7 +348,7 @@ class DiT(nn.Module):
                 f"this network is for {config.channels} x {config.side} x {config.side}, "
                 f"not {' x '.join(map(str, z.shape[1:]))}"
             )
-        text: Text = self.connector(cond)
+        text: TextCondition = self.connector(cond)
         c = F.silu(self.time(r, t) + self.text(text.pooled))
         patches = F.pixel_unshuffle(z, config.patch).flatten(2).transpose(1, 2)
         x = self.patches(patches) + self.positions
@@ -381,7 +381,7 @@ class DiT(nn.Module):
         self.load_state_dict(dict(state), strict=False)
 
 
-def grid(cells: int, width: int) -> Float[Tensor, "N W"]:
+def position_grid(cells: int, width: int) -> Float[Tensor, "N W"]:
     """Fixed 2-D sine-cosine positions: a quarter of the width each for sin and cos of row and
     column."""
     rates = 10000.0 ** -(torch.arange(width // 4) / max(width // 4, 1))

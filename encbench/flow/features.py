@@ -31,7 +31,7 @@ class Widths(NamedTuple):
     pooled: int
 
 
-class Text(NamedTuple):
+class PromptFeatures(NamedTuple):
     """Features of one prompt: real tokens only."""
 
     tokens: Float[Tensor, "L D"]
@@ -67,7 +67,7 @@ class Bank:
         return Widths(self.tokens.shape[1], 0 if self.pooled is None else self.pooled.shape[1])
 
     @classmethod
-    def of(cls, texts: Sequence[Text], most: int | None = None) -> Bank:
+    def of(cls, texts: Sequence[PromptFeatures], most: int | None = None) -> Bank:
         """Put texts one after another; of each, at most the first ``most`` tokens."""
         kept = [text.tokens[:most] for text in texts]
         lengths = torch.tensor([0, *map(len, kept)])
@@ -77,10 +77,10 @@ class Bank:
         vectors = [text.pooled for text in texts if text.pooled is not None]
         return cls(tokens, lengths.cumsum(0), torch.stack(vectors).float() if vectors else None)
 
-    def text(self, number: int) -> Text:
+    def text(self, number: int) -> PromptFeatures:
         """Features of one text, float32."""
         part = self.tokens[self.starts[number] : self.starts[number + 1]].float()
-        return Text(part, None if self.pooled is None else self.pooled[number])
+        return PromptFeatures(part, None if self.pooled is None else self.pooled[number])
 
     def to(self, device: torch.device) -> Bank:
         """The same with the features on a device; where texts begin stays on the CPU, so that
@@ -144,7 +144,7 @@ class PromptEncoder:
 
     def bank(self, texts: Sequence[str]) -> Bank:
         """Features of many texts, from the store where they are there."""
-        found: list[Text] = []
+        found: list[PromptFeatures] = []
         with bar("reading captions", len(texts)) as advance:
             for start in range(0, len(texts), CHUNK):
                 part = list(texts[start : start + CHUNK])
@@ -152,18 +152,18 @@ class PromptEncoder:
                 advance(len(part))
         return Bank.of(found, self.most)
 
-    def together(self, texts: Sequence[str]) -> list[Text]:
+    def together(self, texts: Sequence[str]) -> list[PromptFeatures]:
         """Features of texts, encoded in the encoder's own batches."""
         features = self.stored.encoder.encode(list(texts))
         lengths = features.mask.sum(1).tolist()
         rows = features.tokens[features.mask].float().cpu().split(lengths)
         pooled = None if features.pooled is None else features.pooled.float().cpu()
         return [
-            Text(row[: self.most], None if pooled is None else pooled[i])
+            PromptFeatures(row[: self.most], None if pooled is None else pooled[i])
             for i, row in enumerate(rows)
         ]
 
-    def alone(self, texts: Sequence[str]) -> list[Text]:
+    def alone(self, texts: Sequence[str]) -> list[PromptFeatures]:
         """Each text by itself, so that not even rounding depends on its neighbors."""
         return [self.together([text])[0] for text in texts]
 
@@ -171,13 +171,13 @@ class PromptEncoder:
         """Drop the weights."""
         self.stored.release()
 
-    def _stored(self, texts: list[str]) -> list[Text]:
+    def _stored(self, texts: list[str]) -> list[PromptFeatures]:
         tokens = self.stored.tokens(texts)
         pooled: Tensor | None = None
         if self.widths.pooled:
             pooled = self.stored.embed(texts, "own")
         return [
-            Text(row[: self.most].float(), None if pooled is None else pooled[i])
+            PromptFeatures(row[: self.most].float(), None if pooled is None else pooled[i])
             for i, row in enumerate(tokens)
         ]
 

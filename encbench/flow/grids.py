@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from ..files import write_atomic
-from .meanflow import Condition, sample
+from .meanflow import Condition, sample_flow
 from .sample import Instantaneous, noise_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_grid(
     noise = noise.to(cond.tokens.device)
     columns = []
     for steps in STEPS:
-        made = moment.space.decode(sample(net, cond, noise, steps)).float().clamp(0, 1)
+        made = moment.space.decode(sample_flow(net, cond, noise, steps)).float().clamp(0, 1)
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
     grid = labeled(np.stack(columns, 1), list(prompts), heads)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .derivative import Mode, along, coarse, total_derivative
+from .derivative import Mode, along, lacks_precision, total_derivative
 
 T_CLIP = 0.05
 """Below this t the velocity of an x-predicting network is (z - x_hat) / T_CLIP (pMF)."""
@@ -228,7 +228,7 @@ def adaptive(error: Float[Tensor, "B ..."], power: float, eps: float) -> Float[T
     return (weight * summed).mean() * error[0].numel() ** (power - 1)
 
 
-def loss(
+def objective_loss(
     net: VelocityNet, x: Float[Tensor, "B ..."], cond: Condition, noise: Float[Tensor, "B ..."],
     r: Float[Tensor, " B"], t: Float[Tensor, " B"], *,
     objective: Objective, drop: Bool[Tensor, " B"] | None = None,
@@ -300,7 +300,7 @@ def _correction(
     derivative = total_derivative(
         lambda z, r, t: average_velocity(plain, z, r, t, cond), z, r, t, tangent,
         mode=objective.derivative, step=objective.step,
-        base=None if coarse(z.device) else u[rows],
+        base=None if lacks_precision(z.device) else u[rows],
     )  # fmt: skip
     return (along(t - r, z) * derivative).to(u.dtype)
 
@@ -316,8 +316,8 @@ def _perceptual(objective: Objective, x: Tensor, z: Tensor, u: Tensor, t: Tensor
 
 
 class LossModule(nn.Module):
-    """:func:`loss` as a module's forward, to be wrapped for data-parallel training: gradients
-    are synchronised only for what goes through the wrapped module's own forward."""
+    """:func:`objective_loss` as a module's forward, to be wrapped for data-parallel training:
+    gradients are synchronized only for what goes through the wrapped module's own forward."""
 
     def __init__(self, net: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -327,7 +327,7 @@ class LossModule(nn.Module):
         self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor,
         drop: Tensor | None = None,
     ) -> LossTerms:  # fmt: skip
-        return loss(self.net, x, cond, noise, r, t, objective=self.objective, drop=drop)  # type: ignore[arg-type]
+        return objective_loss(self.net, x, cond, noise, r, t, objective=self.objective, drop=drop)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -340,7 +340,7 @@ def velocity_gap(
     return (u - v).norm(dim=1) / v.norm(dim=1).clamp(min=1e-12)
 
 
-def grid(steps: int | Sequence[float]) -> list[float]:
+def time_grid(steps: int | Sequence[float]) -> list[float]:
     """Times from 1 down to 0: ``steps`` equal ones, or as given.
 
     Raises:
@@ -358,7 +358,7 @@ def grid(steps: int | Sequence[float]) -> list[float]:
 
 
 @torch.no_grad()
-def sample(
+def sample_flow(
     net: VelocityNet, cond: Condition, noise: Float[Tensor, "B ..."],
     steps: int | Sequence[float] = 1, *, guidance: float = 1.0,
 ) -> Float[Tensor, "B ..."]:  # fmt: skip
@@ -371,7 +371,7 @@ def sample(
     Raises:
         UsageError: on an impossible grid.
     """
-    times, z = grid(steps), noise
+    times, z = time_grid(steps), noise
     batch = cond if guidance == 1 else cond.and_without()
     for start, end in pairwise(times):
         copies = 1 if guidance == 1 else 2

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import UsageError
 from .config import TrainConfig
 from .connector import Connector
-from .dit import SIZES, DiT, DiTConfig, preset
+from .dit import SIZES, DiT, DiTConfig, dit_config
 from .features import Widths
 from .meanflow import Condition, Objective
 from .times import EMFSchedule, LogitNormal, Phases, TimeSampler, Uniform
@@ -38,7 +38,7 @@ def network_config(config: TrainConfig, shape: Shape, widths: Widths) -> DiTConf
         )
     channels, side, _ = shape
     patch = config.patch or (default_patch(side) if config.autoencoder is None else 1)
-    made = preset(
+    made = dit_config(
         "1M" if own else size.upper(),
         side=side,
         patch=patch,

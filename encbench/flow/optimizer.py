@@ -51,7 +51,7 @@ def make_optimizers(config: TrainConfig, net: nn.Module) -> list[torch.optim.Opt
     return made
 
 
-def rate(config: TrainConfig, step: int) -> float:
+def learning_rate_share(config: TrainConfig, step: int) -> float:
     """The share of the peak learning rate at a step: linear up, half a cosine down."""
     if step < config.warmup:
         return (step + 1) / config.warmup

@@ -75,7 +75,7 @@ PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
+def training_preset(name: str) -> dict[str, Any]:
     """The values of a preset.
 
     Raises:

@@ -23,15 +23,15 @@ from ..data.geneval import GenevalPrompt
 from ..errors import DataError, EncbenchError, UsageError
 from ..files import digest, digest_files
 from . import checkpoint as files
-from .config import TrainConfig, from_values
+from .config import TrainConfig, training_config
 from .ema import EMA
-from .features import PAD, Bank, PromptEncoder, Text, Widths, check_fits
-from .meanflow import Condition, sample
+from .features import PAD, Bank, PromptEncoder, PromptFeatures, Widths, check_fits
+from .meanflow import Condition, sample_flow
 from .networks import build_network, build_space
 
 BATCH = {"cpu": 16, "cuda": 64}
 Weights = Literal["ema", "model"]
-Encode = Callable[[Sequence[str]], Sequence[Text]]
+Encode = Callable[[Sequence[str]], Sequence[PromptFeatures]]
 
 
 class Instantaneous(nn.Module):
@@ -69,7 +69,7 @@ class Loaded:
     fingerprint: str
 
 
-def load_model(path: Path, device: torch.device, weights: Weights = "ema") -> Loaded:
+def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") -> Loaded:
     """Load a checkpoint, or the newest one of a training's folder.
 
     Raises:
@@ -77,7 +77,7 @@ def load_model(path: Path, device: torch.device, weights: Weights = "ema") -> Lo
     """
     path = files.find_checkpoint(path)
     state = files.read_state(path)
-    config = from_values(state["config"])
+    config = training_config(state["config"])
     encoder = state["encoder"]
     space = build_space(config, device)
     widths = Widths(encoder["tokens"], encoder["pooled"])
@@ -98,7 +98,7 @@ def load_model(path: Path, device: torch.device, weights: Weights = "ema") -> Lo
 def sample_images(
     net: nn.Module,
     space: Any,
-    texts: Sequence[Text],
+    texts: Sequence[PromptFeatures],
     seeds: Sequence[int],
     *,
     steps: int | Sequence[float] = 4,
@@ -125,7 +125,7 @@ def sample_images(
         filled = rows + [rows[-1]] * (size - len(rows))
         cond = Bank.of([texts[i] for i in filled]).conditions(np.arange(size), device)
         noise = torch.stack([noise_of(seeds[i], space.shape) for i in filled]).to(device)
-        made = space.decode(sample(velocity, cond, noise, steps, guidance=guidance))
+        made = space.decode(sample_flow(velocity, cond, noise, steps, guidance=guidance))
         pixels = (made.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         for i, image in zip(rows, pixels[: len(rows)], strict=True):
             images[i] = image
@@ -138,7 +138,7 @@ def noise_of(seed: int, shape: Sequence[int]) -> Float[Tensor, "C H W"]:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def _padded(text: Text) -> int:
+def _padded(text: PromptFeatures) -> int:
     return -(-len(text.tokens) // PAD) * PAD
 
 
@@ -166,7 +166,7 @@ class Sampler:
     ) -> None:
         self.model, self.device, self.encode = model, device, encode
         self.steps, self.guidance = steps, guidance
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[str, PromptFeatures] = {}
 
     @property
     def fingerprint(self) -> str:

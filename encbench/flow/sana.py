@@ -184,7 +184,7 @@ def load_sana(
     model = diffusers("A pretrained SANA").SanaTransformer2DModel
     resolved = resolve_model(source, revision, patterns=PATTERNS)
     assert resolved.path is not None  # resolve_model always gives one
-    return SanaVelocity(load_part(model, resolved.path, "transformer", dtype), cond_dim)
+    return SanaVelocity(load_diffusers_part(model, resolved.path, "transformer", dtype), cond_dim)
 
 
 def save_sana(net: SanaVelocity, path: Path) -> None:
@@ -235,7 +235,7 @@ def diffusers(what: str) -> Any:
     return library
 
 
-def load_part(model: Any, folder: Path, name: str, dtype: Any = torch.float32) -> Any:
+def load_diffusers_part(model: Any, folder: Path, name: str, dtype: Any = torch.float32) -> Any:
     """One of diffusers' models, from the folder of its name in a pipeline or a folder of its own.
 
     Raises:

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..data.hub import resolve_model
 from ..errors import ModelError, UsageError
 from ..files import digest
-from ..store import Entry, Store
-from .sana import diffusers, load_part
+from ..store import Store, StoreEntry
+from .sana import diffusers, load_diffusers_part
 
 PATTERNS = (
     "vae/config.json",
@@ -88,7 +88,7 @@ class LatentSpace:
         assert resolved.path is not None  # resolve_model always gives one
         self.revision = resolved.revision
         name = _class_name(resolved.path)
-        model = load_part(getattr(library, name), resolved.path, "vae", dtype)
+        model = load_diffusers_part(getattr(library, name), resolved.path, "vae", dtype)
         self.model = model.to(device).eval().requires_grad_(False)
         self.device, self.dtype, self.side = torch.device(device), dtype, side
         config: Any = model.config
@@ -150,7 +150,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.entry: Entry = Store(folder).entry(identity)
+        self.entry: StoreEntry = Store(folder).entry(identity)
         self.known: dict[str, Tensor] = {}
         for path in sorted(self.entry.folder.glob("*.latents.safetensors")):
             found = self.entry.read(int(path.name.split(".")[0]), "latents")

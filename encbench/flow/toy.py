@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..progress import bar
-from .meanflow import Condition, Objective, loss, sample
+from .meanflow import Condition, Objective, objective_loss, sample_flow
 from .times import LogitNormal, TimeSampler, flow_matching_first
 
 LABELS = ("rings", "moons", "spiral", "board")
@@ -99,7 +99,7 @@ class ToyNet(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def train(
+def train_toy(
     net: nn.Module,
     objective: Objective,
     *,
@@ -125,7 +125,7 @@ def train(
             label = torch.randint(len(LABELS), (batch,), generator=generator)
             x, noise = density(label, generator), torch.randn(batch, 2, generator=generator)
             r, t = times.sample(batch, step / steps, generator)
-            terms = loss(net, x, one_hot(label), noise, r, t, objective=objective)  # type: ignore[arg-type]
+            terms = objective_loss(net, x, one_hot(label), noise, r, t, objective=objective)  # type: ignore[arg-type]
             optimizer.zero_grad()
             terms.loss.backward()
             optimizer.step()
@@ -137,10 +137,12 @@ def train(
     return mean.eval()
 
 
-def draw(net: nn.Module, label: int, n: int, steps: int, seed: int = 0) -> Float[Tensor, "n 2"]:
+def draw_points(
+    net: nn.Module, label: int, n: int, steps: int, seed: int = 0
+) -> Float[Tensor, "n 2"]:
     """Samples of one label."""
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-    return sample(net, one_hot(torch.full((n,), label)), noise, steps)  # type: ignore[arg-type]
+    return sample_flow(net, one_hot(torch.full((n,), label)), noise, steps)  # type: ignore[arg-type]
 
 
 def sliced_wasserstein(
@@ -164,13 +166,13 @@ def distances(
     for place, label in enumerate(LABELS):
         data, again = (density(torch.full((n,), place), generator) for _ in range(2))
         found[label] = {0: sliced_wasserstein(data, again)} | {
-            many: sliced_wasserstein(draw(net, place, n, many, seed), data)
+            many: sliced_wasserstein(draw_points(net, place, n, many, seed), data)
             for many in steps or STEPS
         }
     return found
 
 
-def figure(net: nn.Module, path: Path, n: int = 8000) -> None:
+def plot_toy(net: nn.Module, path: Path, n: int = 8000) -> None:
     """Data and samples of each label, one row a label, one column a number of steps."""
     import matplotlib
 
@@ -186,7 +188,7 @@ def figure(net: nn.Module, path: Path, n: int = 8000) -> None:
         columns = [(label, density(torch.full((n,), place), generator))]
         for many in STEPS:
             words = f"{many} step{'s' * (many > 1)}, distance {found[label][many]:.3f}"
-            columns.append((words, draw(net, place, n, many)))
+            columns.append((words, draw_points(net, place, n, many)))
         for ax, (words, points) in zip(axes[place], columns, strict=True):
             x, y = points.numpy().T
             counts, _, _ = np.histogram2d(x, y, bins=96, range=[(-2.4, 2.4), (-2.4, 2.4)])
@@ -216,7 +218,9 @@ def main() -> None:
     except UsageError as error:
         parser.error(str(error))
     prediction: Literal["u", "x"] = "x" if options.objective == "pmf" else "u"
-    net = train(ToyNet(prediction=prediction), objective, steps=options.steps, seed=options.seed)
+    net = train_toy(
+        ToyNet(prediction=prediction), objective, steps=options.steps, seed=options.seed
+    )
     wall, busy = time.perf_counter() - begun[0], time.process_time() - begun[1]
     print(f"trained in {wall:.0f} s ({busy:.0f} s of computing)")
     print("sliced Wasserstein distance to data that training never saw:")
@@ -224,7 +228,7 @@ def main() -> None:
     print("label    data " + " ".join(f"{many:>3} step{'s' * (many > 1):1}" for many in STEPS))
     for label, row in table.items():
         print(f"{label:7}" + "".join(f"{row[many]:9.4f}" for many in (0, *STEPS)))
-    figure(net, options.figure)
+    plot_toy(net, options.figure)
     print(f"written to {options.figure}")
 
 

@@ -13,15 +13,15 @@ from ..progress import log
 from ..types import default_device
 from . import checkpoint as files
 from .config import TrainConfig
-from .data import ImageSet, load_data
+from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
 from .team import Team
-from .trainer import Moment, Trained, Trainer
+from .trainer import Moment, Trainer, TrainingResult
 
 IN_MEMORY = 4 << 30  # bytes of text features above which they are encoded as they are needed
 TOKEN_GUESS = 24  # tokens of a caption, before any was encoded
 
-__all__ = ["Moment", "Trained", "Trainer", "train"]
+__all__ = ["Moment", "Trainer", "TrainingResult", "train"]
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
     init_backbone: Path | None = None,
     callback: Callable[[Moment], None] | None = None,
     at: Collection[int] = (),
-) -> Trained:
+) -> TrainingResult:
     """Train, or go on with a training that was stopped, or find that it is finished.
 
     Args:
@@ -60,7 +60,7 @@ def train(
         finished = _finished(config)
         if finished is not None:
             return finished
-        data = data or load_data(config)
+        data = data or load_training_images(config)
         for note in data.notes:
             log.info("%s: %s", data.name, note)
         encoder: PromptEncoder | None = None
@@ -85,7 +85,7 @@ def _device(config: TrainConfig) -> torch.device:
         raise UsageError(f"--device {config.device}: {error}") from error
 
 
-def _finished(config: TrainConfig) -> Trained | None:
+def _finished(config: TrainConfig) -> TrainingResult | None:
     """The training in the folder if it is finished; raises if one with other settings is there."""
     path = files.latest(config.out)
     if path is None:
@@ -101,7 +101,9 @@ def _finished(config: TrainConfig) -> Trained | None:
         return None
     log.info("%s is finished", config.out)
     parent = config.out / files.PARENT
-    return Trained(path, parent if parent.is_dir() else None, state["step"], state["seconds"])
+    return TrainingResult(
+        path, parent if parent.is_dir() else None, state["step"], state["seconds"]
+    )
 
 
 def _encode(encoder: PromptEncoder, data: ImageSet) -> Features:

@@ -23,7 +23,7 @@ from ..files import write_json
 from ..progress import bar, log
 from . import checkpoint as files
 from .config import TrainConfig
-from .data import Held, ImageSet, picks
+from .data import ImageSet, ImagesInMemory, picks
 from .ema import EMA
 from .features import Bank, Features, check_fits
 from .meanflow import Condition, LossModule, LossTerms, Objective
@@ -36,14 +36,21 @@ from .networks import (
     sana_config,
     time_sampler,
 )
-from .optimizer import from_tensors, make_optimizers, rate, set_rate, to_tensors, trainable
+from .optimizer import (
+    from_tensors,
+    learning_rate_share,
+    make_optimizers,
+    set_rate,
+    to_tensors,
+    trainable,
+)
 from .team import Team
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A finished training: its final checkpoint, the parent from the switch, and its speed."""
 
     path: Path
@@ -111,7 +118,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------- the loop
 
-    def run(self, callback: Callable[[Moment], None] | None, at: frozenset[int]) -> Trained:
+    def run(self, callback: Callable[[Moment], None] | None, at: frozenset[int]) -> TrainingResult:
         config = self.config
         writer = Log(config.out, self.step) if self.team.leads else None
         if self.team.leads and self.step == 0:
@@ -148,7 +155,7 @@ class Trainer:
             if writer is not None:
                 writer.close()
         parent = config.out / files.PARENT
-        return Trained(path, parent if parent.is_dir() else None, self.step, self.seconds)
+        return TrainingResult(path, parent if parent.is_dir() else None, self.step, self.seconds)
 
     def _step(self) -> str | None:
         """One step of the optimizer; or why it was skipped, in words."""
@@ -156,7 +163,7 @@ class Trainer:
         if number == config.switch:
             self.spikes.norms = []  # what is usual is another thing from here on
         self.loss.objective = self.objectives[number >= config.switch]
-        set_rate(self.optimizers, config.lr * rate(config, number))
+        set_rate(self.optimizers, config.lr * learning_rate_share(config, number))
         draw = torch.Generator().manual_seed(_mixed(config.seed, number, 0))
         on_device = torch.Generator(self.device).manual_seed(_mixed(config.seed, number, 1))
         chosen = picks(self.data, number, config.batch, config.seed)
@@ -216,7 +223,7 @@ class Trainer:
             "step": self.step,
             "stage": "flow-matching" if self.step <= config.switch else config.objective,
             **row,
-            "lr": config.lr * rate(config, self.step - 1),
+            "lr": config.lr * learning_rate_share(config, self.step - 1),
             "skipped": self.spikes.skipped,
             "images_per_second": speed * config.batch,
             "seconds_left": (config.steps - self.step) / speed,
@@ -330,8 +337,8 @@ def _on_device(
     if device.type == "cuda":
         if isinstance(features, Bank):
             features = features.to(device)
-        if isinstance(data, Held):
-            data = Held(
+        if isinstance(data, ImagesInMemory):
+            data = ImagesInMemory(
                 data.name, data.pin, data.texts, data.of, data.images.to(device), data.notes
             )
     return data, features

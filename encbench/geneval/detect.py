@@ -26,9 +26,9 @@ from ..data.hub import resolve_model
 from ..encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
-    folder_of,
-    load_model,
-    read_config,
+    load_transformers,
+    model_folder,
+    read_model_config,
     readable_errors,
 )
 from ..encoders.spec import EncoderSpec
@@ -263,13 +263,13 @@ def load_mask2former(spec: EncoderSpec, device: torch.device) -> Mask2FormerDete
         patterns=["config.json", "preprocessor_config.json", *WEIGHT_FILES],
         pickle=spec.flag("pickle"),
     )
-    folder = folder_of(resolved)
-    config = read_config(folder)
+    folder = model_folder(resolved)
+    config = read_model_config(folder)
     if config.get("model_type") != "mask2former":
         raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is no mask2former")
-    read_config(folder, "preprocessor_config.json")
+    read_model_config(folder, "preprocessor_config.json")
     dtype = torch.float32 if spec.dtype == "auto" else dtype_of(spec, device)
-    model = load_model(Mask2FormerForUniversalSegmentation, spec, folder, dtype)
+    model = load_transformers(Mask2FormerForUniversalSegmentation, spec, folder, dtype)
     labels = match_labels({int(i): str(n) for i, n in model.config.id2label.items()}, spec.source)
     with readable_errors(spec, folder, "image preprocessing"):
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)

@@ -25,7 +25,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleFile:
     """One image that should be there. ``path`` is None where it is not; ``file`` is its name
     inside the folder."""
 
@@ -46,7 +46,7 @@ class ImageFolder:
 
     root: Path
     prompts: tuple[GenevalPrompt, ...]
-    samples: dict[int, tuple[Sample, ...]]
+    samples: dict[int, tuple[SampleFile, ...]]
     notes: tuple[str, ...]
 
 
@@ -115,17 +115,17 @@ def _images(folder: Path) -> list[Path]:
 
 def _samples(
     folder: Path, there: Sequence[Path], stems: Sequence[str], wanted: int
-) -> tuple[Sample, ...]:
+) -> tuple[SampleFile, ...]:
     def name(path: Path) -> str:
         return path.relative_to(folder.parent).as_posix()
 
-    rows = [Sample(name(path), path) for path in there[:wanted]]
+    rows = [SampleFile(name(path), path) for path in there[:wanted]]
     have = {path.stem for path in there}
     # named as its neighbors' images are, and simply numbered where those do not tell
     spare = [stem for stem in stems if stem not in have]
     spare += [f"{i:04d}" for i in range(wanted) if f"{i:04d}" not in {*have, *stems}]
     for stem in spare[: max(wanted - len(rows), 0)]:
-        rows.append(Sample(f"{folder.name}/{SAMPLES}/{stem}.png", None))
+        rows.append(SampleFile(f"{folder.name}/{SAMPLES}/{stem}.png", None))
     return tuple(sorted(rows, key=lambda sample: sample.file))
 
 

@@ -24,7 +24,7 @@ NAME = "gallery.html"
 HUES = (0, 210, 120, 40, 280, 170, 320, 70)  # of boxes, one a class
 
 
-def build_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
+def build_image_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
     """Write the page.
 
     Args:

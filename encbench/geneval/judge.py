@@ -27,7 +27,7 @@ from ..errors import ModelError, UsageError
 from ..files import digest, write_atomic
 from ..shipped import read_manifest, shipped
 from ..types import Detection
-from .judge_look import Look, look
+from .judge_look import SecondLook, measure_objects
 from .verdict import THRESHOLD
 
 WEIGHTS = Path(__file__).parent / "weights" / "scene-judge"
@@ -156,7 +156,7 @@ class SceneJudge:
     labels = SHAPES
 
     def __init__(
-        self, name: str, net: SceneNet, look: Look, *, threshold: float = THRESHOLD
+        self, name: str, net: SceneNet, look: SecondLook, *, threshold: float = THRESHOLD
     ) -> None:
         self.name, self.threshold = name, threshold
         self.look = look.eval().requires_grad_(False)
@@ -189,7 +189,7 @@ class SceneJudge:
         scale = torch.tensor([wide, high, wide, high])
         found: list[list[Detection]] = []
         for start in range(0, len(images), BATCH):
-            part = fit(images[start : start + BATCH].to(self.device, torch.float32))
+            part = resize_for_judge(images[start : start + BATCH].to(self.device, torch.float32))
             found += self._judge(part, scale)
         return found
 
@@ -197,7 +197,7 @@ class SceneJudge:
         self, images: Float[Tensor, "N 3 64 64"], scale: Int[Tensor, " 4"]
     ) -> list[list[Detection]]:
         at = peaks(self.net(images))
-        colors, odds = self.look(look(images, at.image, at.shape, at.box), at.likely)
+        colors, odds = self.look(measure_objects(images, at.image, at.shape, at.box), at.likely)
         rows = zip(
             at.image.tolist(), at.shape.tolist(), colors.argmax(1).tolist(),
             odds.sigmoid().tolist(), (at.box.cpu() * scale).tolist(), strict=True,
@@ -209,7 +209,7 @@ class SceneJudge:
         return [sorted(row, key=lambda each: -each.score) for row in found]
 
 
-def fit(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 64 64"]:
+def resize_for_judge(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 64 64"]:
     """Images at the side that the network sees, smoothed where they get smaller.
 
     Raises:
@@ -225,7 +225,7 @@ def fit(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 64 64"]:
 # --------------------------------------------------------------------------------- on disk
 
 
-def save_judge(net: SceneNet, second: Look, folder: Path) -> None:
+def save_judge(net: SceneNet, second: SecondLook, folder: Path) -> None:
     """Write a folded network and its second look: ``model.safetensors`` and ``config.json``.
 
     Raises:
@@ -259,7 +259,7 @@ def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Sc
     both = nn.ModuleDict(
         {
             "net": SceneNet(JudgeConfig(tuple(about["widths"]), tuple(about["blocks"]))),
-            "look": Look(),
+            "look": SecondLook(),
         }
     )
     both.load_state_dict(load((folder / "model.safetensors").read_bytes()))
@@ -267,5 +267,5 @@ def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Sc
     revision = digest(read_manifest(folder)["files"])
     net, second = both["net"], both["look"]
     assert isinstance(net, SceneNet)
-    assert isinstance(second, Look)
+    assert isinstance(second, SecondLook)
     return SceneJudge(f"scenes@{revision[:12]}", net, second)

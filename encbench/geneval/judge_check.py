@@ -36,11 +36,11 @@ def recovered(
 
 def match(found: Sequence[Detection], thing: Detection) -> Detection | None:
     """The object that lies where a true one does, whatever it was called; None if none does."""
-    best = max(found, key=lambda each: share(each.box, thing.box), default=None)
-    return best if best is not None and share(best.box, thing.box) > OVERLAP else None
+    best = max(found, key=lambda each: box_iou(each.box, thing.box), default=None)
+    return best if best is not None and box_iou(best.box, thing.box) > OVERLAP else None
 
 
-def share(a: Box, b: Box) -> float:
+def box_iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes in continuous coordinates; 0 without area."""
     wide = min(a[2], b[2]) - max(a[0], b[0])
     high = min(a[3], b[3]) - max(a[1], b[1])

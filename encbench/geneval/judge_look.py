@@ -24,7 +24,7 @@ COLOR_NUMBERS, SCORE_NUMBERS = 9, 4
 LIKELY = 1e-4  # probabilities are kept this far from 0 and 1
 
 
-class Look(nn.Module):
+class SecondLook(nn.Module):
     """The two small networks. Of some thousand weights, fitted after the detector."""
 
     def __init__(self, width: int = 32) -> None:
@@ -49,7 +49,7 @@ class Look(nn.Module):
         return self.color(colors), score[:, 0]
 
 
-def look(
+def measure_objects(
     images: Float[Tensor, "N 3 S S"],
     image: Int[Tensor, " n"],
     shape: Int[Tensor, " n"],

@@ -70,7 +70,7 @@ def box(width: Float[Tensor, " N"], side: int) -> Float[Tensor, "N S S"]:
     return weights / weights.sum(2, keepdim=True)
 
 
-def coarse(cells: Int[Tensor, " N"], side: int) -> Float[Tensor, "N S S"]:
+def coarsening_matrices(cells: Int[Tensor, " N"], side: int) -> Float[Tensor, "N S S"]:
     """Matrices that shrink one axis to ``cells`` pixels and stretch it again."""
     kinds = {}
     for number in set(cells.tolist()):
@@ -112,7 +112,7 @@ def degrade(seen: Pictures, draw: Generator) -> Pictures:
     smear = box(side * 0.1 * rand(n, draw=draw), side)
     across = torch.where(chance(n, 0.08, draw)[:, None, None], smear, across)
     down = torch.where(chance(n, 0.08, draw)[:, None, None], smear, down)
-    few = coarse(torch.randint(20, 48, (n,), generator=draw).clamp(max=side), side)
+    few = coarsening_matrices(torch.randint(20, 48, (n,), generator=draw).clamp(max=side), side)
     which = chance(n, 0.12, draw)[:, None, None]
     across, down = torch.where(which, few, across), torch.where(which, few, down)
     images = down[:, None] @ images @ across[:, None].transpose(2, 3)

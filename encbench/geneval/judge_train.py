@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-from ..data.scenes.sampler import sample
+from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
 from ..files import write_atomic
 from ..progress import bar, log, show_log
@@ -35,14 +35,14 @@ from .judge import (
     Maps,
     SceneJudge,
     SceneNet,
-    fit,
     folded,
     load_judge,
     peaks,
+    resize_for_judge,
     save_judge,
 )
 from .judge_layers import disturb, layers, paint
-from .judge_look import Look, look
+from .judge_look import SecondLook, measure_objects
 from .judge_pixels import CLEAR, GONE, Pictures, degrade, nothing
 
 NEAR, FAR = 0.75, 1.6  # cells: an object's center is named by those nearer, and by none farther
@@ -57,7 +57,7 @@ ROUND = 4  # batches drawn at a time
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JudgeRecipe:
     """How a judge is made.
 
     Attributes:
@@ -122,7 +122,7 @@ def targets(seen: Pictures) -> Targets:
     )
 
 
-def loss(maps: Maps, want: Targets) -> Float[Tensor, " 3"]:
+def judge_loss(maps: Maps, want: Targets) -> Float[Tensor, " 3"]:
     """Of the shapes, the colors and the boxes, each for one named cell."""
     many = want.named.sum().clamp(min=1)
     shape = cross_entropy(maps.shape, want.shape, reduction="none")
@@ -132,11 +132,13 @@ def loss(maps: Maps, want: Targets) -> Float[Tensor, " 3"]:
     return torch.stack(parts) / many
 
 
-def pictures(recipe: Recipe, step: int, draw: Generator) -> Pictures:
+def pictures(recipe: JudgeRecipe, step: int, draw: Generator) -> Pictures:
     """One batch: scenes of all worlds, rendered at all sides, as they share it."""
     n = recipe.batch
     parts = [
-        sample("judge-train", math.ceil(n * share), seed=recipe.seed, start=step * n, world=world)
+        sample_scenes(
+            "judge-train", math.ceil(n * share), seed=recipe.seed, start=step * n, world=world
+        )
         for world, share in WORLDS
     ]
     batch = _joined(parts)
@@ -167,7 +169,7 @@ def disturbed(
     part = batch.take(rest.numpy())
     rough = degrade(paint(disturb(layers(part, side), part, draw)), draw)
     parts = [plain.take(torch.arange(untouched)), rough, nothing(plain.images, none, draw)]
-    return _together([replace(each, images=fit(each.images)) for each in parts])
+    return _together([replace(each, images=resize_for_judge(each.images)) for each in parts])
 
 
 def _together(parts: list[Pictures]) -> Pictures:
@@ -188,7 +190,7 @@ def _together(parts: list[Pictures]) -> Pictures:
     return Pictures(**{name: joined(name, fill) for name, fill in fills.items()})
 
 
-def new_net(recipe: Recipe) -> SceneNet:
+def new_net(recipe: JudgeRecipe) -> SceneNet:
     """A network with batch normalization and random weights."""
     torch.manual_seed(recipe.seed)
     net = SceneNet(recipe.net, norm=True)
@@ -200,7 +202,7 @@ def new_net(recipe: Recipe) -> SceneNet:
 
 
 def train(
-    recipe: Recipe, start: SceneNet | None = None
+    recipe: JudgeRecipe, start: SceneNet | None = None
 ) -> tuple[SceneNet, list[tuple[float, float, float]]]:
     """A network, and the three losses of each step; a new one if ``start`` is None."""
     draw = Generator().manual_seed(recipe.seed)
@@ -218,7 +220,7 @@ def train(
             if step % ROUND == 0:  # many at a time are drawn faster
                 seen = pictures(replace(recipe, batch=ROUND * recipe.batch), step // ROUND, draw)
             few = seen.take(torch.arange(recipe.batch) + step % ROUND * recipe.batch)
-            parts = loss(net(few.images), targets(few))
+            parts = judge_loss(net(few.images), targets(few))
             optimizer.zero_grad(set_to_none=True)
             (parts * weights).sum().backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -235,7 +237,7 @@ def train(
     return net.eval(), curve
 
 
-def second_look(net: SceneNet, recipe: Recipe) -> Look:
+def second_look(net: SceneNet, recipe: JudgeRecipe) -> SecondLook:
     """Fitted on what a folded network finds in pictures of a seed of their own, a third of which
     hold nothing. What lies on an object that is only partly there is left out."""
     draw = Generator().manual_seed(recipe.seed + HELD)
@@ -243,7 +245,7 @@ def second_look(net: SceneNet, recipe: Recipe) -> Look:
     rows = [_looks(net, pictures(held, number, draw)) for number in range(recipe.looks)]
     seen, likely, right, hue = (torch.cat(column) for column in zip(*rows, strict=True))
     torch.manual_seed(recipe.seed)
-    second = Look()
+    second = SecondLook()
     if not len(seen):
         return second
     optimizer = torch.optim.AdamW(second.parameters(), lr=1e-2, weight_decay=1e-3)
@@ -266,7 +268,7 @@ def _looks(net: SceneNet, seen: Pictures) -> tuple[Tensor, Tensor, Tensor, Tenso
     and its true color (-1 for none)."""
     with torch.no_grad():
         at = peaks(net(seen.images))
-        numbers = look(seen.images, at.image, at.shape, at.box)
+        numbers = measure_objects(seen.images, at.image, at.shape, at.box)
     center = (at.box[:, None, :2] + at.box[:, None, 2:]) / 2
     shape, share, box = seen.shape[at.image], seen.share[at.image], seen.box[at.image]
     away = (box[:, :, :2] - center).abs()
@@ -282,7 +284,7 @@ def _looks(net: SceneNet, seen: Pictures) -> tuple[Tensor, Tensor, Tensor, Tenso
     return numbers[kept], at.likely[kept], right[kept], hue[kept]
 
 
-def make(recipe: Recipe, out: Path, start: SceneJudge | None = None) -> SceneJudge:
+def train_judge(recipe: JudgeRecipe, out: Path, start: SceneJudge | None = None) -> SceneJudge:
     """Train, fold, fit the second look, and write.
 
     Args:
@@ -323,17 +325,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--rate", type=float, default=Recipe.rate)
+    parser.add_argument("--steps", type=int, default=JudgeRecipe.steps)
+    parser.add_argument("--rate", type=float, default=JudgeRecipe.rate)
     parser.add_argument("--widths", type=int, nargs=3, default=JudgeConfig.widths)
     parser.add_argument("--blocks", type=int, nargs=3, default=JudgeConfig.blocks)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--seed", type=int, default=JudgeRecipe.seed)
     parser.add_argument("--from", dest="start", type=Path, help="folder of a judge to go on with")
     options = parser.parse_args()
     show_log()
     config = JudgeConfig(tuple(options.widths), tuple(options.blocks))
-    recipe = Recipe(steps=options.steps, rate=options.rate, seed=options.seed, net=config)
-    make(recipe, options.out, load_judge(folder=options.start) if options.start else None)
+    recipe = JudgeRecipe(steps=options.steps, rate=options.rate, seed=options.seed, net=config)
+    train_judge(recipe, options.out, load_judge(folder=options.start) if options.start else None)
     log.info("the judge is in %s", options.out)
 
 

@@ -24,8 +24,8 @@ from ..types import Detection, ImageRecord
 from ..vision import open_image
 from .colors import ColorClassifier, Crop
 from .detect import Detector
-from .folder import ImageFolder, Sample
-from .verdict import ClauseResult, Verdict, judge, keep_objects, needs_color
+from .folder import ImageFolder, SampleFile
+from .verdict import ClauseResult, ImageVerdict, judge_image, keep_objects, needs_color
 
 VERSION = 1  # raised whenever the same images would be judged otherwise
 CHUNK = 64  # images in memory at a time; all their crops are named together
@@ -48,7 +48,7 @@ class ImageResult:
     size: tuple[int, int]
     problem: str
     objects: tuple[Detection, ...]
-    verdict: Verdict | None
+    verdict: ImageVerdict | None
     sha256: str = ""
 
 
@@ -98,7 +98,7 @@ def score_folder(
         colors: loads the classifier; called when the first color is needed that the detector
             does not give. None = there is no classifier.
         colors_name: what tells the classifier's results from others', before it is loaded.
-        overlap_limit: see :func:`~encbench.geneval.verdict.judge`.
+        overlap_limit: see :func:`~encbench.geneval.verdict.judge_image`.
 
     Raises:
         DataError: if the prompts have a class that the detector does not know, or need colors
@@ -195,7 +195,9 @@ class _Work:
         self.detector, self.colors, self.limit = detector, colors, overlap_limit
         self.classifier: ColorClassifier | None = None
 
-    def judge(self, part: Sequence[tuple[GenevalPrompt, Sequence[Sample]]]) -> list[PromptResult]:
+    def judge(
+        self, part: Sequence[tuple[GenevalPrompt, Sequence[SampleFile]]]
+    ) -> list[PromptResult]:
         samples = [sample for _, row in part for sample in row]
         with ThreadPoolExecutor(8) as pool:
             loaded = list(pool.map(_load, samples))
@@ -217,7 +219,9 @@ class _Work:
                 image, problem, sha256 = loaded[place]
                 objects = found[place]
                 verdict = (
-                    judge(objects, prompt, overlap_limit=self.limit) if image is not None else None
+                    judge_image(objects, prompt, overlap_limit=self.limit)
+                    if image is not None
+                    else None
                 )
                 plain = tuple(replace(each, mask=None) for each in objects)
                 size = image.size if image is not None else (0, 0)
@@ -245,7 +249,7 @@ class _Work:
                 found[i][j] = replace(found[i][j], color=color)
 
 
-def _load(sample: Sample) -> tuple[Image | None, str, str]:
+def _load(sample: SampleFile) -> tuple[Image | None, str, str]:
     """The image, why it cannot be had ('' if it can), and the sha256 of its file."""
     if sample.path is None:
         return None, f"{sample.file} is missing", ""
@@ -280,7 +284,7 @@ def _place(out: Path, prompt: GenevalPrompt) -> Path:
 
 
 def _kept(
-    path: Path, settings: list[Any], prompt: GenevalPrompt, samples: Sequence[Sample]
+    path: Path, settings: list[Any], prompt: GenevalPrompt, samples: Sequence[SampleFile]
 ) -> PromptResult | None:
     """What was found before, if it is of the same images, prompt and settings."""
     if not path.is_file():
@@ -297,7 +301,7 @@ def _kept(
         return None  # damaged or of another version: made again
 
 
-def _sha256(sample: Sample) -> str:
+def _sha256(sample: SampleFile) -> str:
     if sample.path is None:
         return ""
     with sample.path.open("rb") as file:
@@ -341,7 +345,7 @@ def _from_json(record: dict[str, Any]) -> PromptResult:
                 ClauseResult(clause, out, c["correct"], tuple(c["objects"]), c["reason"])
                 for (clause, out), c in zip(clauses, said["clauses"], strict=True)
             ]
-            verdict = Verdict(said["correct"], said["reason"], tuple(parts))
+            verdict = ImageVerdict(said["correct"], said["reason"], tuple(parts))
         objects = tuple(
             Detection(d["label"], tuple(d["box"]), d["score"], color=d["color"])
             for d in entry["objects"]

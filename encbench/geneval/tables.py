@@ -26,7 +26,7 @@ OVERALL = "overall"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """Two models on the same prompts.
 
     Attributes:
@@ -122,7 +122,7 @@ def _by_task(
     return found
 
 
-def compare(first: Scoring, second: Scoring, *, seed: int = 0) -> Comparison:
+def compare_scorings(first: Scoring, second: Scoring, *, seed: int = 0) -> ScoreComparison:
     """Two folders of images of the same prompts, prompt by prompt.
 
     Raises:
@@ -144,7 +144,7 @@ def compare(first: Scoring, second: Scoring, *, seed: int = 0) -> Comparison:
             made[side][name] = Score(float(d.value[side]), d.n, *d.interval(side))
         low, high = np.percentile(d.draws[:, 1] - d.draws[:, 0], LEVEL)
         made[2][name] = Score(float(d.value[1] - d.value[0]), d.n, float(low), float(high))
-    return Comparison(made[0], made[1], made[2], tuple(notes))
+    return ScoreComparison(made[0], made[1], made[2], tuple(notes))
 
 
 def agree(first: Scoring, second: Scoring, *, seed: int = 0) -> Agreement:

@@ -12,7 +12,7 @@ from ..files import write_atomic, write_json
 from ..types import Score
 from .folder import PUBLISHED
 from .score import Scoring
-from .tables import OVERALL, Agreement, Comparison, breakdown, task_scores
+from .tables import OVERALL, Agreement, ScoreComparison, breakdown, task_scores
 
 
 def write_scores(scoring: Scoring, out: Path, *, seed: int = 0) -> dict[str, Score]:
@@ -67,7 +67,7 @@ def _problems(scoring: Scoring, most: int = 10) -> list[str]:
     return lines
 
 
-def comparison_lines(found: Comparison) -> list[str]:
+def comparison_lines(found: ScoreComparison) -> list[str]:
     """The table that ``encbench geneval compare`` prints."""
     lines = [
         f"{'':14s} {'first':>6s} {'second':>7s}  {'difference':>10s}   {'95 % interval':17s} n"

@@ -44,7 +44,7 @@ class ClauseResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ImageVerdict:
     """Right or wrong, why (one line for each clause that fails), and clause by clause."""
 
     correct: bool
@@ -52,9 +52,9 @@ class Verdict:
     clauses: tuple[ClauseResult, ...]
 
 
-def judge(
+def judge_image(
     detections: Sequence[Detection], prompt: GenevalPrompt, *, overlap_limit: float = 1.0
-) -> Verdict:
+) -> ImageVerdict:
     """Whether an image shows what its prompt asks for.
 
     Args:
@@ -81,7 +81,7 @@ def judge(
         reason = "" if few else f"expected {clause.label}<{clause.count}, found {found}"
         results.append(ClauseResult(clause, True, few, objects, reason))
     reasons = [result.reason for result in results if not result.correct]
-    return Verdict(not reasons, "\n".join(reasons), tuple(results))
+    return ImageVerdict(not reasons, "\n".join(reasons), tuple(results))
 
 
 def needs_color(
@@ -135,7 +135,7 @@ def overlap(a: Box, b: Box) -> float:
     return inner / union if union else 0.0
 
 
-def relations(a: Box, b: Box) -> list[str]:
+def relations_of_boxes(a: Box, b: Box) -> list[str]:
     """How the first box stands to the second: none, one or two relations.
 
     The offset of the centers is shrunk towards zero by a tenth of both sizes, and compared with
@@ -195,7 +195,7 @@ def _misplaced(
         return f"no target for {clause.label} to be {relation}"
     for place in objects:
         for other in target.objects:
-            found = relations(detections[place].box, detections[other].box)
+            found = relations_of_boxes(detections[place].box, detections[other].box)
             if relation not in found:
                 return (
                     f"expected {clause.label} {relation} target, found {' and '.join(found)} target"

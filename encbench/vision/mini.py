@@ -14,7 +14,7 @@ from ..data.hub import ResolvedModel
 from ..errors import UsageError
 from ..shipped import read_manifest, shipped
 from ..types import ReEncoder
-from ..zoo.catalog import REENCODER, STAGES, folder_of
+from ..zoo.catalog import REENCODER, STAGES, zoo_folder
 from . import ReEncoderFamily, ReEncoderSpec
 from .dino import DINOV3, OPTIONS
 
@@ -23,14 +23,14 @@ def _inner(spec: ReEncoderSpec) -> ReEncoderSpec:
     """The same model, as DINOv3's adapter names it; its files are checked."""
     if spec.source or spec.revision:
         raise UsageError(f"'{spec}': write just '{REENCODER}'; it comes with encbench")
-    folder = shipped(folder_of(REENCODER, spec.get("step", "final")))
+    folder = shipped(zoo_folder(REENCODER, spec.get("step", "final")))
     passed = tuple(option for option in spec.options if option[0] != "step")
     return ReEncoderSpec(DINOV3.name, str(folder), None, passed)
 
 
 def _resolve(spec: ReEncoderSpec) -> ResolvedModel:
     inner = _inner(spec)
-    about = read_manifest(folder_of(REENCODER, spec.get("step", "final")))["about"]
+    about = read_manifest(zoo_folder(REENCODER, spec.get("step", "final")))["about"]
     return replace(DINOV3.resolve(inner), license=str(about.get("license", "unknown")))
 
 

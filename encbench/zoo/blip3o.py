@@ -23,14 +23,14 @@ from .recipe import (
     HEADS,
     TEXTS,
     WIDTH,
-    At,
-    Recipe,
     Schedule,
+    StepContext,
+    ZooRecipe,
     parameters_of,
     save_halved,
     save_tokenizer,
 )
-from .text import REQUEST, SYSTEM, by_length, token_ids, tokenizer_for, told
+from .text import REQUEST, SYSTEM, by_length, caption_scenes, token_ids, tokenizer_for
 from .vq import CODES, SIDE, TOKENS, load_vq
 
 TURN, TURN_END, IMAGE, IMAGE_END = "<|im_start|>", "<|im_end|>", "<im_start>", "<im_end>"
@@ -44,7 +44,7 @@ CHAT = (
 )
 
 
-class Blip3oRecipe(Recipe):
+class Blip3oRecipe(ZooRecipe):
     """Next token over caption and image tokens, each of the two parts by its own mean.
 
     Args:
@@ -85,9 +85,9 @@ class Blip3oRecipe(Recipe):
             )
         )
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
-        scenes, texts = told(at.number * size, size, at.seed)
+        scenes, texts = caption_scenes(at.number * size, size, at.seed)
         first, end = self.id("<I0>"), self.id(IMAGE_END)
         images = (self.vq.tokens(render(scenes, SIDE)) + first).tolist()
         heard = token_ids(self.tokenizer, texts)

@@ -11,7 +11,7 @@ from ..errors import UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .recipe import Recipe
+    from .recipe import ZooRecipe
 
 WEIGHTS = Path(__file__).parent / "weights"
 STAGES: dict[str, float] = {"final": 1.0, "20pct": 0.2, "3pct": 0.03}
@@ -45,7 +45,7 @@ def stages_of(name: str) -> tuple[str, ...]:
     return ("final",) if name == QUANTIZER else tuple(STAGES)
 
 
-def folder_of(name: str, stage: str = "final", root: Path = WEIGHTS) -> Path:
+def zoo_folder(name: str, stage: str = "final", root: Path = WEIGHTS) -> Path:
     """Where a member's files lie.
 
     Raises:
@@ -58,7 +58,7 @@ def folder_of(name: str, stage: str = "final", root: Path = WEIGHTS) -> Path:
     return root / (name if stage == "final" else f"{name}-{stage}")
 
 
-def recipe_of(name: str, root: Path = WEIGHTS) -> Recipe:
+def zoo_recipe(name: str, root: Path = WEIGHTS) -> ZooRecipe:
     """The recipe of a member; ``root`` is where scene-vq is looked for first.
 
     Raises:
@@ -68,12 +68,12 @@ def recipe_of(name: str, root: Path = WEIGHTS) -> Recipe:
     if name not in NAMES:
         raise UnknownNameError("member of the zoo", name, NAMES)
     module, attribute = _RECIPES[name]
-    recipe: Callable[..., Recipe] = getattr(
+    recipe: Callable[..., ZooRecipe] = getattr(
         importlib.import_module(f".{module}", __package__), attribute
     )
     if name == "mini-blip3o":
-        own = folder_of(QUANTIZER, root=root)
-        return recipe(own if own.is_dir() else folder_of(QUANTIZER))
+        own = zoo_folder(QUANTIZER, root=root)
+        return recipe(own if own.is_dir() else zoo_folder(QUANTIZER))
     return recipe()
 
 

@@ -19,14 +19,14 @@ from .recipe import (
     MLP,
     TEXTS,
     WIDTH,
-    At,
-    Recipe,
     Schedule,
+    StepContext,
+    ZooRecipe,
     parameters_of,
     save_halved,
     save_tokenizer,
 )
-from .text import Told, by_length, token_ids, tokenizer_for, told
+from .text import CaptionedScenes, by_length, caption_scenes, token_ids, tokenizer_for
 
 SIDE, PATCH = 32, 4
 IMAGE_WIDTH, IMAGE_DEPTH = 96, 2
@@ -37,7 +37,7 @@ HOTTEST = 4.6052  # log of the greatest inverse temperature, 100
 BLOCK = 16  # batches that are made together, so that each holds scenes that are much alike
 
 
-class ClipRecipe(Recipe):
+class ClipRecipe(ZooRecipe):
     """The symmetric cross-entropy over a batch's cosines, with a learned temperature."""
 
     name = "mini-clip"
@@ -80,7 +80,7 @@ class ClipRecipe(Recipe):
         )
         return transformers.CLIPModel(config)
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
         scenes, texts = alike(at.number, size, at.seed)
         pixels = render(scenes, SIDE)
@@ -110,7 +110,7 @@ class ClipRecipe(Recipe):
         return parameters_of(model.text_model, model.text_projection)
 
 
-def alike(number: int, size: int, seed: int) -> Told:
+def alike(number: int, size: int, seed: int) -> CaptionedScenes:
     """Batch ``number``: of BLOCK batches' scenes, those that share a ground, and by turns the
     color or the shape of an object.
 
@@ -121,9 +121,9 @@ def alike(number: int, size: int, seed: int) -> Told:
     scenes, texts = _block(block, size * BLOCK, seed)
     shared = (scenes.color, scenes.shape)[block % 2][:, 0]
     rows = np.lexsort((shared, scenes.ground))[part * size : (part + 1) * size]
-    return Told(scenes.take(rows), [texts[i] for i in rows])
+    return CaptionedScenes(scenes.take(rows), [texts[i] for i in rows])
 
 
 @lru_cache(maxsize=1)
-def _block(block: int, size: int, seed: int) -> Told:
-    return told(block * size, size, seed)
+def _block(block: int, size: int, seed: int) -> CaptionedScenes:
+    return caption_scenes(block * size, size, seed)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.scenes.render import render
-from ..data.scenes.sampler import sample
+from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.world import COLORS, GROUNDS, SceneBatch, colors_on
-from .recipe import At, Recipe, Schedule, parameters_of, save_halved
+from .recipe import Schedule, StepContext, ZooRecipe, parameters_of, save_halved
 
 SPLIT = "reencoder-train"
 SIDE, PATCH = 32, 4
@@ -59,7 +59,7 @@ class Student(nn.Module):
         return tokens, self.prototypes(functional.normalize(self.head(tokens), dim=1))
 
 
-class Pair(nn.Module):
+class StudentTeacher(nn.Module):
     """Student and teacher; only the student is trained."""
 
     def __init__(self, student: Student) -> None:
@@ -68,7 +68,7 @@ class Pair(nn.Module):
         self.teacher = copy.deepcopy(student).requires_grad_(False)
 
 
-class DinoRecipe(Recipe):
+class DinoRecipe(ZooRecipe):
     """Self-distillation on scenes of the split 'reencoder-train'."""
 
     name = "mini-dinov3"
@@ -89,11 +89,11 @@ class DinoRecipe(Recipe):
             num_register_tokens=2,
             pos_embed_rescale=None,
         )
-        return Pair(Student(transformers.DINOv3ViTModel(config)))
+        return StudentTeacher(Student(transformers.DINOv3ViTModel(config)))
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
-        scenes = sample(SPLIT, size, seed=at.seed, start=at.number * size)
+        scenes = sample_scenes(SPLIT, size, seed=at.seed, start=at.number * size)
         views = [view(scenes, at, which) for which in (0, 1)]
         with torch.no_grad():
             wanted = [balanced(model.teacher(pixels)[1] / TEACHER_HEAT) for pixels in views]
@@ -105,7 +105,7 @@ class DinoRecipe(Recipe):
             total = total + SPREAD * koleo(tokens) / 2
         return total
 
-    def after(self, model: Any, at: At) -> None:
+    def after(self, model: Any, at: StepContext) -> None:
         first, last = SLOW
         keep = last - (last - first) * (1 + math.cos(math.pi * at.progress)) / 2
         with torch.no_grad():
@@ -125,7 +125,7 @@ class DinoRecipe(Recipe):
         return parameters_of(vit)
 
 
-def view(scenes: SceneBatch, at: At, which: int) -> Float[Tensor, "N 3 H W"]:
+def view(scenes: SceneBatch, at: StepContext, which: int) -> Float[Tensor, "N 3 H W"]:
     """The objects of scenes elsewhere, a little nearer, mirrored or not, with noise.
 
     Half of the views keep the places; in the others the whole layout is mirrored or turned and

@@ -16,17 +16,17 @@ from .recipe import (
     HEADS,
     TEXTS,
     WIDTH,
-    At,
-    Recipe,
     Schedule,
+    StepContext,
+    ZooRecipe,
     parameters_of,
     save_halved,
     save_tokenizer,
 )
-from .text import END, by_length, token_ids, tokenizer_for, told
+from .text import END, by_length, caption_scenes, token_ids, tokenizer_for
 
 
-class GemmaRecipe(Recipe):
+class GemmaRecipe(ZooRecipe):
     """Plain language modeling; a caption ends with the end token, which prompts don't get."""
 
     name = "mini-gemma"
@@ -59,9 +59,9 @@ class GemmaRecipe(Recipe):
             )
         )
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
-        texts = told(at.number * size, size, at.seed).texts
+        texts = caption_scenes(at.number * size, size, at.seed).texts
         end = self.tokenizer.convert_tokens_to_ids(END)
         ids = [[*row, end] for row in token_ids(self.tokenizer, texts)]
         total, count = torch.zeros(()), 0

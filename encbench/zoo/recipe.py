@@ -47,7 +47,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class At:
+class StepContext:
     """A point in training: step ``number`` (from 0) of ``steps``; ``seed`` of the run."""
 
     number: int
@@ -64,7 +64,7 @@ class At:
         return torch.Generator().manual_seed(mixed)
 
 
-class Recipe(ABC):
+class ZooRecipe(ABC):
     """One member of the zoo.
 
     Attributes:
@@ -84,10 +84,10 @@ class Recipe(ABC):
         """The network, initialized by torch's global seed."""
 
     @abstractmethod
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         """The loss of a step's batch, which depends on ``at`` alone; a scalar."""
 
-    def after(self, model: Any, at: At) -> None:
+    def after(self, model: Any, at: StepContext) -> None:
         """What else happens after a step of the optimizer."""
         return
 
@@ -133,9 +133,9 @@ __all__ = [
     "MLP",
     "TEXTS",
     "WIDTH",
-    "At",
-    "Recipe",
     "Schedule",
+    "StepContext",
+    "ZooRecipe",
     "parameters_of",
     "save_card",
     "save_halved",

@@ -17,21 +17,21 @@ from .recipe import (
     HEADS,
     TEXTS,
     WIDTH,
-    At,
-    Recipe,
     Schedule,
+    StepContext,
+    ZooRecipe,
     parameters_of,
     save_halved,
     save_tokenizer,
 )
-from .text import by_length, token_ids, tokenizer_for, told
+from .text import by_length, caption_scenes, token_ids, tokenizer_for
 
 SENTINELS = 20
 CUT, SPAN = 0.15, 3  # share of tokens that is cut out, and their mean number in a span
 DECODER_DEPTH = 2
 
 
-class T5Recipe(Recipe):
+class T5Recipe(ZooRecipe):
     """Span corruption. The decoder is thrown away."""
 
     name = "mini-t5"
@@ -65,9 +65,9 @@ class T5Recipe(Recipe):
             )
         )
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
-        texts = told(at.number * size, size, at.seed).texts
+        texts = caption_scenes(at.number * size, size, at.seed).texts
         draw = np.random.default_rng([at.seed, at.number])
         pairs = [corrupt(row, self.sentinels, draw) for row in token_ids(self.tokenizer, texts)]
         total, count = torch.zeros(()), 0

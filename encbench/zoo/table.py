@@ -7,18 +7,18 @@ from pathlib import Path
 
 from ..errors import ModelError
 from ..shipped import read_manifest, shipped
-from .catalog import NAMES, WEIGHTS, folder_of, stages_of
+from .catalog import NAMES, WEIGHTS, stages_of, zoo_folder
 
 
 @dataclass(frozen=True)
-class Row:
+class ZooRow:
     """A line of the table; ``problem`` says what is wrong with the files, or is empty."""
 
     cells: tuple[str, ...]
     problem: str = ""
 
 
-def rows(root: Path | None = None) -> list[Row]:
+def zoo_rows(root: Path | None = None) -> list[ZooRow]:
     """All members that are in a folder, in the catalog's order; of the shipped ones also those
     that are missing."""
     where = root or WEIGHTS
@@ -26,12 +26,12 @@ def rows(root: Path | None = None) -> list[Row]:
         _row(name, stage, where)
         for name in NAMES
         for stage in stages_of(name)
-        if root is None or folder_of(name, stage, where).is_dir()
+        if root is None or zoo_folder(name, stage, where).is_dir()
     ]
 
 
-def _row(name: str, stage: str, root: Path) -> Row:
-    folder = folder_of(name, stage, root)
+def _row(name: str, stage: str, root: Path) -> ZooRow:
+    folder = zoo_folder(name, stage, root)
     problem = ""
     try:
         shipped(folder)
@@ -41,9 +41,9 @@ def _row(name: str, stage: str, root: Path) -> Row:
         about = read_manifest(folder)["about"]
     except ModelError:
         state = "damaged" if folder.is_dir() else "missing"
-        return Row((name, "", stage, "", "", "", "", state), problem)
+        return ZooRow((name, "", stage, "", "", "", "", state), problem)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Row(
+    return ZooRow(
         (
             name,
             str(about["objective"]),

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..data.scenes.captions import Style, caption
-from ..data.scenes.sampler import sample
+from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.splits import Tier
 from ..data.scenes.world import SceneBatch
 from ..vision.labels import COCO
@@ -36,7 +36,7 @@ SYSTEM = "You are a helpful assistant."
 REQUEST = "Please generate image based on the following caption: {}"
 
 
-def captions(batch: SceneBatch, start: int) -> list[str]:
+def training_captions(batch: SceneBatch, start: int) -> list[str]:
     """The captions of scenes ``start``, ``start + 1``, ... of the split."""
     found = []
     for i, scene in enumerate(batch, start):
@@ -45,17 +45,17 @@ def captions(batch: SceneBatch, start: int) -> list[str]:
     return found
 
 
-class Told(NamedTuple):
+class CaptionedScenes(NamedTuple):
     """Scenes and a caption of each."""
 
     scenes: SceneBatch
     texts: list[str]
 
 
-def told(start: int, count: int, seed: int) -> Told:
+def caption_scenes(start: int, count: int, seed: int) -> CaptionedScenes:
     """Scenes ``start`` to ``start + count`` of the split, with their captions."""
-    scenes = sample(SPLIT, count, seed=seed, start=start)
-    return Told(scenes, captions(scenes, start))
+    scenes = sample_scenes(SPLIT, count, seed=seed, start=start)
+    return CaptionedScenes(scenes, training_captions(scenes, start))
 
 
 # ------------------------------------------------------------------------------ tokenizer
@@ -85,7 +85,7 @@ def _fitted() -> str:
     )
     other = [*sorted(ENGLISH_STOP_WORDS), *COCO, "a photo of a", "system user assistant"]
     chat = [SYSTEM, REQUEST.format("")]
-    corpus = told(0, CORPUS, 0).texts + (other + chat) * MERGES_AFTER
+    corpus = caption_scenes(0, CORPUS, 0).texts + (other + chat) * MERGES_AFTER
     tokenizer.train_from_iterator(corpus, trainer)
     text: str = tokenizer.to_str()
     return text

@@ -16,8 +16,8 @@ from ..errors import ModelError, StoreError, UsageError, from_os_error
 from ..files import digest
 from ..progress import bar, log
 from ..shipped import MANIFEST, read_manifest, write_manifest
-from .catalog import STAGES, folder_of, recipe_of, stages_of
-from .recipe import At, Recipe, Schedule, save_card
+from .catalog import STAGES, stages_of, zoo_folder, zoo_recipe
+from .recipe import Schedule, StepContext, ZooRecipe, save_card
 
 SAVES = 10  # states on the way, from which a stopped training goes on
 CURVE = 100  # points of a loss curve that are kept
@@ -25,7 +25,7 @@ LICENSE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
-class Trained:
+class ZooTraining:
     """One training: the folders written, the loss of every step, seconds, parameters."""
 
     folders: tuple[Path, ...]
@@ -33,9 +33,9 @@ class Trained:
     seconds: float
 
 
-def train(
+def train_member(
     name: str, out: Path, *, steps: int | None = None, batch: int | None = None, seed: int = 0
-) -> Trained:
+) -> ZooTraining:
     """Train a member of the zoo and write its stages below ``out``.
 
     Started again with the same arguments it goes on where it was, with the same numbers; a
@@ -51,14 +51,14 @@ def train(
         UsageError: if ``out`` holds another training of it.
         StoreError: if it cannot be written.
     """
-    recipe = recipe_of(name, out)
+    recipe = zoo_recipe(name, out)
     own = recipe.schedule
     schedule = replace(own, steps=steps or own.steps, batch=batch or own.batch)
     recipe.schedule = schedule
     plan = {"name": name, "seed": seed, "schedule": asdict(schedule)}
     done = _finished(name, out, plan)
     if done is not None:
-        log.info("%s is finished in %s", name, folder_of(name, root=out))
+        log.info("%s is finished in %s", name, zoo_folder(name, root=out))
         return done
     torch.manual_seed(seed)
     model = recipe.build().train()
@@ -73,7 +73,7 @@ def train(
     with bar(f"training {name}", schedule.steps) as advance:
         advance(len(losses))
         for number in range(len(losses), schedule.steps):
-            at = At(number, schedule.steps, seed)
+            at = StepContext(number, schedule.steps, seed)
             losses.append(_step(recipe, model, optimizer, schedule, at))
             if not math.isfinite(losses[-1]):
                 raise ModelError(f"{name}: the loss at step {number} is not finite")
@@ -86,8 +86,8 @@ def train(
     state.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or somebody put another file there
         state.parent.rmdir()
-    folders = tuple(folder_of(name, stage, out) for stage in stages_of(name))
-    return Trained(folders, tuple(losses), seconds)
+    folders = tuple(zoo_folder(name, stage, out) for stage in stages_of(name))
+    return ZooTraining(folders, tuple(losses), seconds)
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -100,7 +100,7 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, schedule.beta2))
 
 
-def rate(schedule: Schedule, number: int) -> float:
+def learning_rate(schedule: Schedule, number: int) -> float:
     """The learning rate of a step: a straight rise, then half a cosine to nothing."""
     rise = max(1, round(schedule.warmup * schedule.steps))
     if number < rise:
@@ -110,10 +110,14 @@ def rate(schedule: Schedule, number: int) -> float:
 
 
 def _step(
-    recipe: Recipe, model: nn.Module, optimizer: torch.optim.AdamW, schedule: Schedule, at: At
+    recipe: ZooRecipe,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    schedule: Schedule,
+    at: StepContext,
 ) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = rate(schedule, at.number)
+        group["lr"] = learning_rate(schedule, at.number)
     loss = recipe.loss(model, at)
     optimizer.zero_grad()
     loss.backward()
@@ -129,7 +133,7 @@ def _step(
 
 
 def _write(
-    recipe: Recipe,
+    recipe: ZooRecipe,
     model: nn.Module,
     out: Path,
     stage: str,
@@ -137,7 +141,7 @@ def _write(
     losses: list[float],
     seconds: float,
 ) -> None:
-    folder = folder_of(recipe.name, stage, out)
+    folder = zoo_folder(recipe.name, stage, out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         parameters = recipe.save(model, folder)
@@ -175,8 +179,8 @@ def _write(
     )
 
 
-def _finished(name: str, out: Path, plan: dict[str, Any]) -> Trained | None:
-    folder = folder_of(name, root=out)
+def _finished(name: str, out: Path, plan: dict[str, Any]) -> ZooTraining | None:
+    folder = zoo_folder(name, root=out)
     if not (folder / MANIFEST).is_file():
         return None
     about = read_manifest(folder)["about"]
@@ -185,8 +189,8 @@ def _finished(name: str, out: Path, plan: dict[str, Any]) -> Trained | None:
             f"{folder} holds {name} of another seed or number of steps; choose another --out, or "
             "remove it"
         )
-    folders = tuple(folder_of(name, stage, out) for stage in stages_of(name))
-    return Trained(folders, tuple(loss for _, loss in about["curve"]), about["seconds"])
+    folders = tuple(zoo_folder(name, stage, out) for stage in stages_of(name))
+    return ZooTraining(folders, tuple(loss for _, loss in about["curve"]), about["seconds"])
 
 
 def _keep(

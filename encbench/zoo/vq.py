@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.scenes.render import render
-from ..data.scenes.sampler import sample
+from ..data.scenes.sampler import sample_scenes
 from ..errors import ModelError
 from ..files import read_json, write_json
-from .recipe import At, Recipe, Schedule, parameters_of
+from .recipe import Schedule, StepContext, ZooRecipe, parameters_of
 from .text import SPLIT
 
 SIDE = 32
@@ -62,7 +62,7 @@ def patches_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "M D"]:
     return functional.unfold(images, PATCH, stride=PATCH).mT.flatten(0, 1)
 
 
-class VQRecipe(Recipe):
+class VQRecipe(ZooRecipe):
     """K-means by gradient descent, on scenes that encoders train on."""
 
     name = "scene-vq"
@@ -73,15 +73,15 @@ class VQRecipe(Recipe):
     def build(self) -> nn.Module:
         """The first codes are patches that show something, of scenes that are not trained on."""
         model = SceneVQ()
-        patches = patches_of(render(sample(SPLIT, 256, start=FIRST), SIDE))
+        patches = patches_of(render(sample_scenes(SPLIT, 256, start=FIRST), SIDE))
         telling = patches[patches.unflatten(1, (3, -1)).std(2).amax(1) > SHOWING]
         chosen = torch.randperm(len(telling))[:CODES]
         model.codes.data.copy_(telling[chosen])
         return model
 
-    def loss(self, model: Any, at: At) -> Tensor:
+    def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
-        scenes = sample(SPLIT, size, seed=at.seed, start=at.number * size)
+        scenes = sample_scenes(SPLIT, size, seed=at.seed, start=at.number * size)
         found: Tensor = model.distances(render(scenes, SIDE)).amin(1).mean()
         return found
 

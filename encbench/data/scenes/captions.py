@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from ..geneval import Clause, article, plural
+from ..geneval import Clause, article, pluralize
 from .splits import Tier
 from .words import WORDS, Words
-from .world import OPPOSITE, Scene, SceneObject, place, relations
+from .world import OPPOSITE, Scene, SceneObject, board_position, true_relations
 
 T = TypeVar("T")
 Style = Literal["short", "long"]
@@ -34,7 +34,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Told:
+class CaptionContent:
     """A short caption with what it says: the groups it names, and maybe that the first of two
     stands in a relation to the second."""
 
@@ -46,11 +46,11 @@ class Told:
 def caption(scene: Scene, tier: Tier = "A", style: Style = "short", *, seed: int = 0) -> str:
     """One caption. The same arguments give the same text; other seeds give other ones."""
     if style == "short":
-        return told(scene, tier, seed=seed).text
+        return describe_scene(scene, tier, seed=seed).text
     return _long(scene, tier, _draw(scene, tier, style, seed))
 
 
-def told(scene: Scene, tier: Tier = "A", *, seed: int = 0) -> Told:
+def describe_scene(scene: Scene, tier: Tier = "A", *, seed: int = 0) -> CaptionContent:
     """The short caption that :func:`caption` writes, with what it says."""
     return _short(scene, tier, _draw(scene, tier, "short", seed))
 
@@ -107,7 +107,7 @@ def _bare(words: Words, group: Group) -> str:
     parts = [
         words.sizes[group.size] if group.size else "",
         words.colors[group.color] if group.color else "",
-        plural(noun) if group.count > 1 else noun,
+        pluralize(noun) if group.count > 1 else noun,
     ]
     return " ".join(filter(None, parts))
 
@@ -129,7 +129,7 @@ def _things(words: Words, count: int) -> str:
     """E.g. 'two shapes'."""
     if count == 1:
         return f"{words.lone} {words.thing}"
-    return f"{words.counts[count]} {plural(words.thing)}"
+    return f"{words.counts[count]} {pluralize(words.thing)}"
 
 
 def _and(phrases: Sequence[str]) -> str:
@@ -214,7 +214,7 @@ _GROUND: dict[Tier, str] = {
 }
 
 
-def _short(scene: Scene, tier: Tier, draw: Draw) -> Told:
+def _short(scene: Scene, tier: Tier, draw: Draw) -> CaptionContent:
     words = WORDS[tier]
     color = draw.random() < 0.8
     size = color and draw.random() < 0.25
@@ -227,8 +227,8 @@ def _short(scene: Scene, tier: Tier, draw: Draw) -> Told:
         if able:
             a, relation, b = draw.pick(able)
             text = draw.pick(_RELATED[tier])(words, a, relation, b, ground)
-            return Told(text, (a, b), relation)
-    return Told(draw.pick(_LISTED[tier])(words, groups, ground), tuple(groups))
+            return CaptionContent(text, (a, b), relation)
+    return CaptionContent(draw.pick(_LISTED[tier])(words, groups, ground), tuple(groups))
 
 
 def _groups(objects: Sequence[SceneObject], color: bool, size: bool) -> list[Group]:
@@ -251,7 +251,7 @@ def _related(scene: Scene, groups: Sequence[Group]) -> Iterator[tuple[Group, str
     """Relations that hold between all objects of two kinds."""
     for i, a in enumerate(groups):
         for b in groups[:i]:
-            pairs = [relations(x, y) for x in _members(scene, a) for y in _members(scene, b)]
+            pairs = [true_relations(x, y) for x in _members(scene, a) for y in _members(scene, b)]
             for relation in pairs[0]:
                 if all(relation in pair for pair in pairs):
                     yield a, relation, b
@@ -327,7 +327,7 @@ def _object(
     group = Group(thing.shape, thing.color, thing.size if size else None)
     bare = _bare(words, group)
     what = f"another {bare}" if again else f"{article(bare)} {bare}"
-    column, row = place(thing)
+    column, row = board_position(thing)
     where = words.places[row][column]
     ways = {
         "A": ["{what} is {where}", "there is {what} {where}", "{where} there is {what}"],

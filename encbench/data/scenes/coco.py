@@ -23,7 +23,7 @@ from ...files import read_json, write_atomic, write_json
 from ...progress import bar
 from .captions import Style, caption
 from .render import VERSION, boxes, masks, render, to_bytes
-from .sampler import sample
+from .sampler import sample_scenes
 from .splits import SPLITS, Combos, Tier, check_split
 from .world import COLORS, SCENES, SHAPES, Scene, World
 
@@ -83,7 +83,7 @@ def make_scenes(
     instances: list[dict[str, Any]] = []
     with bar(f"drawing {split}", count) as advance:
         for start in range(0, count, CHUNK):
-            batch = sample(
+            batch = sample_scenes(
                 split, min(CHUNK, count - start), seed=seed, start=start, world=world, combos=combos
             )
             pixels = to_bytes(render(batch, size)).numpy()

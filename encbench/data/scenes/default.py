@@ -20,7 +20,7 @@ from ..hub import cache_dir
 from .captions import Style, caption
 from .coco import LABELS, png
 from .render import VERSION, boxes, masks, render, to_bytes
-from .sampler import sample
+from .sampler import sample_scenes
 from .splits import Tier
 from .world import SCENES, SceneBatch
 
@@ -66,7 +66,7 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
 
 def scene_batch(images: int = IMAGES, seed: int = 0) -> SceneBatch:
     """The scenes of :func:`scene_captions`; image i shows scene i - 1."""
-    return sample("probe-test", images, seed=seed, combos="both")
+    return sample_scenes("probe-test", images, seed=seed, combos="both")
 
 
 def is_default(captions: CaptionSet) -> bool:
@@ -89,7 +89,9 @@ def _texts(batch: SceneBatch) -> tuple[list[str], str]:
 def scene_prompts_long(seed: int = 0, prompts: int = PROMPTS) -> PromptSet:
     """Long captions of crowded scenes, other ones than those of :func:`scene_captions`."""
     world = replace(SCENES, counts=(3, 4))
-    batch = sample("probe-test", prompts, seed=seed, start=1_000_000, world=world, combos="both")
+    batch = sample_scenes(
+        "probe-test", prompts, seed=seed, start=1_000_000, world=world, combos="both"
+    )
     found = tuple(
         Prompt(f"scene{i}", caption(scene, ("A", "B", "C")[i % 3], "long"))
         for i, scene in enumerate(batch)

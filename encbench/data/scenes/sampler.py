@@ -38,7 +38,7 @@ GRID = 1024  # places are multiples of 1 / GRID, and the split's number / (8 * G
 CHUNK = 16384
 
 
-def sample(
+def sample_scenes(
     split: str,
     count: int,
     *,

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from ...files import write_atomic
 from .captions import Style, caption
 from .render import boxes, masks, render, to_bytes
-from .sampler import sample
+from .sampler import sample_scenes
 from .splits import Tier
 from .world import COLORS, GROUNDS, SHAPES, Scene, SceneBatch, SceneObject, colors_on
 
@@ -61,7 +61,7 @@ def contact_sheet(path: Path, seed: int = 0) -> None:
     axes.tick_params(length=0)
     top.suptitle("Every shape in every color (48 px each)")
 
-    batch = sample("probe-test", ROWS * COLUMNS, seed=seed, combos="both")
+    batch = sample_scenes("probe-test", ROWS * COLUMNS, seed=seed, combos="both")
     images = to_bytes(render(batch, 128)).numpy()
     panels = middle.subplots(ROWS, COLUMNS).ravel()
     for number, (axes, scene, image) in enumerate(zip(panels, batch, images, strict=True)):

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 from ...errors import UnknownNameError, UsageError
-from .world import COLORS, OPPOSITE, SHAPES, Scene, relations
+from .world import COLORS, OPPOSITE, SHAPES, Scene, true_relations
 
 Combos = Literal["seen", "held-out", "both"]
 Tier = Literal["A", "B", "C"]
@@ -116,7 +116,7 @@ def held_out(scene: Scene, least: float = 0.45) -> list[str]:
     ]
     for i, one in enumerate(scene.objects):
         for other in scene.objects[:i]:
-            for relation in relations(one, other, least):
+            for relation in true_relations(one, other, least):
                 said = triple(one.shape, relation, other.shape)
                 if said in held_out_triples():
                     found.append(" ".join(said))

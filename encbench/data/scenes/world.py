@@ -236,7 +236,9 @@ def strengths(batch: SceneBatch) -> Float[np.ndarray, "N K K 2"]:
 _EXTENTS = np.array(list(EXTENTS.values()))
 
 
-def relations(one: SceneObject, other: SceneObject, least: float = HOLDS + MARGIN) -> list[str]:
+def true_relations(
+    one: SceneObject, other: SceneObject, least: float = HOLDS + MARGIN
+) -> list[str]:
     """What can safely be said: the relations in which ``one`` stands to ``other``."""
     dx, dy = one.x - other.x, one.y - other.y
     distance = math.sqrt(dx * dx + dy * dy)
@@ -252,7 +254,7 @@ def relations(one: SceneObject, other: SceneObject, least: float = HOLDS + MARGI
     return found
 
 
-def place(thing: SceneObject) -> tuple[int, int]:
+def board_position(thing: SceneObject) -> tuple[int, int]:
     """Column and row of an object's center on a 3 x 3 board: (0, 0) is top left."""
     low, high = EDGES
     return (thing.x > low) + (thing.x > high), (thing.y > low) + (thing.y > high)
