@@ -34,7 +34,7 @@ def count_code(source: str) -> int:
                 | ast.ClassDef(body=[first, *_])
                 | ast.FunctionDef(body=[first, *_])
                 | ast.AsyncFunctionDef(body=[first, *_])
-            ) if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            ) if ast.get_docstring(node, clean=False) is not None:
                 docstrings |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
