@@ -27,7 +27,7 @@ from encbench.flow.data import load_training_images
 from encbench.flow.features import PromptEncoder, PromptFeatures
 from encbench.flow.sample import load_checkpoint
 from encbench.flow.train import train
-from encbench.geneval.detect import load_detector
+from encbench.metrics.geneval.detect import load_detector
 from encbench.progress import show_log
 
 CPU = torch.device("cpu")

@@ -24,8 +24,8 @@ from PIL import Image
 from provenance import keep
 
 from encbench.data.geneval import CLASSES
-from encbench.geneval.colors import ClipColors, load_colors
-from encbench.geneval.detect import Mask2FormerDetector, load_detector
+from encbench.metrics.geneval.colors import ClipColors, load_colors
+from encbench.metrics.geneval.detect import Mask2FormerDetector, load_detector
 from encbench.types import default_device
 
 COCO_WORDS = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from encbench.data.geneval import from_metadata
-from encbench.geneval.verdict import judge_image
+from encbench.metrics.geneval.verdict import judge_image
 from encbench.types import Detection
 
 

@@ -29,9 +29,9 @@ from torch import Tensor
 from encbench.data.scenes.render import render
 from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.world import COLORS, EASY, SCENES, SHAPES, Scene, SceneBatch
-from encbench.geneval.judge import BATCH, WEIGHTS, SceneJudge, load_judge
-from encbench.geneval.judge_check import match, recovered, truth
-from encbench.geneval.judge_pixels import box, field, gaussian
+from encbench.metrics.geneval.judge import BATCH, WEIGHTS, SceneJudge, load_judge
+from encbench.metrics.geneval.judge_check import match, recovered, truth
+from encbench.metrics.geneval.judge_pixels import box, field, gaussian
 from encbench.types import Detection
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"

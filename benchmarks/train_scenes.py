@@ -38,8 +38,8 @@ from encbench.flow.networks import build_network
 from encbench.flow.presets import training_preset
 from encbench.flow.sample import encoder_for, load_checkpoint, sample_images
 from encbench.flow.train import train
-from encbench.geneval.generate import sample_seed
-from encbench.geneval.verdict import judge_image as verdict
+from encbench.metrics.geneval.generate import sample_seed
+from encbench.metrics.geneval.verdict import judge_image as verdict
 from encbench.progress import show_log
 
 CPU = torch.device("cpu")
@@ -141,7 +141,7 @@ def _judge(config: TrainConfig) -> tuple[Any, str, dict[str, float]]:
     other prompts' (the share that agrees by chance)."""
     world = get_world(config.world)
     try:
-        from encbench.geneval.judge import load_judge
+        from encbench.metrics.geneval.judge import load_judge
 
         one: Any = load_judge("cpu")
         name = one.name

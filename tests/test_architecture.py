@@ -41,7 +41,7 @@ ALLOWED = {
     "encbench.doctor": ENGINE,
     "encbench.shipped": BASE | {"files"},
     "encbench.distributed": BASE | {"progress"},
-    "encbench.geneval": STORE | {"data", "encoders", "vision", "intervals", "geneval", "shipped"},
+    "encbench.metrics": STORE | {"data", "encoders", "vision", "intervals", "metrics", "shipped"},
     "encbench.flow": ENGINE | {"flow", "distributed", "shipped"},
     "encbench.zoo": ENGINE | {"zoo", "shipped"},
     "encbench.probes": {
@@ -171,8 +171,8 @@ def test_the_wheel_holds_what_it_should(tmp_path):
         assert "/".join(inside(path)) + ".py" in names
     for package, pattern in (
         ("encbench.reports", "templates/*"),
-        ("encbench.geneval", "templates/*"),
-        ("encbench.geneval", "weights/**/*"),
+        ("encbench.metrics.geneval", "templates/*"),
+        ("encbench.metrics.geneval", "weights/**/*"),
         ("encbench.confirm", "weights/**/*"),
         ("encbench.zoo", "weights/**/*"),
     ):

@@ -147,7 +147,7 @@ def test_other_bad_input(run, images, models, tmp_path):
 def test_loading_it_loads_no_library_that_a_gpu_machine_may_lack():
     names = ("faiss", "open_clip", "diffusers", "pycocotools")
     parts = ("detect", "colors", "score", "tables", "text", "gallery", "generate", "run", "folder")
-    code = "import sys\n" + "".join(f"import encbench.geneval.{part}\n" for part in parts)
+    code = "import sys\n" + "".join(f"import encbench.metrics.geneval.{part}\n" for part in parts)
     code += f"print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

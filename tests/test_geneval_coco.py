@@ -10,12 +10,12 @@ from geneval_checkpoints import COCO_NAMES
 
 from encbench.data.coco import load_coco
 from encbench.data.geneval import CLASSES, Clause, GenevalPrompt
-from encbench.geneval.detect import match_labels
-from encbench.geneval.folder import read_folder
-from encbench.geneval.generate import write_prompts
-from encbench.geneval.score import score_folder
-from encbench.geneval.tables import task_scores
-from encbench.geneval.verdict import MAX_OBJECTS, judge_image
+from encbench.metrics.geneval.detect import match_labels
+from encbench.metrics.geneval.folder import read_folder
+from encbench.metrics.geneval.generate import write_prompts
+from encbench.metrics.geneval.score import score_folder
+from encbench.metrics.geneval.tables import task_scores
+from encbench.metrics.geneval.verdict import MAX_OBJECTS, judge_image
 from encbench.types import Detection
 from encbench.vision import open_image
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from encbench.data.geneval import CLASSES, COLORS
 from encbench.errors import EncbenchError, ModelError, UnknownNameError, UsageError
-from encbench.geneval.colors import TEMPLATES, ColorClassifier, crop, load_colors
-from encbench.geneval.detect import (
+from encbench.metrics.geneval.colors import TEMPLATES, ColorClassifier, crop, load_colors
+from encbench.metrics.geneval.detect import (
     Detector,
     instances,
     load_detector,

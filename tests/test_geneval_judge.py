@@ -26,9 +26,9 @@ from encbench.data.scenes.world import (
     colors_on,
 )
 from encbench.errors import ModelError, UsageError
-from encbench.geneval.detect import Detector, load_detector
-from encbench.geneval.generate import write_prompts
-from encbench.geneval.judge import (
+from encbench.metrics.geneval.detect import Detector, load_detector
+from encbench.metrics.geneval.generate import write_prompts
+from encbench.metrics.geneval.judge import (
     WEIGHTS,
     JudgeConfig,
     SceneJudge,
@@ -36,12 +36,19 @@ from encbench.geneval.judge import (
     folded,
     load_judge,
 )
-from encbench.geneval.judge_check import box_iou, match, recovered, truth
-from encbench.geneval.judge_layers import layers, paint
-from encbench.geneval.judge_look import measure_objects
-from encbench.geneval.judge_pixels import CLEAR, GONE, nothing
-from encbench.geneval.judge_train import NOTHING, JudgeRecipe, pictures, targets, train, train_judge
-from encbench.geneval.verdict import judge_image as verdict
+from encbench.metrics.geneval.judge_check import box_iou, match, recovered, truth
+from encbench.metrics.geneval.judge_layers import layers, paint
+from encbench.metrics.geneval.judge_look import measure_objects
+from encbench.metrics.geneval.judge_pixels import CLEAR, GONE, nothing
+from encbench.metrics.geneval.judge_train import (
+    NOTHING,
+    JudgeRecipe,
+    pictures,
+    targets,
+    train,
+    train_judge,
+)
+from encbench.metrics.geneval.verdict import judge_image as verdict
 from encbench.types import Detection
 
 GRID = replace(EASY, layout="grid")

@@ -16,12 +16,17 @@ from PIL import Image
 
 from encbench.data.geneval import CLASSES, TASKS, Clause, GenevalPrompt, generate_prompts
 from encbench.errors import DataError, EncbenchError, RecordError
-from encbench.geneval.folder import read_folder
-from encbench.geneval.gallery import build_image_gallery
-from encbench.geneval.generate import generate_images, sample_seed, write_prompts
-from encbench.geneval.score import load_scoring, score_folder
-from encbench.geneval.tables import agree, breakdown, compare_scorings, task_scores
-from encbench.geneval.text import agreement_lines, comparison_lines, score_lines, write_scores
+from encbench.metrics.geneval.folder import read_folder
+from encbench.metrics.geneval.gallery import build_image_gallery
+from encbench.metrics.geneval.generate import generate_images, sample_seed, write_prompts
+from encbench.metrics.geneval.score import load_scoring, score_folder
+from encbench.metrics.geneval.tables import agree, breakdown, compare_scorings, task_scores
+from encbench.metrics.geneval.text import (
+    agreement_lines,
+    comparison_lines,
+    score_lines,
+    write_scores,
+)
 from encbench.types import Detection
 
 PROMPTS = generate_prompts(CLASSES, seed=0, per_task=dict.fromkeys(TASKS, 4))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from encbench.data.geneval import COLORS, RELATIONS, Clause, GenevalPrompt
 from encbench.errors import DataError
-from encbench.geneval.verdict import (
+from encbench.metrics.geneval.verdict import (
     MAX_OBJECTS,
     judge_image,
     needs_color,

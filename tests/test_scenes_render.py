@@ -197,7 +197,9 @@ def test_every_color_is_seen_on_its_grounds():
 
 def test_genevals_verdict_agrees_with_what_is_said(batch):
     """The evaluator's own function, on boxes of pixels: all that is said, nothing that is not."""
-    verdict = pytest.importorskip("encbench.geneval.verdict", reason="no GenEval evaluator yet")
+    verdict = pytest.importorskip(
+        "encbench.metrics.geneval.verdict", reason="no GenEval evaluator yet"
+    )
     around = boxes(masks(batch, 64)).tolist()
     for i, scene in enumerate(batch):
         for a, one in enumerate(scene.objects):

@@ -32,8 +32,8 @@ def prompts(
 ) -> None:
     """Draw prompts in GenEval's grammar, or lay out folders for given ones."""
     from ..data.geneval import write_geneval
-    from ..geneval.generate import write_prompts
-    from ..geneval.run import choose_prompts
+    from ..metrics.geneval.generate import write_prompts
+    from ..metrics.geneval.run import choose_prompts
 
     chosen = choose_prompts(source, classes=classes, per_task=per_task, seed=seed)
     if out.suffix == ".jsonl":
@@ -71,7 +71,7 @@ def score(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Detect, judge and score all images of a folder. Started again, it goes on where it was."""
-    from ..geneval.run import score_images
+    from ..metrics.geneval.run import score_images
     from ..progress import show_log
 
     show_log()
@@ -101,10 +101,10 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Two models on the same prompts, with paired intervals; or two detectors."""
-    from ..geneval.score import load_scoring
-    from ..geneval.tables import agree
-    from ..geneval.tables import compare_scorings as compare_scorings
-    from ..geneval.text import agreement_lines, comparison_lines
+    from ..metrics.geneval.score import load_scoring
+    from ..metrics.geneval.tables import agree
+    from ..metrics.geneval.tables import compare_scorings as compare_scorings
+    from ..metrics.geneval.text import agreement_lines, comparison_lines
 
     one, two = load_scoring(first), load_scoring(second)
     if detectors:
@@ -121,8 +121,8 @@ def gallery(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """One HTML page with images, boxes, verdicts and reasons; it opens without a server."""
-    from ..geneval.gallery import build_image_gallery
-    from ..geneval.score import load_scoring
+    from ..metrics.geneval.gallery import build_image_gallery
+    from ..metrics.geneval.score import load_scoring
 
     path = build_image_gallery(load_scoring(scores), out or scores, seed=seed)
     typer.echo(f"open {path}")

@@ -53,7 +53,7 @@ def sample(
     from ..data.geneval import load_geneval
     from ..errors import UsageError
     from ..flow.sample import Sampler, encoder_for, load_checkpoint, parse_steps, text_prompts
-    from ..geneval.generate import generate_images
+    from ..metrics.geneval.generate import generate_images
     from ..progress import show_log
     from ..types import default_device
 

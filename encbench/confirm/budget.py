@@ -20,7 +20,7 @@ from ..flow.features import Widths
 from ..flow.meanflow import Condition, LossModule, Objective
 from ..flow.networks import build_network, build_space, objective_of, time_sampler
 from ..flow.optimizer import make_optimizers
-from ..geneval.detect import load_detector
+from ..metrics.geneval.detect import load_detector
 from ..records import Ranked, cell
 from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, ConfirmPlan, fewer
 from .scoring import BATCH, PromptGroup

@@ -25,9 +25,9 @@ from ..flow.grids import labeled
 from ..flow.meters import LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
-from ..geneval.colors import load_colors
-from ..geneval.detect import load_detector
-from ..geneval.generate import sample_seed
+from ..metrics.geneval.colors import load_colors
+from ..metrics.geneval.detect import load_detector
+from ..metrics.geneval.generate import sample_seed
 from ..progress import log
 from ..records import cell
 from .plan import CURVE, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, prompt_groups

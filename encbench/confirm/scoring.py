@@ -17,10 +17,10 @@ from ..errors import EncbenchError
 from ..files import digest
 from ..flow.features import PromptFeatures
 from ..flow.sample import sample_images
-from ..geneval.colors import ColorClassifier
-from ..geneval.detect import Detector
-from ..geneval.generate import sample_seed
-from ..geneval.verdict import judge_image, needs_color
+from ..metrics.geneval.colors import ColorClassifier
+from ..metrics.geneval.detect import Detector
+from ..metrics.geneval.generate import sample_seed
+from ..metrics.geneval.verdict import judge_image, needs_color
 
 BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
 # batch of each length is filled up

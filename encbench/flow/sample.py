@@ -143,7 +143,7 @@ def _padded(text: PromptFeatures) -> int:
 
 
 class Sampler:
-    """``sampler(prompts, seeds)`` gives images, as :func:`encbench.geneval.generate` asks for.
+    """``sampler(prompts, seeds)`` gives images, for :mod:`encbench.metrics.geneval.generate`.
 
     Args:
         model: a checkpoint.

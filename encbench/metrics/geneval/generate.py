@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from ..data.geneval import GenevalPrompt, to_metadata
-from ..errors import DataError, EncbenchError, RecordError
-from ..files import digest, read_json, write_atomic, write_json
-from ..progress import bar
+from ...data.geneval import GenevalPrompt, to_metadata
+from ...errors import DataError, EncbenchError, RecordError
+from ...files import digest, read_json, write_atomic, write_json
+from ...progress import bar
 from .folder import METADATA, SAMPLES
 
 IMAGES_PER_PROMPT = 4

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..data.geneval import CLASSES, TASKS, GenevalPrompt, generate_prompts, load_geneval
-from ..encoders import family_of
-from ..encoders.spec import EncoderSpec
-from ..errors import DataError, UsageError
+from ...data.geneval import CLASSES, TASKS, GenevalPrompt, generate_prompts, load_geneval
+from ...encoders import family_of
+from ...encoders.spec import EncoderSpec
+from ...errors import DataError, UsageError
 from .folder import read_folder
 from .score import score_folder
 from .text import score_lines, write_scores
@@ -30,7 +30,7 @@ def score_images(
     """Score a folder and write everything to ``out``; the table in lines.
 
     Args:
-        detector: see :func:`~encbench.geneval.detect.load_detector`.
+        detector: see :func:`~encbench.metrics.geneval.detect.load_detector`.
         colors: an encoder's spec, loaded only if a color is needed; 'none' = no classifier.
         prompts: file of the prompts that should be there.
 

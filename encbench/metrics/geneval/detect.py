@@ -21,9 +21,9 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..data.geneval import CLASSES
-from ..data.hub import resolve_model
-from ..encoders.hf import (
+from ...data.geneval import CLASSES
+from ...data.hub import resolve_model
+from ...encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
     load_transformers,
@@ -31,9 +31,9 @@ from ..encoders.hf import (
     read_model_config,
     readable_errors,
 )
-from ..encoders.spec import EncoderSpec
-from ..errors import EncbenchError, ModelError, UnknownNameError, UsageError
-from ..types import Detection, default_device
+from ...encoders.spec import EncoderSpec
+from ...errors import EncbenchError, ModelError, UnknownNameError, UsageError
+from ...types import Detection, default_device
 from .verdict import THRESHOLD
 
 DEFAULT = "mask2former:facebook/mask2former-swin-small-coco-instance"

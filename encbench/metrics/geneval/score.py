@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..data.geneval import Clause, GenevalPrompt, from_metadata, to_metadata
-from ..errors import DataError, EncbenchError, ImageError, RecordError
-from ..files import digest, read_json, write_atomic, write_json
-from ..progress import bar, log
-from ..types import Detection, ImageRecord
-from ..vision import open_image
+from ...data.geneval import Clause, GenevalPrompt, from_metadata, to_metadata
+from ...errors import DataError, EncbenchError, ImageError, RecordError
+from ...files import digest, read_json, write_atomic, write_json
+from ...progress import bar, log
+from ...types import Detection, ImageRecord
+from ...vision import open_image
 from .colors import ColorClassifier, Crop
 from .detect import Detector
 from .folder import ImageFolder, SampleFile
@@ -98,7 +98,7 @@ def score_folder(
         colors: loads the classifier; called when the first color is needed that the detector
             does not give. None = there is no classifier.
         colors_name: what tells the classifier's results from others', before it is loaded.
-        overlap_limit: see :func:`~encbench.geneval.verdict.judge_image`.
+        overlap_limit: see :func:`~encbench.metrics.geneval.verdict.judge_image`.
 
     Raises:
         DataError: if the prompts have a class that the detector does not know, or need colors

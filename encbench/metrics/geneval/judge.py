@@ -22,11 +22,11 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pixel_unshuffle, relu
 
-from ..data.scenes.world import COLORS, SHAPES
-from ..errors import ModelError, UsageError
-from ..files import digest, write_atomic
-from ..shipped import read_manifest, shipped
-from ..types import Detection
+from ...data.scenes.world import COLORS, SHAPES
+from ...errors import ModelError, UsageError
+from ...files import digest, write_atomic
+from ...shipped import read_manifest, shipped
+from ...types import Detection
 from .judge_look import SecondLook, measure_objects
 from .verdict import THRESHOLD
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..data.geneval import TASKS
-from ..errors import DataError
-from ..files import write_atomic
+from ...data.geneval import TASKS
+from ...errors import DataError
+from ...files import write_atomic
 from .score import ImageResult, PromptResult, Scoring
 from .tables import task_scores
 from .verdict import keep_objects
@@ -40,7 +40,7 @@ def build_image_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
     root = scoring.images.resolve()
     if not root.is_dir():
         raise DataError(f"the images are no longer at {root}; score them again where they are")
-    source = files("encbench.geneval").joinpath("templates", NAME).read_text("utf-8")
+    source = files("encbench.metrics.geneval").joinpath("templates", NAME).read_text("utf-8")
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)

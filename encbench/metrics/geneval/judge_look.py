@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from ..data.scenes.render import DISTANCES
-from ..data.scenes.world import COLORS, EXTENTS
+from ...data.scenes.render import DISTANCES
+from ...data.scenes.world import COLORS, EXTENTS
 
 CELLS = 24  # a side of the patch that is looked at
 WIDE = 1.3  # of the box, so that some ground is seen, too

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
-from ..data.scenes.render import render
-from ..data.scenes.world import COLORS, EXTENTS, GROUNDS, SHAPES, SceneBatch
+from ...data.scenes.render import render
+from ...data.scenes.world import COLORS, EXTENTS, GROUNDS, SHAPES, SceneBatch
 from .judge_pixels import CLEAR, GONE, Pictures, chance, field, gaussian, normal, rand
 
 _BLACK = GROUNDS["black"][0] / 255  # white objects on black give alphas

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomic, write_json
-from ..types import Score
+from ...files import write_atomic, write_json
+from ...types import Score
 from .folder import PUBLISHED
 from .score import Scoring
 from .tables import OVERALL, Agreement, ScoreComparison, breakdown, task_scores

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.scenes.world import Scene
-from ..types import Detection
+from ...data.scenes.world import Scene
+from ...types import Detection
 from .verdict import THRESHOLD, Box
 
 OVERLAP = 0.5

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..data.geneval import COLORS
-from ..encoders import load_encoder
-from ..encoders.spec import EncoderSpec
-from ..errors import UsageError
-from ..types import Detection, JointEncoder
+from ...data.geneval import COLORS
+from ...encoders import load_encoder
+from ...encoders.spec import EncoderSpec
+from ...errors import UsageError
+from ...types import Detection, JointEncoder
 
 DEFAULT = "clip:ViT-L-14/openai"
 TEMPLATES = (

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.geneval import TASKS, GenevalPrompt, parse_metadata, to_metadata
-from ..errors import DataError
-from ..files import canonical
+from ...data.geneval import TASKS, GenevalPrompt, parse_metadata, to_metadata
+from ...errors import DataError
+from ...files import canonical
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"

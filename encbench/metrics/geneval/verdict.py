@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..data.geneval import COLORS, Clause, GenevalPrompt
-from ..errors import DataError
-from ..types import Detection
+from ...data.geneval import COLORS, Clause, GenevalPrompt
+from ...errors import DataError
+from ...types import Detection
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9

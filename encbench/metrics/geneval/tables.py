@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..data.geneval import TASKS, GenevalPrompt
-from ..errors import DataError
-from ..intervals import LEVEL, resampled_means
-from ..types import Score
+from ...data.geneval import TASKS, GenevalPrompt
+from ...errors import DataError
+from ...intervals import LEVEL, resampled_means
+from ...types import Score
 from .folder import meaning
 from .score import PromptResult, Scoring
 

@@ -1,6 +1,6 @@
 """The scene judge's recipe: scenes of 'judge-train', disturbed in every batch, never the same.
 
-    python -m encbench.geneval.judge_train --out DIR [--steps 3000] [--seed 0] [--from DIR]
+    python -m encbench.metrics.geneval.judge_train --out DIR [--steps 3000] [--seed 0] [--from DIR]
 
 writes ``model.safetensors``, ``config.json``, ``loss.csv`` and the manifest. At the end the
 second look is fitted on a seed that was not learned from, so that scores are probabilities. With
@@ -23,11 +23,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-from ..data.scenes.sampler import sample_scenes
-from ..data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
-from ..files import write_atomic
-from ..progress import bar, log, show_log
-from ..shipped import write_manifest
+from ...data.scenes.sampler import sample_scenes
+from ...data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
+from ...files import write_atomic
+from ...progress import bar, log, show_log
+from ...shipped import write_manifest
 from .judge import (
     SIDE,
     STRIDE,
@@ -309,7 +309,7 @@ def train_judge(recipe: JudgeRecipe, out: Path, start: SceneJudge | None = None)
     write_atomic(out / "loss.csv", lines.getvalue().encode())
     about = {
         "what": "the scene judge, a detector of colored shapes",
-        "command": "python -m encbench.geneval.judge_train",
+        "command": "python -m encbench.metrics.geneval.judge_train",
         "recipe": asdict(recipe),
         "images": recipe.steps * recipe.batch,
         "parameters": sum(value.numel() for part in (plain, second) for value in part.parameters()),

@@ -1,0 +1,1 @@
+"""What generated images are scored by; one file or package a metric."""
