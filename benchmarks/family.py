@@ -14,7 +14,7 @@ from pathlib import Path
 
 from encbench.files import write_atomic
 from encbench.records import Ranked
-from encbench.reports.load import Run, load_run, shuffled
+from encbench.reports.load import Run, load_run, shuffled_spec
 from encbench.reports.text import NOTHING, count, format_score, markdown
 from encbench.reports.words import ASKING, PUBLISHED, disagreements
 from encbench.shipped import read_manifest
@@ -84,7 +84,7 @@ def main() -> None:
         name = _member(row).partition(":")[2]
         about = read_manifest(zoo_folder(name, row.stage))["about"]
         texts[row.spec] = count(about["scenes"])
-    controls = [row for row in run.controls if shuffled(row.spec) is None]
+    controls = [row for row in run.controls if shuffled_spec(row.spec) is None]
     n = {p: run.score(family[0].spec, p, m) for _, p, m in columns(run)}
     queries = ", ".join(f"{probe} {count(entry['n'])}" for probe, entry in n.items() if entry)
     lines = [

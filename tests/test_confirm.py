@@ -339,7 +339,7 @@ def test_data_that_changed_since_the_ranking_are_refused(
     (name,) = [key for key in prediction["data"] if "scenes" not in key][:1]
 
     changed = SimpleNamespace(pins={name: "another pin"})
-    monkeypatch.setattr("encbench.confirm.run.load_data", lambda config: changed)
+    monkeypatch.setattr("encbench.confirm.run.load_run_data", lambda config: changed)
     with pytest.raises(DataError, match=f"{name} is not what the encoders were ranked on"):
         prepare(config(run))
 

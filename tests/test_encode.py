@@ -70,7 +70,7 @@ encoder = Counting()
 def stored(tmp_path, monkeypatch):
     """A stored encoder around a fresh Counting, with shards of a few prompts each."""
     encoder.__init__()
-    monkeypatch.setattr("encbench.encode.plan", lambda prompts: plan_encoding(prompts, 60))
+    monkeypatch.setattr("encbench.encode.plan_encoding", lambda prompts: plan_encoding(prompts, 60))
 
     def make(text: str = "python:test_encode:encoder", **more) -> StoredEncoder:
         return StoredEncoder(EncoderSpec.parse(text), Store(tmp_path / "store"), CPU, **more)

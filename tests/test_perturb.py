@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encbench.probes.perturb import bare, is_content, kept, remove, rng_for, split, swap_word
+from encbench.probes.perturb import bare, choose_kept, is_content, remove, rng_for, split, swap_word
 
 TEXT = "A red fox, quick and sly, jumps over seven lazy dogs. The dogs sleep on. Nobody cares!"
 words = st.lists(st.text("abcdefgh,.", min_size=1, max_size=8), min_size=1, max_size=30)
@@ -52,13 +52,13 @@ def test_randomness_is_an_argument():
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
 def test_impossible_shares_are_refused(share):
     with pytest.raises(ValueError, match="share removed"):
-        kept(10, share, "anywhere", rng_for(0))
+        choose_kept(10, share, "anywhere", rng_for(0))
 
 
 def test_each_word_is_as_likely_to_go():
     counts = np.zeros(10)
     for seed in range(2000):
-        for i in kept(10, 0.3, "anywhere", np.random.default_rng(seed)):
+        for i in choose_kept(10, 0.3, "anywhere", np.random.default_rng(seed)):
             counts[i] += 1
     assert np.abs(counts / 2000 - 0.7).max() < 0.04
 

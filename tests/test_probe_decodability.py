@@ -13,9 +13,9 @@ from encbench.probes.decodability import (
     ATTRIBUTES,
     VIEWS,
     DecodabilityProbe,
-    captions,
+    fit_ridge,
     pool_tokens,
-    read_out,
+    probe_captions,
 )
 
 LIMIT = 100
@@ -65,7 +65,9 @@ def ideal():
         c.text: row
         for split, n in decodability._sizes(LIMIT)
         for c, row in zip(
-            captions(split, 1, n), decodability._targets(captions(split, 1, n)), strict=True
+            probe_captions(split, 1, n),
+            decodability._targets(probe_captions(split, 1, n)),
+            strict=True,
         )
     }
     return run(lambda text: said[text][None]).scores
@@ -121,16 +123,16 @@ def test_read_out_is_ridge_and_answers_the_mean_where_nothing_varies():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 8))
     y = x @ rng.standard_normal((8, 3)) + 1
-    assert read_out(x[:150], y[:150], x[150:]) == pytest.approx(y[150:], abs=0.1)
+    assert fit_ridge(x[:150], y[:150], x[150:]) == pytest.approx(y[150:], abs=0.1)
     still = np.full((200, 8), 3.0) + 1e-7 * x  # float noise is nothing
-    assert read_out(still[:150], y[:150], still[150:]) == pytest.approx(
+    assert fit_ridge(still[:150], y[:150], still[150:]) == pytest.approx(
         np.tile(y[:150].mean(0), (50, 1))
     )
 
 
 def test_fit_and_test_share_no_caption_and_labels_are_what_is_said():
-    fit, test = captions("probe-fit", 0, 300), captions("probe-test", 0, 300)
-    assert fit[:10] == captions("probe-fit", 0, 10)
+    fit, test = probe_captions("probe-fit", 0, 300), probe_captions("probe-test", 0, 300)
+    assert fit[:10] == probe_captions("probe-fit", 0, 10)
     for caption in (*fit, *test):
         (claims,) = parse(caption.text)
         phrases = [(p.shape, p.color, p.count) for p in claims.phrases]

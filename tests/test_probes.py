@@ -11,7 +11,7 @@ from sklearn.covariance import ledoit_wolf
 from encbench.errors import DataError
 from encbench.probes.ablation import AblationProbe
 from encbench.probes.diagnostics import DiagnosticsProbe, effective_rank
-from encbench.probes.retrieval import RetrievalProbe, draw
+from encbench.probes.retrieval import RetrievalProbe, draw_queries
 from encbench.probes.whitening import centered, whitened
 from encbench.types import (
     Caption,
@@ -145,13 +145,13 @@ def test_recall_is_right_where_captions_of_an_image_agree_and_needs_no_images():
 
 def test_the_sample_is_seeded_and_does_not_depend_on_other_images():
     data = captions()
-    whole = draw(data, data.images, 1000, seed=4)
-    part = draw(data, data.images[::2], 1000, seed=4)
+    whole = draw_queries(data, data.images, 1000, seed=4)
+    part = draw_queries(data, data.images[::2], 1000, seed=4)
     chosen = {c.image_id: c.caption_id for c in whole.captions}
     assert all(chosen[c.image_id] == c.caption_id for c in part.captions)
-    assert len(draw(data, data.images, 7, seed=4).queries) == 7
-    other = draw(data, data.images, 7, seed=5).queries.tolist()
-    assert draw(data, data.images, 7, seed=4).queries.tolist() != other
+    assert len(draw_queries(data, data.images, 7, seed=4).queries) == 7
+    other = draw_queries(data, data.images, 7, seed=5).queries.tolist()
+    assert draw_queries(data, data.images, 7, seed=4).queries.tolist() != other
 
 
 def test_k_beyond_the_gallery_and_missing_data_are_one_line():

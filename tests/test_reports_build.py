@@ -169,7 +169,7 @@ def test_all_scores_are_in_scores_csv(full):
 
 def test_markdown_tex_and_html_show_the_same_ranking(full):
     """Every cell of the ranking, in each format's own escapes."""
-    table = tables.ranking(load_run(full))
+    table = tables.ranking_table(load_run(full))
     markdown = (full / "report" / "report.md").read_text("utf-8")
     tex = (full / "report" / "ranking.tex").read_text("utf-8")
     words = page_of(full).words
@@ -184,7 +184,7 @@ def test_markdown_tex_and_html_show_the_same_ranking(full):
 
 def test_controls_are_marked_and_have_no_number(full):
     run = load_run(full)
-    table = tables.ranking(run)
+    table = tables.ranking_table(run)
     assert len(run.controls) == len(CONTROLS) + len(FOUR)
     for row, ranked in zip(table.rows, run.prediction.order, strict=True):
         assert (row.kind == "control") == ranked.control
@@ -301,7 +301,7 @@ def markdown_rows(tokens) -> list[list[str]]:
 
 def test_a_pipe_in_a_name_does_not_add_a_column(evil):
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    table = tables.to_markdown(tables.ranking(load_run(evil)))
+    table = tables.to_markdown(tables.ranking_table(load_run(evil)))
     rows = markdown_rows(markdown_it.MarkdownIt("commonmark").enable("table").parse(table))
     assert {len(row) for row in rows} == {7}
 

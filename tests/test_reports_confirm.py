@@ -18,9 +18,9 @@ from encbench.errors import RecordError
 from encbench.records import cell, read_verdict
 from encbench.reports import confirm_tables, confirm_words, text
 from encbench.reports.build import build_report
-from encbench.reports.confirm_figures import Marks, draw_all, draw_predicted
-from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids, parts
-from encbench.reports.confirm_words import headline, statements, warnings
+from encbench.reports.confirm_figures import Marks, draw_confirm_figures, draw_predicted
+from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids, parse_cell
+from encbench.reports.confirm_words import confirm_warnings, headline, statements
 from encbench.reports.figures import Drawing
 from encbench.reports.load import load_run
 
@@ -95,7 +95,7 @@ def test_a_reversed_order_is_overturned_by_name(copy):
     assert [s.kind for s in statements(c)][:2] == ["no", "no"]
     assert statements(c)[0].answer == "overturned by T5 v1.1 XXL"
     assert "came 4th of 4" in told(c)
-    table = confirm_tables.leads(c)
+    table = confirm_tables.lead_table(c)
     assert table is not None
     assert table.rows[-1].cells[-1].text == "the rival"
 
@@ -106,8 +106,8 @@ def test_one_seed_and_equal_models_cannot_tell(copy):
     assert headline(c).count("can't tell") == 2
     assert [s.kind for s in statements(c)][:2] == ["open", "open"]
     assert "one seed says nothing" in told(c).lower()
-    assert "trained once" in confirm_words.summary(c)
-    assert warnings(c)[0] == "Each encoder was trained once."
+    assert "trained once" in confirm_words.confirm_summary(c)
+    assert confirm_warnings(c)[0] == "Each encoder was trained once."
     assert "confirmed" not in headline(c)
 
 
@@ -138,20 +138,20 @@ def test_what_a_reader_must_know_is_warned_of(confirmation):
     stages = [dataclasses.replace(rows[0], stage="3pct"), *rows[1:]]
     high = dataclasses.replace(rows[-1], scores=rows[0].scores)
     c = changed(confirmation, prediction="0" * 64, encoders=[*stages[:-1], high])
-    found = " ".join(warnings(c))
+    found = " ".join(confirm_warnings(c))
     assert "earlier prediction (sha256 000000000000…)" in found
     assert "gave up 1 of 3 rivals and 200 of 800 training steps" in found
     assert "2 stages of training" in found
     assert "The control constant scored" in found
     assert "no less than 4 of 4 trained encoders" in found
-    assert not any("scored" in line for line in warnings(confirmation))
+    assert not any("scored" in line for line in confirm_warnings(confirmation))
 
 
 # ------------------------------------------------------------------------------ figures
 
 
 def test_every_figure_is_drawn_with_words(confirmation):
-    drawings, reasons = draw_all(confirmation)
+    drawings, reasons = draw_confirm_figures(confirmation)
     assert drawings.keys() == FIGURES
     assert reasons == {}
     for drawing in drawings.values():
@@ -315,6 +315,6 @@ def test_text_from_data_stays_text(copy):
 
 
 def test_cells_are_read_by_their_keys():
-    assert parts(cell(16, "C", "held-out")) == (16, "C", "held-out")
-    assert parts("something else") is None
-    assert parts("steps=many&tier=B&combos=seen") is None
+    assert parse_cell(cell(16, "C", "held-out")) == (16, "C", "held-out")
+    assert parse_cell("something else") is None
+    assert parse_cell("steps=many&tier=B&combos=seen") is None

@@ -10,7 +10,7 @@ from fake_run import FOUR, Fake
 from PIL import Image
 
 from encbench.reports import curves, labels, scatter
-from encbench.reports.build import draw_all
+from encbench.reports.build import draw_figures
 from encbench.reports.figures import Drawing, add_axes, canvas, draw_ranking
 from encbench.reports.load import load_run
 from encbench.reports.published import LABEL, TABLE
@@ -28,7 +28,7 @@ def full(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(full):
-    return draw_all(full)
+    return draw_figures(full)
 
 
 def test_a_full_run_has_every_figure(drawn):
@@ -87,7 +87,7 @@ def test_controls_are_never_numbered(full, drawn):
 def test_names_are_not_read_as_formulas(tmp_path):
     odd = Fake("st:$x^2$_a%b#", r"$x^2$_a%b# \frac{1}{2}", 0.8, 10**7)
     run = load_run(fake_run.build(tmp_path / "run", (odd, FOUR[1]), n=30))
-    drawings, _ = draw_all(run)
+    drawings, _ = draw_figures(run)
     assert r"$x^2$_a%b# \frac{1}{2}" in text_of(drawings["ranking"].svg)
 
 
@@ -95,7 +95,7 @@ def test_figures_that_lack_data_say_so(tmp_path):
     run = load_run(
         fake_run.build(tmp_path / "run", FOUR[:1], prompts=False, diagnostics=False, variants=False)
     )
-    drawings, reasons = draw_all(run)
+    drawings, reasons = draw_figures(run)
     assert drawings.keys() == {"ranking", "cost", "similarity-retrieval"}
     assert "missing: ablation score published" in reasons["published_plane"]
     assert "two candidates" in reasons["sensitivity"]
@@ -131,7 +131,7 @@ def crowded(points: list[labels.Point]):
         axes = add_axes(figure, 0.6, 0.4, 6.4, 3.2)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        boxes = labels.place(axes, points, 7)
+        boxes = labels.place_labels(axes, points, 7)
         centers = axes.transData.transform([(p.x, p.y) for p in points])
         return boxes, centers, axes.get_window_extent()
 

@@ -52,7 +52,7 @@ def test_figures_are_drawn_and_in_the_page(folder, tmp_path):
 
 
 def test_disagreement_is_told_in_words(folder):
-    said = " ".join(words.warnings(load_run(folder)))
+    said = " ".join(words.run_warnings(load_run(folder)))
     assert "The published retrieval score and minimal-pairs disagree clearly on" in said
     assert "and below it by decodability tokens" in said
 
@@ -61,7 +61,7 @@ def test_a_run_without_them_says_so(tmp_path):
     run = load_run(fake_run.build(tmp_path, variants=False))
     assert isinstance(kinds.draw_minimal_pairs(run), str)
     assert isinstance(kinds.draw_decodability(run), str)
-    assert "disagree clearly" not in " ".join(words.warnings(run))
+    assert "disagree clearly" not in " ".join(words.run_warnings(run))
 
 
 def test_stages(folder):
@@ -72,7 +72,7 @@ def test_stages(folder):
         if not row.control:
             early = dataclasses.replace(row, spec=f"{row.spec}&step=3pct", stage="3pct")
             order.append(early)
-    assert [kinds.share(s) for s in ("final", "3pct", "20pct", "sft")] == [1, 0.03, 0.2, None]
+    assert [kinds.stage_share(s) for s in ("final", "3pct", "20pct", "sft")] == [1, 0.03, 0.2, None]
     staged = dataclasses.replace(run, prediction=dataclasses.replace(run.prediction, order=order))
     lines = kinds.trained(staged)
     assert len(lines) == len(run.candidates)

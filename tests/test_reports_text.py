@@ -20,7 +20,11 @@ def test_numbers_read_well():
     assert text.number(None) == text.number(float("nan")) == text.number("x") == "–"
     assert text.interval(0.1, 0.25, 2) == "[0.10, 0.25]"
     assert text.interval(None, 1.0) == ""
-    assert [text.ranks(1, 1), text.ranks(2, 4), text.ranks(None, None)] == ["1", "2 to 4", "–"]
+    assert [text.format_ranks(1, 1), text.format_ranks(2, 4), text.format_ranks(None, None)] == [
+        "1",
+        "2 to 4",
+        "–",
+    ]
     assert [text.p_value(0.0004), text.p_value(0.0314)] == ["< 0.001", "0.031"]
 
 
@@ -36,8 +40,8 @@ def test_listings_name_few_and_count_the_rest():
     assert text.listing([]) == ""
     assert text.listing(["a", "b", "c"]) == "a, b and c"
     assert text.listing("abcdefg", 3) == "a, b, c and 4 more"
-    assert text.plural(1, "query") == "1 query"
-    assert text.plural(1000, "query") == "1,000 queries"
+    assert text.count_noun(1, "query") == "1 query"
+    assert text.count_noun(1000, "query") == "1,000 queries"
 
 
 @given(st.dictionaries(st.integers().map(str), anything, max_size=12), st.integers(8, 40))
@@ -63,7 +67,7 @@ def test_short_name_of_a_path_keeps_its_end():
 
 @given(anything)
 def test_printable_text_is_one_line_that_every_format_can_hold(value):
-    line = text.printable(value)
+    line = text.clean_text(value)
     assert "\n" not in line
     assert "\0" not in line
     assert "\u202e" not in line
@@ -87,7 +91,7 @@ def test_tex_has_no_bare_special_character(value):
 def test_markdown_shows_any_text_as_it_is(value):
     """Rendered in a table cell, the text comes back and has become nothing else."""
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    line = text.printable(value).strip()
+    line = text.clean_text(value).strip()
     source = f"| a |\n| --- |\n| {text.markdown(line)} |\n"
     tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(source)
     cell = [t for t in tokens if t.type == "inline"][-1] if line else None

@@ -18,11 +18,11 @@ def base(tmp_path_factory) -> Run:
 
 
 def built(tmp_path: Path, *encoders: Fake, **options) -> list[str]:
-    return words.warnings(load_run(fake_run.build(tmp_path / "run", encoders, **options)))
+    return words.run_warnings(load_run(fake_run.build(tmp_path / "run", encoders, **options)))
 
 
 def said(run: Run, part: str) -> list[str]:
-    return [line for line in words.warnings(run) if part in line]
+    return [line for line in words.run_warnings(run) if part in line]
 
 
 def predicted(run: Run, **changes) -> Run:
@@ -46,7 +46,7 @@ def entry(value: float, margin: float = 0.001) -> dict:
 
 
 def test_the_predictions_own_warnings_come_first(base):
-    assert words.warnings(predicted(base, warnings=["t5:odd failed"]))[0] == "t5:odd failed"
+    assert words.run_warnings(predicted(base, warnings=["t5:odd failed"]))[0] == "t5:odd failed"
 
 
 def test_truncation_is_told_above_five_percent(base):
@@ -183,7 +183,7 @@ def test_a_run_without_trouble_has_no_warnings(tmp_path):
     run = load_run(fake_run.build(tmp_path / "run", good, n=400, prompts=False, variants=False))
     order = [replace(row, unscored=0) for row in run.prediction.order]
     records = tuple(replace(r, notes=[]) for r in run.records)
-    assert words.warnings(replace(predicted(run, order=order), records=records)) == []
+    assert words.run_warnings(replace(predicted(run, order=order), records=records)) == []
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,6 @@ def test_no_rule_stumbles_over_what_is_missing(tmp_path, encoders, controls, ima
         )
     )  # fmt: skip
     assert isinstance(run.prediction, Prediction)
-    assert words.summary(run)
+    assert words.run_summary(run)
     assert words.definition(run)
-    words.warnings(run)
+    words.run_warnings(run)

@@ -162,7 +162,7 @@ def test_tokens_of_an_image_name_its_nearest_patches():
 
 
 def test_the_rate_rises_then_falls_to_nothing():
-    schedule = Schedule(steps=100, batch=1, learning_rate=1.0, warmup=0.1)
+    schedule = Schedule(steps=100, batch=1, rate=1.0, warmup=0.1)
     rates = [learning_rate(schedule, i) for i in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)

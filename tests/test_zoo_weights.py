@@ -202,8 +202,8 @@ def copied(tmp_path, monkeypatch) -> Path:
     def found(name: str, stage: str = "final") -> Path:
         return zoo_folder(name, stage, tmp_path)
 
-    monkeypatch.setattr(adapter, "folder_of", found)
-    monkeypatch.setattr(mini, "folder_of", found)
+    monkeypatch.setattr(adapter, "zoo_folder", found)
+    monkeypatch.setattr(mini, "zoo_folder", found)
     return tmp_path
 
 
