@@ -1,4 +1,7 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the one way to read text, JSON and TOML.
+
+Every reader takes the class of the error to raise, so that a message names what the file is for.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,50 @@ import gzip
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable
+import shutil
+import socket
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from .errors import RecordError, from_os_error
+from .errors import EncbenchError, RecordError, UsageError, from_os_error
+
+MakeError = Callable[[str], EncbenchError]
+TEMPORARY = ".encbench-"  # how the names of files begin that are being written
+IDLE = 3600.0  # seconds after which another machine's temporary file counts as abandoned
+MAX_DEPTH = 100  # of nested JSON; ours and our users' files have less than ten levels
+
+# ------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def replace_on_success(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write a file or a folder to; it takes the name ``path`` when
+    the block ends without an error, and is removed otherwise. What stood there before stays whole
+    until then.
+
+    Raises:
+        StoreError: one line on a full disk, a missing permission and the like.
+    """
+    name = f"{TEMPORARY}{_origin()}-{os.getpid()}-{token_hex(4)}"
+    temporary = path.with_name(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if temporary.is_dir() and path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+        except BaseException:
+            _remove(temporary)
+            raise
+    except OSError as error:
+        raise from_os_error(error, f"writing {path}") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -20,29 +61,66 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         StoreError: one line on a full disk, a missing permission and the like.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would lock out others
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise from_os_error(error, f"writing {path}") from error
+    with replace_on_success(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder and below it.
+
+    A file of a process that is still alive stays; one of another machine (or container) stays
+    until nobody has written to it for an hour.
+    """
+    import psutil
+
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        with suppress(OSError, ValueError, psutil.Error):
+            origin, process, _ = path.name.removeprefix(TEMPORARY).split("-")
+            written = path.stat().st_mtime
+            if origin != _origin():
+                alive = time.time() - written < IDLE
+            else:  # a process that began after the file was written only has the same number
+                alive = psutil.pid_exists(int(process)) and (
+                    psutil.Process(int(process)).create_time() <= written + 1
+                )
+            if not alive:
+                _remove(path)
+
+
+@cache
+def _origin() -> str:
+    """Eight hex digits for where process numbers mean the same: host name and pid namespace."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def encode_text(text: str) -> bytes:
+    r"""UTF-8; halves of surrogate pairs, as names that are no UTF-8 have them, become ``\udcff``.
+
+    In JSON that is the character's own escape, so it is read back as it was.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically as UTF-8; see :func:`encode_text`."""
+    write_atomic(path, encode_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, since JSON has none."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_gzip(path: Path, data: bytes) -> None:
@@ -50,19 +128,135 @@ def write_gzip(path: Path, data: bytes) -> None:
     write_atomic(path, gzip.compress(data, mtime=0))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+# ------------------------------------------------------------------------------- reading
+
+
+def read_bytes(path: Path, error: MakeError = RecordError) -> bytes:
+    """A file's content; ``error`` names the file if it is missing or is a pipe or a device."""
+    try:
+        # /dev/stdin and the shell's <(...) are pipes on purpose; any other would be waited for
+        if path.exists() and not (path.is_file() or path.is_dir() or path.is_relative_to("/dev")):
+            raise error(f"cannot read {path}: it is a pipe or a device, not a file")
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(f"cannot read {path}: {problem.strerror}") from problem
+    except ValueError as problem:  # a zero byte in the name
+        raise error(f"cannot read {str(path)!r}: {problem}") from problem
+
+
+def read_text(path: Path, error: MakeError = RecordError) -> str:
+    """UTF-8 text, with or without a byte order mark."""
+    return decode_text(read_bytes(path, error), str(path), error)
+
+
+def decode_text(data: bytes, where: str, error: MakeError = RecordError) -> str:
+    """UTF-8 text, with or without a byte order mark; ``error`` begins with ``where``."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{where} is not UTF-8 text (byte {problem.start:,})") from problem
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Lines end at ``\n`` (or ``\r\n``) only: ``str.splitlines`` would also cut at U+2028, U+0085
+    and others, which belong to the text."""
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def read_lines(path: Path, error: MakeError = RecordError) -> list[str]:
+    """The lines of a UTF-8 text; see :func:`split_lines`."""
+    return split_lines(read_text(path, error))
+
+
+def parse_json(text: str | bytes, where: str, error: MakeError = RecordError) -> Any:
+    """JSON (UTF-8, or with the byte order mark of another UTF).
 
     Raises:
-        RecordError: naming the file, if it is missing or not JSON.
+        error: one line that begins with ``where``: syntax, NaN or infinity, a key twice in one
+            object, a number of thousands of digits, nesting beyond :data:`MAX_DEPTH`.
     """
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is not valid JSON ({error}); remove it and run again") from error
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        value = json.loads(
+            text.removeprefix("\ufeff"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique_keys,
+        )
+        _check_depth(value)
+        return value
+    except UnicodeDecodeError as problem:
+        raise error(f"{where} is not UTF-8 text (byte {problem.start:,})") from problem
+    except json.JSONDecodeError as problem:
+        raise error(f"{where} is not valid JSON ({problem})") from problem
+    except RecursionError as problem:
+        raise error(f"{where} is not valid JSON (nested too deeply)") from problem
+    except ValueError as problem:
+        reason = str(problem).partition(";")[0]  # Python's own goes on about its settings
+        raise error(f"{where} is not valid JSON ({reason})") from problem
 
+
+def read_json(path: Path, error: MakeError = RecordError) -> Any:
+    """Read JSON; see :func:`parse_json`.
+
+    Raises:
+        error: naming the file, if it is missing or not JSON.
+    """
+    data = read_bytes(path, error)
+    return parse_json(data, str(path), lambda text: error(f"{text}; remove it and run again"))
+
+
+def read_json_lines(path: Path, error: MakeError = RecordError) -> Iterator[tuple[str, Any]]:
+    """The values of a file with one JSON value a line, each with where it stands ('line 3 of
+    prompts.jsonl'); blank lines are skipped."""
+    for number, line in enumerate(read_lines(path, error), 1):
+        if line.strip():
+            where = f"line {number} of {path}"
+            yield where, parse_json(line, where, error)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read TOML, with or without a byte order mark.
+
+    Raises:
+        UsageError: naming the file, if it is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path, UsageError))
+    except (ValueError, RecursionError) as problem:
+        reason = str(problem).partition(";")[0]
+        raise UsageError(f"{path} is not valid TOML: {reason}") from problem
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!a} stands twice in one object")
+    return record
+
+
+def _check_depth(value: Any) -> None:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise RecursionError
+
+
+# ------------------------------------------------------------------------ names and hashes
 
 OLD_NAMES = {
     "licence": "license",
@@ -100,5 +294,5 @@ def digest_files(paths: Iterable[Path], root: Path | None = None) -> str:
         name = path.relative_to(root) if root else Path(path.name)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{name.as_posix()}\0{content}\n".encode())
+        total.update(os.fsencode(f"{name.as_posix()}\0{content}\n"))
     return total.hexdigest()

@@ -16,7 +16,7 @@ FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.report
 
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
-STORE = BASE | {"files", "progress", "registry", "shipped", "distributed"}
+STORE = BASE | {"files", "schema", "progress", "registry", "shipped", "distributed"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "encbench.registry": {"errors"},
     "encbench.progress": set(),
     "encbench.files": {"errors"},
+    "encbench.schema": {"errors", "files"},
     "encbench.store": STORE,
     "encbench.retrieval": BASE | {"retrieval"},
     "encbench.intervals": BASE | {"retrieval"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "encbench.vision": STORE | {"data", "encoders", "vision", "zoo"},
     "encbench.encode": ENGINE,
     "encbench.shards": STORE | {"encoders", "store"},
-    "encbench.records": BASE | {"files"},
+    "encbench.records": BASE | {"files", "schema"},
     "encbench.ranking": BASE | {"records", "intervals"},
     "encbench.config": BASE | {"data"},
     "encbench.presets": {"errors"},
@@ -54,7 +55,7 @@ ALLOWED = {
         "encoders",
         "intervals",
     },
-    "encbench.reports": {"types", "errors", "records", "files"},
+    "encbench.reports": {"types", "errors", "records", "files", "schema"},
 }
 FREE = {"encbench.cli", "encbench.commands", "encbench.pipeline", "encbench.context"}
 FREE |= {"encbench.estimate", "encbench.confirm"}
