@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import RecordError
 from .files import OLD_NAMES, digest, read_json, with_current_names, write_gzip, write_json
+from .types import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,8 +188,6 @@ class Prediction:
 class TrainedEncoder:
     """What came out for one encoder, mean over its trainings (one for each seed).
 
-    A cell is a key such as 'steps=4&tier=B&combos=seen' (:func:`cell`).
-
     Attributes:
         predicted: {value, low, high} by the primary rule of the prediction.
         predicted_rank: among the trained encoders of the experiment; None for a control.
@@ -210,12 +209,12 @@ class TrainedEncoder:
     control: bool
     predicted: dict[str, float]
     seeds: list[int]
-    scores: dict[str, dict[str, float]]
+    scores: dict[Cell, dict[str, float]]
     predicted_rank: int | None = None
     parameters: int = 0
-    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
-    by_seed: dict[str, list[float]] = field(default_factory=dict)
-    parent: dict[str, dict[str, float]] = field(default_factory=dict)
+    tasks: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    by_seed: dict[Cell, list[float]] = field(default_factory=dict)
+    parent: dict[Cell, dict[str, float]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     gap: list[dict[str, float]] = field(default_factory=list)
     training_seconds: list[float] = field(default_factory=list)
@@ -231,7 +230,7 @@ class Predictor:
     stages, ``p_holm`` corrected over all rows of the table."""
 
     name: str
-    cell: str
+    cell: Cell
     statistic: float
     p: float
     p_holm: float
@@ -264,7 +263,7 @@ class Verdict:
     encoders: list[TrainedEncoder]
     choice: dict[str, Any]
     rule: dict[str, Any]
-    primary: str
+    primary: Cell
     control: dict[str, Any] = field(default_factory=dict)
     exploratory: list[Predictor] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -281,16 +280,13 @@ class Verdict:
 Hashed = TypeVar("Hashed", Prediction, Verdict)
 
 
-def cell(steps: int, tier: str = "B", combos: str = "seen") -> str:
-    """The key of a cell: number of sampling steps, wording tier, seen or held-out prompts."""
-    return f"steps={steps}&tier={tier}&combos={combos}"
-
-
 # ------------------------------------------------------------------------ reading, writing
 
 
 def clean(value: Any) -> Any:
-    """JSON-ready copy: numpy scalars become numbers, NaN and infinity become None."""
+    """JSON-ready copy: numpy scalars become numbers, NaN and infinity None, a cell its key."""
+    if isinstance(value, Cell):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -440,16 +436,31 @@ def read_verdict(path: Path) -> Verdict:
         verdict = Verdict(
             **{
                 **value,
-                "encoders": [TrainedEncoder(**row) for row in value["encoders"]],
-                "exploratory": [Predictor(**row) for row in value.get("exploratory", [])],
+                "primary": Cell.parse(value["primary"]),
+                "encoders": [
+                    TrainedEncoder(**row | {name: _by_cell(row.get(name, {})) for name in BY_CELL})
+                    for row in value["encoders"]
+                ],
+                "exploratory": [
+                    Predictor(**row | {"cell": Cell.parse(row["cell"])})
+                    for row in value.get("exploratory", [])
+                ],
             }
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise RecordError(
             f"{path} lacks something: {error}; run 'encbench confirm' again"
         ) from error
     _check_hash(path, verdict.hash)
     return verdict
+
+
+BY_CELL = ("scores", "tasks", "by_seed", "parent")
+"""Fields of TrainedEncoder that are keyed by cell."""
+
+
+def _by_cell(table: dict[str, Any]) -> dict[Cell, Any]:
+    return {Cell.parse(key): value for key, value in table.items()}
 
 
 def _check_hash(path: Path, expected: str) -> None:

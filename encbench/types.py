@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -327,6 +327,49 @@ class Detection:
     score: float
     mask: Bool[Tensor, "H W"] | None = None
     color: str | None = None
+
+
+# --------------------------------------------------------------------- trained outcomes
+
+
+class Cell(NamedTuple):
+    """Where a score of trained models stands. No field has a default, so that none is forgotten.
+
+    ``str(cell)`` is its key in files; :meth:`parse` reads it back.
+
+    Attributes:
+        metric: name of the metric, as in the registry.
+        steps: number of sampling steps.
+        tier: wording of the prompts: 'A' as in training, 'B' and 'C' in other words; 'file' for
+            prompts from a file.
+        combos: 'seen' or 'held-out' combinations of attributes.
+    """
+
+    metric: str
+    steps: int
+    tier: str
+    combos: str
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Tier and combos: which prompts were used."""
+        return self.tier, self.combos
+
+    def __str__(self) -> str:
+        return "&".join(f"{name}={value}" for name, value in self._asdict().items())
+
+    @classmethod
+    def parse(cls, key: str) -> Cell:
+        """Read a key; one of an earlier version names no metric, which was GenEval.
+
+        Raises:
+            ValueError: if it is not the key of a cell.
+        """
+        fields = dict(part.partition("=")[::2] for part in key.split("&"))
+        if not {"steps", "tier", "combos"} <= set(fields) <= set(cls._fields):
+            raise ValueError(f"'{key}' is not like metric=geneval&steps=4&tier=A&combos=seen")
+        steps = int(fields["steps"])
+        return cls(fields.get("metric", "geneval"), steps, fields["tier"], fields["combos"])
 
 
 def default_device(name: str = "auto") -> torch.device:

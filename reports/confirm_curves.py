@@ -100,9 +100,9 @@ def draw_steps(c: Confirmation) -> Drawing | str:
     rows = [row for row in c.rows if any(c.entry(row, s) for s in c.steps)]
     if not rows or len(c.steps) < 2:
         return "It takes scores at two numbers of steps to see how they depend on it."
-    tier = c.primary[1]
-    held = next((g for g in c.groups if g[0] == tier and g[1] != c.primary[2]), None)
-    lines = [(row, _by_steps(c, row, c.primary[1:])[0]) for row in rows]
+    tier = c.primary.tier
+    held = next((g for g in c.groups if g[0] == tier and g[1] != c.primary.combos), None)
+    lines = [(row, _by_steps(c, row, c.primary.group)[0]) for row in rows]
     tops = [v for row in rows for s in c.steps for v in (c.entry(row, s) or {}).values()
             if text.is_number(v) and v <= 1]  # fmt: skip
     with canvas(_height(len(rows))) as figure:
@@ -113,13 +113,21 @@ def draw_steps(c: Confirmation) -> Drawing | str:
                 (xs, ys), _, _ = _by_steps(c, row, held)
                 axes.plot(xs, ys, color=ORANGE, linewidth=1.1, linestyle="--", marker="o",
                           markersize=2)  # fmt: skip
-            (xs, ys), low, high = _by_steps(c, row, c.primary[1:])
+            (xs, ys), low, high = _by_steps(c, row, c.primary.group)
             axes.fill_between(xs, low, high, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(xs, ys, color=BLUE, linewidth=1.6, marker="o", markersize=3)
             parent = row.parent.get(c.verdict.primary) or {}
             if text.is_number(parent.get("value")):
-                axes.plot([c.primary[0]], [parent["value"]], marker="s", color=INK, markersize=3.5,
-                          markerfacecolor="white", linestyle="none", zorder=5)  # fmt: skip
+                axes.plot(
+                    [c.primary.steps],
+                    [parent["value"]],
+                    marker="s",
+                    color=INK,
+                    markersize=3.5,
+                    markerfacecolor="white",
+                    linestyle="none",
+                    zorder=5,
+                )
             axes.set_xscale("log", base=2)
             axes.set_xticks(c.steps, [str(s) for s in c.steps])
             axes.set_xlim(c.steps[0] / 1.25, c.steps[-1] * 1.25)
@@ -183,7 +191,7 @@ def draw_training(c: Confirmation) -> Drawing | str:
     switch = _switch(c, rows)
     last = max(line[0][-1] for _, line in drawn)
     with canvas(_height(len(rows))) as figure:
-        plots = _plots(figure, c, rows, "training step", f"GenEval, {c.primary[0]} steps")
+        plots = _plots(figure, c, rows, "training step", f"GenEval, {c.primary.steps} steps")
         for axes, (row, (xs, ys)) in zip(plots, drawn, strict=True):
             _others(axes, drawn, row)
             if switch is not None:
@@ -220,8 +228,8 @@ def draw_training(c: Confirmation) -> Drawing | str:
             figure,
             "confirm-training",
             "GenEval through training",
-            f"The mean over seeds at {c.primary[0]} steps, tier "
-            f"{text.clean_text(c.primary[1])}; on "
+            f"The mean over seeds at {c.primary.steps} steps, tier "
+            f"{text.clean_text(c.primary.tier)}; on "
             "the way fewer images a prompt than in the end, so single points are noisy. Until the "
             "switch the network learns the instantaneous velocity and is sampled as plain flow "
             "matching; after it, the average one.",

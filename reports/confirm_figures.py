@@ -152,7 +152,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             axes.set_xlim(*_room([x for row in marks.rows for x in _ends(row.predicted)]))
             axes.set_ylim(*_room(ends))
             axes.grid()
-            bold = "bold" if steps == c.primary[0] else "normal"
+            bold = "bold" if steps == c.primary.steps else "normal"
             axes.set_title(text.count_noun(steps, "step"), fontweight=bold, pad=4)
             told = _agreement(c, steps)
             axes.text(1, 1 + 4 / 72 / each, told, transform=axes.transAxes, ha="right",
@@ -165,7 +165,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             place_labels(axes, points, 6.5 if not marks.numbered else 7)
         marks.draw_key(figure, 0.55)
         marks.legend(figure)
-        tier, combos = c.primary[1:]
+        tier, combos = c.primary.group
         told = "; ".join(
             f"{marks.names[row.spec]} predicted {text.number(row.predicted.get('value'))}, "
             f"got {text.number(c.value(row))}"
@@ -178,19 +178,19 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             f"Horizontal: the primary score, written down before training. Vertical: GenEval of "
             f"the trained models, tier {text.clean_text(tier)}, {text.clean_text(combos)} "
             f"combinations. Lines are 95 % intervals: over queries across, over prompts and seeds "
-            f"down. Both verdicts are about {c.primary[0]} steps; the other panels are "
+            f"down. Both verdicts are about {c.primary.steps} steps; the other panels are "
             "exploratory. Controls are drawn, but never enter the rank correlation, which is "
             "taken within stages of training."
             + (" Numbers are predicted ranks." if marks.numbered else ""),
             f"Scatter plots of predicted against actual scores at "
-            f"{text.listing(map(str, panels), 9)} steps; at {c.primary[0]} steps: {told}.",
+            f"{text.listing(map(str, panels), 9)} steps; at {c.primary.steps} steps: {told}.",
         )
 
 
 def _agreement(c: Confirmation, steps: int) -> str:
     """'rank correlation 0.80', from the verdict or, in other panels, the exploratory table."""
     value: Any = None
-    if steps == c.primary[0]:
+    if steps == c.primary.steps:
         value = (c.verdict.rule.get("statistic") or {}).get("value")
     elif found := c.predictor("primary rule", steps):
         value = found.statistic
@@ -278,7 +278,7 @@ def draw_confirm_cost(c: Confirmation) -> Drawing | str:
             axes.grid()
             axes.set_xlabel(label)
             if i == 0:
-                axes.set_ylabel(f"GenEval, {c.primary[0]} steps")
+                axes.set_ylabel(f"GenEval, {c.primary.steps} steps")
             place_labels(axes, points, 6.5 if not marks.numbered else 7,
                   [level["value"]] if level else [])  # fmt: skip
         marks.draw_key(figure, 0.42)
@@ -291,7 +291,7 @@ def draw_confirm_cost(c: Confirmation) -> Drawing | str:
             figure,
             "confirm-cost",
             "What came out against what it cost",
-            f"GenEval of the trained models at {c.primary[0]} steps against the weights that "
+            f"GenEval of the trained models at {c.primary.steps} steps against the weights that "
             "encode text, and against the time of one training. Budgets are equal in steps and "
             "images, so times differ only with the width of the features and with whatever else "
             "the machine did. Vertical lines are 95 % intervals.",

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from encbench.errors import RecordError
-from encbench.records import Predictor, Ranked, TrainedEncoder, Verdict, cell, read_verdict
+from encbench.records import Predictor, Ranked, TrainedEncoder, Verdict, read_verdict
+from encbench.types import Cell
 
 from . import text
 from .load import Run
 
 VERDICT = "verdict.json"
 CONSTANT = "control:constant"
-PRIMARY = (4, "B", "seen")
 LARGEST = 8_000_000  # bytes; a grid of samples is far smaller, so this is something else
 Group = tuple[str, str]
 """Wording tier, and 'seen' or 'held-out'."""
@@ -80,38 +79,34 @@ class Confirmation:
     # -------------------------------------------------------------------------- the cells
 
     @cached_property
-    def _cells(self) -> tuple[tuple[int, str, str], ...]:
-        """Number of steps, tier and combos of every cell that has a score."""
-        found: dict[tuple[int, str, str], None] = {}
-        for row in self.rows:
-            for key, entry in row.scores.items():
-                place = parse_cell(key)
-                if place and text.is_number(entry.get("value")):
-                    found[place] = None
-        return tuple(found)
+    def _cells(self) -> tuple[Cell, ...]:
+        """Every cell that has a score."""
+        scores = (entry for row in self.rows for entry in row.scores.items())
+        return tuple(dict.fromkeys(c for c, e in scores if text.is_number(e.get("value"))))
 
-    @cached_property
-    def primary(self) -> tuple[int, str, str]:
-        """Steps, tier and combos of both verdicts."""
-        return parse_cell(self.verdict.primary) or PRIMARY
+    @property
+    def primary(self) -> Cell:
+        """The cell of both verdicts."""
+        return self.verdict.primary
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
         """Numbers of sampling steps, fewest first."""
-        return tuple(sorted({steps for steps, _, _ in self._cells}))
+        return tuple(sorted({cell.steps for cell in self._cells}))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Tiers of seen prompts, then of held-out ones."""
-        there = {(tier, combos) for _, tier, combos in self._cells}
+        there = {cell.group for cell in self._cells}
         return tuple(sorted(there, key=lambda g: (g[1] != "seen", g[1], g[0])))
 
     def entry(
         self, row: TrainedEncoder, steps: int | None = None, group: Group | None = None
     ) -> dict[str, Any] | None:
         """An encoder's score in a cell, the primary one by default; None where there is none."""
-        tier, combos = group or self.primary[1:]
-        found = row.scores.get(cell(steps or self.primary[0], tier, combos))
+        tier, combos = group or self.primary.group
+        cell = self.primary._replace(steps=steps or self.primary.steps, tier=tier, combos=combos)
+        found = row.scores.get(cell)
         return found if found and text.is_number(found.get("value")) else None
 
     def value(self, row: TrainedEncoder) -> float | None:
@@ -142,7 +137,7 @@ class Confirmation:
 
     def predictor(self, name: str, steps: int) -> Predictor | None:
         """How well a predictor orders the encoders at a number of steps."""
-        wanted = cell(steps, *self.primary[1:])
+        wanted = self.primary._replace(steps=steps)
         rows = self.verdict.exploratory
         return next((p for p in rows if (p.name, p.cell) == (name, wanted)), None)
 
@@ -150,15 +145,6 @@ class Confirmation:
     def same_prediction(self) -> bool:
         """Whether the verdict is on the prediction that the run holds now."""
         return self.verdict.prediction == self.ranked.prediction.hash
-
-
-def parse_cell(key: str) -> tuple[int, str, str] | None:
-    """Steps, tier and combos of a cell's key; None if it is none."""
-    found = parse_qs(key)
-    try:
-        return int(found["steps"][0]), found["tier"][0], found["combos"][0]
-    except (KeyError, ValueError):
-        return None
 
 
 def load_confirmation(ranked: Run) -> Confirmation | None:
@@ -253,7 +239,7 @@ def load_grids(c: Confirmation) -> list[Grid]:
             png, width, height = content
             value = text.format_score(c.entry(row))
             place = f"predicted {row.predicted_rank}, " if row.predicted_rank else "control, "
-            said = f"{place}GenEval at {c.primary[0]} steps {value}"
+            said = f"{place}GenEval at {c.primary.steps} steps {value}"
             found.append(
                 Grid(row, c.name(row.spec), f"confirm-grid-{i + 1}", png, width, height, said)
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from encbench.records import TrainedEncoder, cell
+from encbench.records import TrainedEncoder
 
 from . import text
-from .confirm_load import Confirmation, Group, parse_cell
-from .tables import Cell, Table, TableRow, number_cell, scored, text_cell, write_csv
+from .confirm_load import Confirmation, Group
+from .tables import Table, TableCell, TableRow, number_cell, scored, text_cell, write_csv
 
 
 def _kind(c: Confirmation, row: TrainedEncoder) -> str:
@@ -18,7 +18,7 @@ def _kind(c: Confirmation, row: TrainedEncoder) -> str:
     return "use" if c.winner is row else ""
 
 
-def _encoder(c: Confirmation, row: TrainedEncoder) -> Cell:
+def _encoder(c: Confirmation, row: TrainedEncoder) -> TableCell:
     tag = "control" if row.control else ""
     return text_cell(c.name(row.spec), title=text.clean_text(row.spec), tag=tag)
 
@@ -35,7 +35,7 @@ def group_title(group: Group) -> str:
 def outcome_table(c: Confirmation) -> Table:
     """What was predicted and what came out in the cell of both verdicts."""
     stages = _several_stages(c)
-    steps = f"GenEval, {c.primary[0]} steps"
+    steps = f"GenEval, {c.primary.steps} steps"
     head = (
         "Predicted rank", "Actual rank", "Encoder", "Predicted score", steps, "Each seed",
         "Parent, flow matching", *(["Stage"] if stages else []),
@@ -46,14 +46,14 @@ def outcome_table(c: Confirmation) -> Table:
         parent = row.parent.get(c.verdict.primary)
         by_seed = row.by_seed.get(c.verdict.primary) or []
         cells = [
-            Cell("control")
+            TableCell("control")
             if row.control
             else number_cell(row.predicted_rank, text.count(row.predicted_rank)),
             number_cell(place, text.count(place)),
             _encoder(c, row),
             scored(row.predicted),
             scored(c.entry(row)),
-            Cell(", ".join(map(text.number, by_seed)) or text.NOTHING),
+            TableCell(", ".join(map(text.number, by_seed)) or text.NOTHING),
             scored(parent),
         ]
         if stages:
@@ -162,13 +162,10 @@ def predictors(c: Confirmation, *, primary: bool) -> Table | None:
     wanted = [p for p in c.verdict.exploratory if (p.cell == c.verdict.primary) == primary]
     if not wanted:
         return None
-    wanted.sort(key=lambda p: (p.cell if not primary else "", -_number(p.statistic), p.name))
+    wanted.sort(key=lambda p: (str(p.cell) if not primary else "", -_number(p.statistic), p.name))
     rows = []
     for p in wanted:
-        place = parse_cell(p.cell)
-        where = (
-            f"{text.count_noun(place[0], 'step')}, {group_title(place[1:])}" if place else p.cell
-        )
+        where = f"{text.count_noun(p.cell.steps, 'step')}, {group_title(p.cell.group)}"
         cells = [
             text_cell(text.clean_text(p.name)),
             number_cell(p.statistic, text.number(p.statistic, 2)),
@@ -215,7 +212,7 @@ def confirmation_csv(c: Confirmation) -> str:
                     *(row.predicted.get(end) for end in ("value", "low", "high")),
                     row.predicted_rank, row.parameters,
                     sum(seconds) / len(seconds) if seconds else None, key,
-                    *(parse_cell(key) or (None, None, None)), key == cell(*c.primary),
+                    key.steps, key.tier, key.combos, key == c.primary,
                     *(entry.get(end) for end in ("value", "low", "high", "n")),
                     " ".join(map(str, row.by_seed.get(key) or [])),
                     *(parent.get(end) for end in ("value", "low", "high")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from encbench.files import write_atomic
 from encbench.records import Verdict
+from encbench.types import Cell
 
 from . import confirm_tables, confirm_words
 from .confirm_figures import draw_confirm_figures
@@ -31,7 +32,7 @@ class View:
     advice: str
     verdict: Verdict
     same_prediction: bool
-    primary: tuple[int, str, str]
+    primary: Cell
     statements: list[Statement]
     warnings: list[str]
     rules: list[tuple[str, str]]
@@ -109,7 +110,7 @@ def _grids(c: Confirmation) -> list[Grid]:
 
 
 def _breakdown(c: Confirmation) -> list[tuple[str, Table]]:
-    steps, tier, combos = c.primary
+    _, steps, tier, combos = c.primary
     group = clean_text(f"tier {tier}, {combos} combinations")
     found: list[tuple[str, Any]] = [
         (f"Each number of steps, {group}", confirm_tables.by_steps(c)),

@@ -19,7 +19,7 @@ from .published import published_for
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell: what is read (maybe data, so escaped), the smaller note beside it (our own
     words, an interval), what it sorts by, more of it on hovering, and a tag."""
 
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     kind: str = ""  # 'control', 'use', 'tied' or ''
 
 
@@ -49,19 +49,19 @@ class Table:
     rows: tuple[TableRow, ...]
 
 
-def text_cell(value: str, **more: Any) -> Cell:
-    return Cell(value, sort=value.lower(), **more)
+def text_cell(value: str, **more: Any) -> TableCell:
+    return TableCell(value, sort=value.lower(), **more)
 
 
-def number_cell(value: Any, shown: str | None = None, **more: Any) -> Cell:
+def number_cell(value: Any, shown: str | None = None, **more: Any) -> TableCell:
     """A number; sorts by its value, missing ones last."""
     known = text.is_number(value)
-    return Cell(
+    return TableCell(
         shown if shown is not None else text.number(value), sort=value if known else None, **more
     )
 
 
-def scored(entry: Any, digits: int = 3) -> Cell:
+def scored(entry: Any, digits: int = 3) -> TableCell:
     """A score with its interval."""
     if not entry:
         return number_cell(None)
@@ -81,7 +81,7 @@ def _kind(run: Run, spec: str, control: bool) -> str:
     return "use" if spec == run.use else "tied" if spec in run.tied else ""
 
 
-def _encoder(run: Run, spec: str, control: bool = False) -> Cell:
+def _encoder(run: Run, spec: str, control: bool = False) -> TableCell:
     """A short name; the ranking and the list of encoders have it in full."""
     name = run.brief.get(spec, text.clean_text(spec))
     return text_cell(name, title=text.clean_text(spec), tag="control" if control else "")
@@ -97,8 +97,10 @@ def ranking_table(run: Run) -> Table:
         cost = run.cost(row.spec)
         missing = f"({row.unscored} unscored)" if row.unscored else ""
         cells = [
-            number_cell(row.rank, text.count(row.rank)) if not row.control else Cell("control"),
-            Cell(place, sort=row.rank_low),
+            number_cell(row.rank, text.count(row.rank))
+            if not row.control
+            else TableCell("control"),
+            TableCell(place, sort=row.rank_low),
             text_cell(text.clean_text(row.name), title=text.clean_text(row.spec)),
             number_cell(row.value, note=text.interval(row.low, row.high)),
             number_cell(row.n, text.count(row.n), note=missing),
@@ -152,9 +154,9 @@ def rivals(run: Run) -> Table:
         cells = (
             text_cell(f"{rival.probe}: {rival.score}"),
             number_cell(rival.agreement, text.number(rival.agreement, 2)),
-            Cell(_chain(run, rival.order)),
+            TableCell(_chain(run, rival.order)),
             scored(best),
-            Cell("; ".join(filter(None, remarks))),
+            TableCell("; ".join(filter(None, remarks))),
         )
         rows.append(TableRow(cells, "saturated" if rival.saturated else ""))
     return Table(head, "lrlrl", tuple(rows))
@@ -169,9 +171,9 @@ def sensitivity(run: Run) -> Table:
         cells = (
             text_cell(text.clean_text(v.layer)),
             text_cell(text.clean_text(v.pooling)),
-            Cell(_chain(run, v.order)),
-            Cell(text.listing((_chain(run, pair[::-1]) for pair in v.clear_flips), 5)),
-            Cell(text.listing((_chain(run, pair[::-1]) for pair in unclear), 5)),
+            TableCell(_chain(run, v.order)),
+            TableCell(text.listing((_chain(run, pair[::-1]) for pair in v.clear_flips), 5)),
+            TableCell(text.listing((_chain(run, pair[::-1]) for pair in unclear), 5)),
         )
         rows.append(TableRow(cells))
     return Table(head, "lllll", tuple(rows))

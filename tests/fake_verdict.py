@@ -26,16 +26,20 @@ from encbench.records import (
     Predictor,
     TrainedEncoder,
     Verdict,
-    cell,
     read_prediction,
     write_verdict,
 )
+from encbench.types import Cell
 
 STEPS = (1, 2, 4, 16)
 GAIN = {1: 0.55, 2: 0.8, 4: 1.0, 16: 1.1}
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 PROMPTS = ("a red circle", "a blue star", "a cross above a ring", "4 rings")
 GROUPS = tuple((tier, combos) for combos in ("seen", "held-out") for tier in "ABC")
+
+
+def cell(steps: int, tier: str = "B", combos: str = "seen") -> Cell:
+    return Cell("geneval", steps, tier, combos)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def build(
     rng = np.random.default_rng([draw, 8])
     tasks = np.repeat(np.arange(len(TASKS)), prompts)
     shift = rng.normal(0, 0.012, (len(models), seeds))
-    tables: dict[str, OutcomeTable] = {}
+    tables: dict[Cell, OutcomeTable] = {}
     for steps in STEPS:
         for tier, combos in GROUPS:
             made = tasks if combos == "seen" else tasks[::3]
@@ -160,8 +164,8 @@ def _intervals(table: OutcomeTable) -> list[dict[str, Any]]:
 
 
 def _encoder(
-    folder: Path, i: int, model: Model, rank: int, seeds: int, tables: dict[str, OutcomeTable],
-    intervals: dict[str, list[dict[str, Any]]], grids: bool, rng: np.random.Generator,
+    folder: Path, i: int, model: Model, rank: int, seeds: int, tables: dict[Cell, OutcomeTable],
+    intervals: dict[Cell, list[dict[str, Any]]], grids: bool, rng: np.random.Generator,
 ) -> TrainedEncoder:  # fmt: skip
     places = [f"confirm/models/model-{i}-s{s}" for s in range(seeds)]
     if grids:
@@ -261,7 +265,7 @@ def _control(models: Sequence[Model], table: OutcomeTable) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _exploratory(models: Sequence[Model], tables: dict[str, OutcomeTable]) -> list[Predictor]:
+def _exploratory(models: Sequence[Model], tables: dict[Cell, OutcomeTable]) -> list[Predictor]:
     count = sum(not m.control for m in models)
     cells = [cell(4), cell(1), cell(2), cell(16), cell(4, "A"), cell(4, "C")]
     cells = [key for key in [*cells, cell(4, "B", "held-out")] if key in tables]

@@ -37,13 +37,13 @@ from encbench.files import write_json
 from encbench.records import (
     Prediction,
     Ranked,
-    cell,
     find_records,
     read_prediction,
     read_record,
     read_verdict,
     write_record,
 )
+from encbench.types import Cell
 
 OWN = """
 import hashlib
@@ -178,7 +178,7 @@ def plan_of(rows: list[Ranked], steps: int = 1000) -> ConfirmPlan:
     return ConfirmPlan(
         prediction="p", preset="cpu", encoders=entries(rows), seeds=(0, 1), per_task=4, images=2,
         train={"world": "scenes-grid", "steps": steps}, prompts="", prompt_pins={},
-        primary=cell(4), backbone="", detector="scenes", colors="none",
+        primary=Cell("geneval", 4, "B", "seen"), backbone="", detector="scenes", colors="none",
     )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def test_budgets_are_read_and_refused() -> None:
 
 def test_what_a_plan_can_tell_is_said_before() -> None:
     groups = groups_for("", "scenes-grid", 4, 0)
-    assert primary_of(groups) == "steps=4&tier=B&combos=seen"
+    assert primary_of(groups) == Cell("geneval", 4, "B", "seen")
     two = reach(plan_of(RANKED[:2]), groups)
     assert two["rule"] == ["can't tell"]
     assert "confirmed" in two["choice"]
@@ -249,7 +249,12 @@ def test_from_prediction_to_verdict(run: Path) -> None:
     assert read_verdict(run / "verdict.json") == verdict
     assert verdict.prediction == read_prediction(run / "prediction.json").hash
     assert [row.name for row in verdict.encoders] == ["first", "second", "constant"]
-    keys = {cell(s, t, c) for s in (1, 2, 4, 16) for t in "ABC" for c in ("seen", "held-out")}
+    keys = {
+        Cell("geneval", steps, tier, combos)
+        for steps in (1, 2, 4, 16)
+        for tier in "ABC"
+        for combos in ("seen", "held-out")
+    }
     for row in verdict.encoders:
         assert set(row.scores) == keys
         assert len(row.by_seed[verdict.primary]) == 2

@@ -13,7 +13,8 @@ import pytest
 
 from encbench.cli import main
 from encbench.files import write_json
-from encbench.records import cell, read_prediction, read_verdict
+from encbench.records import read_prediction, read_verdict
+from encbench.types import Cell
 
 
 def few(shared: Path, folder: Path, count: int = 12) -> Path:
@@ -68,7 +69,9 @@ def test_real_formats_from_ranking_to_verdict(
     assert not verdict.failed
     assert {row.spec for row in verdict.encoders} == {*specs, "control:constant"}
     for row in verdict.encoders:
-        assert set(row.scores) == {cell(steps, "file") for steps in (1, 2, 4, 16)}
+        assert set(row.scores) == {
+            Cell("geneval", steps, "file", "seen") for steps in (1, 2, 4, 16)
+        }
         assert all(0 <= entry["value"] <= 1 for entry in row.scores.values())
         assert row.parent
         assert row.gap

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from encbench.confirm.plan import read_plan
 from encbench.errors import RecordError
 from encbench.records import (
     RunRecord,
@@ -16,8 +17,10 @@ from encbench.records import (
     read_items,
     read_prediction,
     read_record,
+    read_verdict,
     write_record,
 )
+from encbench.types import Cell
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -102,6 +105,23 @@ def test_old_runs_load_for_ever(folder):
     prediction = read_prediction(folder / "prediction.json")
     assert prediction.hash == wanted["hash"]  # of the file, whose names may be older
     assert prediction.advice["text"] == wanted["advice"]
+    verdict, expected = read_verdict(folder / "verdict.json"), wanted["verdict"]
+    assert (verdict.hash, verdict.prediction) == (expected["hash"], expected["prediction"])
+    primary = Cell("geneval", 4, "B", "seen")
+    assert verdict.primary == primary
+    found = {row.name: row.scores[primary]["value"] for row in verdict.encoders}
+    assert found == expected["scores"]
+    assert read_plan(folder / "confirm" / "plan.json").primary == primary
+
+
+def test_a_cell_is_read_from_its_key_with_and_without_a_metric():
+    cell = Cell("geneval", 4, "B", "held-out")
+    assert str(cell) == "metric=geneval&steps=4&tier=B&combos=held-out"
+    assert Cell.parse(str(cell)) == cell
+    assert Cell.parse("steps=4&tier=B&combos=held-out") == cell
+    for key in ("", "steps=4", "steps=many&tier=B&combos=seen", f"{cell}&seed=1"):
+        with pytest.raises(ValueError, match=r"is not like|invalid literal"):
+            Cell.parse(key)
 
 
 def test_there_is_a_golden_run():

@@ -12,14 +12,14 @@ import fake_run
 import fake_verdict
 import pytest
 from fake_run import CONTROLS, FOUR
-from fake_verdict import ALIKE, HELD, REVERSED
+from fake_verdict import ALIKE, HELD, REVERSED, cell
 
 from encbench.errors import RecordError
-from encbench.records import cell, read_verdict
+from encbench.records import read_verdict
 from encbench.reports import confirm_tables, confirm_words, text
 from encbench.reports.build import build_report
 from encbench.reports.confirm_figures import Marks, draw_confirm_figures, draw_predicted
-from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids, parse_cell
+from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
 from encbench.reports.figures import Drawing
 from encbench.reports.load import load_run
@@ -221,7 +221,7 @@ def test_the_csv_has_a_row_for_each_encoder_and_cell(held):
     assert len(rows) == sum(len(row.scores) for row in verdict.encoders)
     values = {(row["spec"], row["cell"]): float(row["value"]) for row in rows}
     for row in verdict.encoders:
-        assert values[row.spec, cell(4)] == row.scores[cell(4)]["value"]
+        assert values[row.spec, str(cell(4))] == row.scores[cell(4)]["value"]
     (main,) = [row for row in rows if row["primary"] == "True" and row["spec"] == HELD[0].spec]
     assert (main["steps"], main["tier"], main["combos"]) == ("4", "B", "seen")
     assert float(main["colors"]) == verdict.encoders[0].tasks[cell(4)]["colors"]
@@ -312,9 +312,3 @@ def test_text_from_data_stays_text(copy):
     line = next(line for line in tex.splitlines() if "script" in line)
     assert r"\$x\_1\$" in line
     assert line.replace(r"\&", "").count("&") == 6
-
-
-def test_cells_are_read_by_their_keys():
-    assert parse_cell(cell(16, "C", "held-out")) == (16, "C", "held-out")
-    assert parse_cell("something else") is None
-    assert parse_cell("steps=many&tier=B&combos=seen") is None

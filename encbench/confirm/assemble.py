@@ -15,12 +15,12 @@ from ..records import (
     Predictor,
     TrainedEncoder,
     Verdict,
-    cell,
     clean,
     provenance,
 )
+from ..types import Cell
 from .experiment import GRID
-from .plan import CONSTANT, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, rival_score
+from .plan import CONSTANT, ConfirmPlan, PlannedEncoder, rival_score
 from .rules import (
     LEVEL,
     RULES,
@@ -46,7 +46,7 @@ def assemble(
     """The verdict over all encoders whose trainings all came out. ``folders``: of each training,
     relative to the run."""
     whole = [e for e in plan.encoders if all((e.spec, s) in results for s in plan.seeds)]
-    prompts = {cell(steps, g.tier, g.combos): g for steps in plan.steps for g in groups}
+    prompts = {g.cell(steps): g for steps in plan.steps for g in groups}
     tables = {
         key: _table(plan, whole, results, key, group, "right") for key, group in prompts.items()
     }
@@ -88,12 +88,12 @@ def _table(
     plan: ConfirmPlan,
     whole: Sequence[PlannedEncoder],
     results: Results,
-    key: str,
+    key: Cell,
     group: PromptGroup,
     what: str,
 ) -> OutcomeTable:
     kinds = list(dict.fromkeys(prompt.task for prompt in group.prompts))
-    right = [[results[e.spec, seed][what][key] for seed in plan.seeds] for e in whole]
+    right = [[results[e.spec, seed][what][str(key)] for seed in plan.seeds] for e in whole]
     return OutcomeTable(
         tuple(e.spec for e in whole),
         tuple(e.stage for e in whole),
@@ -124,7 +124,7 @@ def _intervals(table: OutcomeTable, seed: int) -> list[dict[str, float]]:
 
 def _encoders(
     plan: ConfirmPlan, whole: Sequence[PlannedEncoder], results: Results,
-    tables: Mapping[str, OutcomeTable], prompts: Mapping[str, PromptGroup],
+    tables: Mapping[Cell, OutcomeTable], prompts: Mapping[Cell, PromptGroup],
     folders: Mapping[tuple[str, int], str],
 ) -> list[TrainedEncoder]:  # fmt: skip
     scores = {key: _intervals(table, plan.seed) for key, table in tables.items()}
@@ -211,7 +211,7 @@ def _against_constant(
 
 
 def _exploratory(
-    plan: ConfirmPlan, prediction: Prediction, tables: Mapping[str, OutcomeTable],
+    plan: ConfirmPlan, prediction: Prediction, tables: Mapping[Cell, OutcomeTable],
     trained: Sequence[int], whole: Sequence[PlannedEncoder], parents: OutcomeTable | None,
 ) -> list[Predictor]:  # fmt: skip
     """How well everything that could have predicted the order would have: never a verdict."""
@@ -248,12 +248,12 @@ def _exploratory(
     ]
 
 
-def _cells(plan: ConfirmPlan, tables: Mapping[str, OutcomeTable]) -> list[str]:
+def _cells(plan: ConfirmPlan, tables: Mapping[Cell, OutcomeTable]) -> list[Cell]:
     """The primary cell, and those that differ from it in one thing."""
-    wanted = [plan.primary]
-    wanted += [cell(steps) for steps in plan.steps if steps != PRIMARY_STEPS]
-    wanted += [cell(PRIMARY_STEPS, tier) for tier in ("A", "C")]
-    wanted += [cell(PRIMARY_STEPS, "B", "held-out")]
+    main = plan.primary
+    wanted = [main, *(main._replace(steps=steps) for steps in plan.steps)]
+    wanted += [main._replace(tier=tier) for tier in ("A", "B", "C")]
+    wanted += [main._replace(combos="held-out")]
     return [key for key in dict.fromkeys(wanted) if key in tables and len(tables[key].tasks)]
 
 

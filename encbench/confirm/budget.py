@@ -21,7 +21,7 @@ from ..flow.meanflow import Condition, LossModule, Objective
 from ..flow.networks import build_network, build_space, objective_of, time_sampler
 from ..flow.optimizer import make_optimizers
 from ..metrics.geneval.detect import load_detector
-from ..records import Ranked, cell
+from ..records import Ranked
 from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, ConfirmPlan, fewer
 from .scoring import BATCH, PromptGroup
 
@@ -143,8 +143,7 @@ def _wait(device: torch.device) -> None:
 
 def scoring_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
     """Of one training's scores: at the end, of its parent, and on the way."""
-    primary = [len(g.prompts) for g in groups if cell(PRIMARY_STEPS, g.tier) == plan.primary]
-    main = max(primary, default=0)
+    main = len(plan.main_group(groups).prompts)
     sampled = judged = 0
     for count, steps in (
         *((len(g.prompts) * plan.images, steps) for g in groups for steps in plan.steps),

@@ -29,7 +29,7 @@ from ..metrics.geneval.colors import load_colors
 from ..metrics.geneval.detect import load_detector
 from ..metrics.geneval.generate import sample_seed
 from ..progress import log
-from ..records import cell
+from ..types import Cell
 from .plan import CURVE, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, prompt_groups
 from .scoring import Judge, PromptGroup, score_network
 
@@ -63,7 +63,7 @@ class TrainingTask:
             [
                 VERSION, self.entry.spec, self.entry.revision, self.seed, plan.train, plan.seed,
                 plan.per_task, plan.images, list(plan.steps), plan.prompt_pins, plan.backbone,
-                plan.detector, plan.colors, plan.primary,
+                plan.detector, plan.colors, str(plan.primary),
             ]
         )  # fmt: skip
 
@@ -115,7 +115,7 @@ def _run(task: TrainingTask) -> dict[str, Any]:
         )
     bank, texts = features(encoder, data, groups)
     grader = _judge(plan.detector, plan.colors, device.type)
-    main = next(g for g in groups if cell(PRIMARY_STEPS, g.tier, g.combos) == plan.primary)
+    main = plan.main_group(groups)
 
     def rate(
         net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
@@ -146,12 +146,12 @@ def _run(task: TrainingTask) -> dict[str, Any]:
     )
     started = time.perf_counter()
     model = load_checkpoint(trained.path, device)
-    right: dict[str, list[float]] = {}
+    right: dict[Cell, list[float]] = {}
     for group in groups:
         for steps in plan.steps:
             made = rate(model.net, model.space, group.prompts, steps, plan.images)
-            right[cell(steps, group.tier, group.combos)] = made.tolist()
-    parent: dict[str, list[float]] = {}
+            right[group.cell(steps)] = made.tolist()
+    parent: dict[Cell, list[float]] = {}
     if trained.parent is not None:
         before = load_checkpoint(trained.parent, device)
         made = rate(before.net, before.space, main.prompts, PRIMARY_STEPS, plan.images)
@@ -160,8 +160,8 @@ def _run(task: TrainingTask) -> dict[str, Any]:
     final = overall(np.array(right[plan.primary]), main.prompts)
     result = {
         "key": task.key,
-        "right": right,
-        "parent": parent,
+        "right": {str(cell): values for cell, values in right.items()},
+        "parent": {str(cell): values for cell, values in parent.items()},
         "curve": _points({**curve, str(config.steps): final}, config.switch),
         "gap": gap(task.folder / LOG),
         "training_seconds": trained.seconds,

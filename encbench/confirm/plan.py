@@ -15,7 +15,8 @@ from ..encoders import EncoderSpec
 from ..errors import RecordError, UnknownNameError, UsageError
 from ..files import digest, read_json, write_json
 from ..flow.config import TrainConfig, training_config
-from ..records import Prediction, Ranked, RivalOrder, cell, clean
+from ..records import Prediction, Ranked, RivalOrder, clean
+from ..types import Cell
 from .rules import ALPHA, LEAST, smallest_p
 from .scoring import PromptGroup
 
@@ -152,7 +153,7 @@ class ConfirmPlan:
     images: int
     prompts: str
     prompt_pins: dict[str, str]
-    primary: str
+    primary: Cell
     backbone: str
     detector: str
     colors: str
@@ -174,6 +175,10 @@ class ConfirmPlan:
         return training_config(
             {**self.train, "encoder": spec, "seed": seed, "out": out, "device": device}
         )
+
+    def main_group(self, groups: Sequence[PromptGroup]) -> PromptGroup:
+        """The prompts of the primary cell."""
+        return next(g for g in groups if g.cell(self.primary.steps) == self.primary)
 
     @property
     def digest(self) -> str:
@@ -278,10 +283,10 @@ def _available(world_name: str, combos: Combos) -> dict[str, int]:
     return found
 
 
-def primary_of(groups: Sequence[PromptGroup]) -> str:
+def primary_of(groups: Sequence[PromptGroup]) -> Cell:
     """The cell of both verdicts: 4 steps and tier B of seen prompts, or all prompts of a file."""
-    tier = "B" if any(group.tier == "B" for group in groups) else groups[0].tier
-    return cell(PRIMARY_STEPS, tier)
+    found = [g for g in groups if (g.tier, g.combos) == ("B", "seen")]
+    return (found or list(groups))[0].cell(PRIMARY_STEPS)
 
 
 # ----------------------------------------------------------------------------- writing
@@ -323,9 +328,10 @@ def read_plan(path: Path) -> ConfirmPlan:
             **value,
             "encoders": tuple(PlannedEncoder(**row) for row in value["encoders"]),
             **{name: tuple(value[name]) for name in ("seeds", "steps", "gave_up")},
+            "primary": Cell.parse(value["primary"]),
         }
         return ConfirmPlan(**held)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} is damaged ({error}); remove it to begin anew") from error
 
 
@@ -335,7 +341,7 @@ def read_plan(path: Path) -> ConfirmPlan:
 def reach(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> dict[str, Any]:
     """What the plan can show: the smallest p, and the half-width that a regret's interval can
     be expected to have at a score of .3 and a seed deviation of .02 (both assumed)."""
-    prompts = sum(len(g.prompts) for g in groups if cell(4, g.tier, g.combos) == plan.primary)
+    prompts = len(plan.main_group(groups).prompts)
     strata = [entry.stage for entry in plan.trained]
     p = smallest_p(strata)
     per_image = 0.3 * 0.7 / max(1, prompts * plan.images)

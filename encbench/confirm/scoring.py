@@ -21,6 +21,7 @@ from ..metrics.geneval.colors import ColorClassifier
 from ..metrics.geneval.detect import Detector
 from ..metrics.geneval.generate import sample_seed
 from ..metrics.geneval.verdict import judge_image, needs_color
+from ..types import Cell
 
 BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
 # batch of each length is filled up
@@ -34,6 +35,10 @@ class PromptGroup:
     tier: str
     combos: str
     prompts: tuple[GenevalPrompt, ...]
+
+    def cell(self, steps: int) -> Cell:
+        """Where the scores of these prompts stand."""
+        return Cell("geneval", steps, self.tier, self.combos)
 
     @property
     def pin(self) -> str:
