@@ -24,12 +24,13 @@ from provenance import keep
 from encbench.context import Context, Data
 from encbench.data.dpg import load_prompts
 from encbench.data.scenes.default import scene_prompts_long
+from encbench.device import choose_device
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec, load_encoder
 from encbench.probes.ablation import AblationProbe, _versions, settings
 from encbench.progress import log
 from encbench.store import Store
-from encbench.types import PromptSet, default_device
+from encbench.types import PromptSet
 
 OPTIONS = {"draws": 5, "shares": (0.1, 0.3, 0.5, 0.7, 0.9)}  # the defaults of a run
 
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     log.setLevel("ERROR")
-    device = default_device(options.device)
+    device = choose_device(options.device)
     prompts = load_prompts(options.dpg) if options.dpg else scene_prompts_long()
     texts = [p.text for p in prompts.prompts[: options.prompts]]
     ids = [p.prompt_id for p in prompts.prompts[: options.prompts]]

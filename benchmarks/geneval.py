@@ -24,9 +24,9 @@ from PIL import Image
 from provenance import keep
 
 from encbench.data.geneval import CLASSES
+from encbench.device import choose_device
 from encbench.metrics.geneval.colors import ClipColors, load_colors
 from encbench.metrics.geneval.detect import Mask2FormerDetector, load_detector
-from encbench.types import default_device
 
 COCO_WORDS = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
 PUBLISHED_IMAGES = 4 * 553
@@ -141,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    device = default_device(options.device)
+    device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_mask2former(folder / "m2f", options.real_size)

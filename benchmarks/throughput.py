@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from provenance import keep
 
+from encbench.device import choose_device
 from encbench.encoders.batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from encbench.estimate import matrix_rate
-from encbench.types import EncoderCard, default_device
+from encbench.types import EncoderCard
 
 GEMMA = {  # huggingface.co/google/gemma-2-2b, config.json
     "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     options = parser.parse_args()
-    device = default_device(options.device)
+    device = choose_device(options.device)
     small = options.small or device.type == "cpu"
     count = options.prompts or (48 if device.type == "cpu" else 1065)
     torch.manual_seed(0)

@@ -16,13 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from .device import choose_device, current_launch
 from .errors import EncbenchError, ProcessError
 from .progress import log
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,22 +42,13 @@ _team: _Team | None = None
 
 def is_leader() -> bool:
     """Whether this process is the only one or the first; asks the environment alone."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return current_launch().rank == 0
 
 
 def process_count() -> int:
     """How many processes share the leader's work: 1 outside of :func:`run_command`, and within a
     task that is shared already, since no other exchange may begin there."""
     return _team.size if _team and not _team.busy else 1
-
-
-def own_device(name: str) -> torch.device:
-    """The device of this process; for 'cuda' under a launch, the card that was given to it."""
-    import torch
-
-    if name == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(name)
 
 
 def before_group() -> None:
@@ -79,7 +68,7 @@ def run_command(work: Callable[[], None]) -> None:
         ProcessError: if another process is lost.
     """
     global _team
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = current_launch().size
     if size == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
             log.warning(
@@ -92,8 +81,7 @@ def run_command(work: Callable[[], None]) -> None:
     from torch import distributed
 
     if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        torch.cuda.set_device(choose_device("cuda"))
     before_group()
     try:
         distributed.init_process_group("gloo", timeout=PATIENCE)

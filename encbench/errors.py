@@ -65,6 +65,10 @@ class StoreError(EncbenchError):
     """The store on disk cannot be written or read."""
 
 
+class FolderInUseError(EncbenchError):
+    """Another process is writing the same folder."""
+
+
 class ProcessError(EncbenchError):
     """Another process of the same command was lost, or cannot be reached."""
 

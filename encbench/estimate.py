@@ -13,11 +13,12 @@ from .config import RunConfig
 from .context import Data, load_run_data
 from .data.fetch import fetch_plan
 from .data.hub import download_plan
+from .device import choose_device
 from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
 from .encoders.recipes import added_tokens
 from .errors import DataError, EncbenchError, UnknownNameError
-from .pipeline import device_of, specs_of
+from .pipeline import specs_of
 from .presets import CAPTION_COUNTS, PARAMETERS
 from .vision import reencoder_family
 
@@ -84,7 +85,7 @@ def plan_run(config: RunConfig) -> RunPlan:
         UsageError: for a configuration that makes no sense. Missing adapters and missing data
             are part of the plan.
     """
-    device = device_of(config)
+    device = choose_device(config.device)
     notes: list[str] = []
     data = _data(config, notes)
     to_fetch = 0

@@ -258,6 +258,13 @@ def _check_depth(value: Any) -> None:
 
 # ------------------------------------------------------------------------ names and hashes
 
+
+def slug(text: str, length: int = 60) -> str:
+    """A file name for a text: its last ``length`` letters, digits, dots and dashes of ASCII."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text)
+    return kept.strip("-.")[-length:].strip("-.") or "unnamed"
+
+
 OLD_NAMES = {
     "licence": "license",
     "centred": "centered",

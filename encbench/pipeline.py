@@ -17,6 +17,7 @@ import torch
 from . import registry
 from .config import RunConfig
 from .context import Context, Data, Images, load_images, load_run_data
+from .device import choose_device
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
@@ -28,7 +29,8 @@ from .errors import (
     StoreError,
     UsageError,
 )
-from .files import digest, write_json
+from .files import digest, slug, write_json
+from .lock import lock_folder
 from .media import write_gallery
 from .progress import log
 from .ranking import predict
@@ -47,7 +49,6 @@ from .types import (
     CaptionSet,
     Probe,
     PromptSet,
-    default_device,
 )
 from .zoo.catalog import ENCODERS
 
@@ -137,19 +138,30 @@ def probe_all(
         the records of this run, and the specs that failed with their errors.
 
     Raises:
-        EncbenchError: for what concerns all encoders: data, re-encoder, store, output folder.
+        EncbenchError: for what concerns all encoders: data, re-encoder, store, output folder,
+            which no other process may be writing.
     """
     specs = specs_of(config)
     config = dataclasses.replace(config, encoders=candidates_of(config))
-    device = device_of(config)
+    device = choose_device(config.device)
     probes = load_probes(config)
     store = Store(config.store)
-    config.out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(config.out):
+        return _probe_all(config, specs, data or load_run_data(config), store, device, probes)
+
+
+def _probe_all(
+    config: RunConfig,
+    specs: Sequence[EncoderSpec],
+    data: Data,
+    store: Store,
+    device: torch.device,
+    probes: Sequence[Probe],
+) -> tuple[list[Path], list[dict[str, str]]]:
     write_json(
         config.out / "config.json",
         clean({**config.as_dict(), "re_encoder": config.chosen_re_encoder}),
     )
-    data = data or load_run_data(config)
     for note in (*_notes(data.captions), *_notes(data.prompts)):
         log.info(note)
     images = load_images(config, data, store, device)
@@ -200,7 +212,8 @@ def rank(
         records = find_records(folder)
     if not records:
         raise EncbenchError(f"no records under {folder}; run 'encbench probe --out {folder}' first")
-    return write_prediction(folder / "prediction.json", predict(records, failed=failed))
+    with lock_folder(folder):
+        return write_prediction(folder / "prediction.json", predict(records, failed=failed))
 
 
 def report(folder: Path, out: Path | None = None) -> Path:
@@ -211,18 +224,6 @@ def report(folder: Path, out: Path | None = None) -> Path:
     """
     build = registry.get("report", "default")
     return build(folder, out)
-
-
-def device_of(config: RunConfig) -> torch.device:
-    """The device that the configuration asks for.
-
-    Raises:
-        UsageError: if it is not there.
-    """
-    try:
-        return default_device(config.device)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"--device {config.device}: {error}") from error
 
 
 def load_probes(config: RunConfig) -> list[Probe]:
@@ -370,12 +371,6 @@ def _record(
     if not variant and "gallery" in found.series and data.captions is not None:
         write_gallery(config.out, str(ranked), found.series["gallery"], data.captions)
     return path
-
-
-def slug(text: str) -> str:
-    """A file name for a text: letters, digits, dot, dash; at most 60 characters."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text)
-    return kept.strip("-.")[-60:].strip("-.") or "encoder"
 
 
 def _device_name(device: torch.device) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 from PIL.Image import Image
 from torch import Tensor
@@ -370,16 +369,3 @@ class Cell(NamedTuple):
             raise ValueError(f"'{key}' is not like metric=geneval&steps=4&tier=A&combos=seen")
         steps = int(fields["steps"])
         return cls(fields.get("metric", "geneval"), steps, fields["tier"], fields["combos"])
-
-
-def default_device(name: str = "auto") -> torch.device:
-    """'auto' is CUDA where there is a usable card, else the CPU.
-
-    Raises:
-        ValueError: if CUDA is asked for by name and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("no usable CUDA device here; use --device cpu")
-    return torch.device(name)

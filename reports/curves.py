@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from encbench.files import slug
 from encbench.records import Ranked
 
 from . import text
@@ -21,7 +22,6 @@ from .figures import (
     PlotStyle,
     add_axes,
     canvas,
-    file_slug,
     finish,
     key,
     name_width,
@@ -299,7 +299,7 @@ def _similarity(
         )
         return finish(
             figure,
-            f"similarity-{file_slug(probe)}",
+            f"similarity-{slug(probe)}",
             f"{what}: similarity of texts that belong together",
             f"Cosines between {own} (blue) and between {random} (gray), each scaled to its own "
             "peak. Two humps apart are what retrieval needs; where the gray one stands far from 0, "

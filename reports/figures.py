@@ -6,7 +6,6 @@ A drawing function returns a :class:`Drawing`, or a sentence that says why there
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,11 +111,6 @@ def name_width(names: Iterable[str]) -> float:
         warnings.filterwarnings("ignore", "Glyph")
         widths = [text_to_path.get_text_width_height_descent(n, font, False)[0] for n in names]
     return max(widths, default=0.0) / 72
-
-
-def file_slug(name: str) -> str:
-    """A file name from any text."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "figure"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.report
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
 STORE = BASE | {"files", "schema", "progress", "registry", "shipped", "distributed"}
+STORE |= {"device", "lock"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
 ALLOWED = {
@@ -41,7 +42,9 @@ ALLOWED = {
     "encbench.media": STORE | {"vision"},
     "encbench.doctor": ENGINE,
     "encbench.shipped": BASE | {"files"},
-    "encbench.distributed": BASE | {"progress"},
+    "encbench.distributed": BASE | {"progress", "device"},
+    "encbench.device": {"errors"},
+    "encbench.lock": {"errors"},
     "encbench.metrics": STORE | {"data", "encoders", "vision", "intervals", "metrics", "shipped"},
     "encbench.flow": ENGINE | {"flow", "distributed", "shipped"},
     "encbench.zoo": ENGINE | {"zoo", "shipped"},

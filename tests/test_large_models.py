@@ -8,8 +8,8 @@ import decoder_checkpoints
 import pytest
 import torch
 
+from encbench.device import is_out_of_memory
 from encbench.encoders import load_encoder
-from encbench.encoders.batching import out_of_memory
 from encbench.errors import ModelError, UsageError
 
 PROMPTS = ["a photo of a dog", "two small cats sleep on the blue sofa near the window", ""]
@@ -86,7 +86,7 @@ def test_another_error_is_not_taken_for_one_of_memory(tmp_path):
     encoder.states = states
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         encoder.encode(PROMPTS)
-    assert not out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_a_single_prompt_that_does_not_fit_is_one_line(tmp_path):

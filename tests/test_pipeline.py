@@ -15,7 +15,7 @@ from PIL import Image
 from encbench.cli import main
 from encbench.config import RunConfig
 from encbench.encoders.control import CONTROLS
-from encbench.pipeline import names_of, slug, specs_of
+from encbench.pipeline import names_of, specs_of
 from encbench.records import find_records, read_items, read_prediction, read_record
 from encbench.zoo.catalog import ENCODERS
 
@@ -350,8 +350,6 @@ def test_names_are_short_and_unique():
     by_text = {str(s): n for s, n in names.items()}
     assert by_text["control:constant"] == "constant"
     assert by_text["t5:google/t5-v1_1-xl?layer=penultimate"] == "t5-v1_1-xl?layer=penultimate"
-    assert slug("../../etc") == "etc"
-    assert slug("\0\n") == "encoder"
 
 
 def test_without_encoders_and_data_the_zoo_is_ranked(tmp_path):

@@ -48,23 +48,17 @@ def sample(
     (accelerate launch --multi_gpu -m encbench sample ...) share the work and a run that was
     stopped goes on. Score the images by: encbench geneval score OUT.
     """
-    import os
-
     from ..data.geneval import load_geneval
+    from ..device import choose_device, current_launch
     from ..errors import UsageError
     from ..flow.sample import Sampler, encoder_for, load_checkpoint, parse_steps, text_prompts
     from ..metrics.geneval.generate import generate_images
     from ..progress import show_log
-    from ..types import default_device
 
     show_log()
     if weights not in ("ema", "model"):
         raise UsageError(f"--weights {weights}: known are ema, model")
-    rank, size = (int(os.environ.get(name, default)) for name, default in _PROCESS)
-    try:
-        where = default_device(f"cuda:{rank}" if size > 1 and device == "cuda" else device)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"--device {device}: {error}") from error
+    where, launch = choose_device(device), current_launch()
     grid = parse_steps(steps)
     path = Path(prompts)
     wanted = load_geneval(path) if path.suffix == ".jsonl" else text_prompts(prompts)
@@ -78,9 +72,6 @@ def sample(
         seed=seed,
         model=sampler.fingerprint,
         images_per_prompt=images_per_prompt,
-        share=(rank, size),
+        share=(launch.rank, launch.size),
     )
     typer.echo(f"{made:,} images were made; they are in {out}")
-
-
-_PROCESS = (("RANK", "0"), ("WORLD_SIZE", "1"))

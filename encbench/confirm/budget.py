@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from .. import distributed
+from ..device import choose_device
 from ..errors import UsageError
 from ..flow.config import TrainConfig
 from ..flow.features import Widths
@@ -75,7 +76,7 @@ def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates
 def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
     """This process's, of a configuration, a device and a detector."""
     config, name, detector = asked
-    device = distributed.own_device(name)
+    device = choose_device(name)
     space = build_space(config, device)
     shape = tuple(space.shape)
     net = build_network(config, shape, WIDTHS).to(device)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..data.geneval import GenevalPrompt
-from ..distributed import own_device
+from ..device import choose_device
 from ..errors import EncbenchError, RecordError, StoreError
 from ..files import digest, read_json, write_atomic, write_json
 from ..flow.data import ImageSet, load_training_images
@@ -101,7 +101,7 @@ def read_result(task: TrainingTask) -> dict[str, Any] | None:
 
 
 def _run(task: TrainingTask) -> dict[str, Any]:
-    plan, device = task.plan, own_device(task.device)
+    plan, device = task.plan, choose_device(task.device)
     config = plan.train_config(task.entry.spec, task.seed, task.folder, str(device.type))
     if task.store is not None:
         config = replace(config, store=task.store)

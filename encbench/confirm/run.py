@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from .. import distributed
 from ..config import run_config as run_config
 from ..context import load_run_data
+from ..device import choose_device, device_name
 from ..encoders import EncoderSpec
 from ..errors import DataError, EncbenchError, RecordError, UsageError
-from ..files import digest, read_json
+from ..files import digest, read_json, slug
 from ..flow.config import OBJECTIVES, TrainConfig
 from ..flow.config import training_config as train_config
+from ..lock import lock_folder
 from ..progress import bar, log
 from ..records import (
     Prediction,
@@ -25,7 +27,6 @@ from ..records import (
     read_record,
     write_verdict,
 )
-from ..types import default_device
 from .assemble import assemble
 from .backbone import (
     WEIGHTS,
@@ -73,9 +74,15 @@ def run_confirmation(config: ConfirmConfig) -> Verdict:
         UsageError: if the configuration makes no sense, or another confirmation is in the folder.
         RecordError: if prediction.json is missing, damaged or was changed.
         DataError: if the data are others than when the encoders were ranked.
+        FolderInUseError: if another process writes into the run's folder.
         EncbenchError: if no training came out.
     """
     ready = prepare(config)
+    with lock_folder(config.out):
+        return _train_and_judge(config, ready)
+
+
+def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
     plan = hold_to(config.out / FOLDER / PLAN, ready.plan)
     groups = prompt_groups(plan)
     for line in plan_lines(ready):
@@ -85,7 +92,7 @@ def run_confirmation(config: ConfirmConfig) -> Verdict:
         weights = _train_backbone(config, plan) / WEIGHTS
     tasks = [
         TrainingTask(
-            plan, entry, seed, config.out / FOLDER / "models" / _slug(entry, seed),
+            plan, entry, seed, config.out / FOLDER / "models" / _folder_name(entry, seed),
             weights if plan.backbone else None, ready.device, config.store,
         )
         for seed in plan.seeds
@@ -146,10 +153,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
     """
     if prediction is None:
         prediction = _read(config.out)
-    try:
-        device = default_device(config.device).type
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"--device {config.device}: {error}") from error
+    device = device_name(choose_device(config.device))
     values = PRESETS[config.preset]()
     train = {"times": "emf", **values["train"], **config.train}
     if str(train["network"]).startswith("sana:"):
@@ -348,6 +352,5 @@ def _train_backbone(config: ConfirmConfig, plan: ConfirmPlan) -> Path:
     return folder
 
 
-def _slug(entry: PlannedEncoder, seed: int) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in entry.name)
-    return f"{kept.strip('-.')[-40:] or 'encoder'}-{digest(entry.spec)[:8]}-s{seed}"
+def _folder_name(entry: PlannedEncoder, seed: int) -> str:
+    return f"{slug(entry.name, 40)}-{digest(entry.spec)[:8]}-s{seed}"

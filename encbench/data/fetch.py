@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
+from ..lock import lock_folder
 from ..progress import bar, console
 
 # not https: the bucket's name has dots, so no certificate fits it; the sha256 vouches instead
@@ -206,6 +207,7 @@ def fetch_dataset(
     Raises:
         UsageError: if there is no such data set or split, or ``confirm`` said no.
         DownloadError: if the site cannot be reached, lacks the file or sent something else.
+        FolderInUseError: if another process downloads to the folder.
         StoreError: if the disk is full or the folder cannot be written.
     """
     plan = plan or fetch_plan(name, split)
@@ -214,10 +216,10 @@ def fetch_dataset(
         todo = tuple(archive for archive in plan.archives if not _present(archive, root))
         if todo and confirm and not confirm(str(replace(plan, archives=todo))):
             raise UsageError("nothing was downloaded, since it was not confirmed")
-        root.mkdir(parents=True, exist_ok=True)
-        _check_space(todo, root)
-        for archive in todo:
-            _unpack(archive, _download(archive, root), root)
+        with lock_folder(root):
+            _check_space(todo, root)
+            for archive in todo:
+                _unpack(archive, _download(archive, root), root)
     except OSError as error:
         raise from_os_error(error, f"writing to {root}") from error
     return root / plan.use

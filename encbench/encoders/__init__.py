@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import registry
 from ..data.hub import ResolvedModel
-from ..errors import EncbenchError, UnknownNameError
+from ..errors import UnknownNameError
 from .spec import COMMON_OPTIONS, EncoderSpec
 
 if TYPE_CHECKING:
@@ -74,14 +74,8 @@ def load_encoder(text: str, device: str | torch.device = "auto") -> TextEncoder:
         EncbenchError: in one line: unknown family or option, files missing or unsafe,
             hub unreachable, license not accepted.
     """
-    import torch
-
-    from ..types import default_device
+    from ..device import choose_device
 
     spec = EncoderSpec.parse(text)
     family = family_of(spec)
-    try:
-        where = device if isinstance(device, torch.device) else default_device(device)
-    except ValueError as error:
-        raise EncbenchError(str(error)) from error
-    return family.load(spec, family.resolve(spec), where)
+    return family.load(spec, family.resolve(spec), choose_device(device))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..device import is_out_of_memory
 from ..errors import ModelError
 from ..progress import log
 from ..types import EncoderCard, TextFeatures
@@ -115,7 +116,7 @@ class BatchedEncoder(ABC):
                     shape = (len(order), longest, hidden.tokens.shape[-1])
                     tokens = hidden.tokens.new_zeros(shape)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(rows) == 1:
                     raise ModelError(
@@ -149,17 +150,6 @@ class BatchedEncoder(ABC):
             self.device,
             self.batch_tokens,
         )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: CUDA's own, Python's, or that of torch's
-    allocator on the CPU, which is a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text
-    )
 
 
 def replace_surrogates(prompt: str) -> str:

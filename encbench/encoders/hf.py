@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.hub import ResolvedModel, cache_dir
+from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
 from ..types import EncoderCard
 from .batching import Tokenized
@@ -346,13 +347,13 @@ def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None
         yield
     except EncbenchError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelError(
-            f"{spec} does not fit into memory; use ?dtype=bfloat16 or a smaller model"
-        ) from error
     except ImportError as error:
         raise ModelError(f"the {what} of {spec} needs a package: {_one_line(error)}") from error
     except Exception as error:  # libraries raise what they like
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"{spec} does not fit into memory; use ?dtype=bfloat16 or a smaller model"
+            ) from error
         broken = _broken_safetensors(folder)
         if broken:
             raise ModelError(f"{broken} is damaged; remove it and download it again") from error

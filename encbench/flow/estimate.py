@@ -99,9 +99,9 @@ def plan_training(
     Raises:
         EncbenchError: for a configuration that makes no sense.
     """
-    from ..types import default_device
+    from ..device import choose_device
 
-    device = default_device(config.device)
+    device = choose_device(config.device)
     shape = tuple(build_space(config, device).shape)
     widths, said = _widths(config)
     net = build_network(config, shape, widths)

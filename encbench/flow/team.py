@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
+from ..device import current_launch
 from ..errors import UsageError
 
 
@@ -28,7 +28,7 @@ class Team:
     def __init__(self, device: torch.device, *, alone: bool = False) -> None:
         self.rank, self.size, self.device = 0, 1, device
         self._accelerator: Any = None
-        if not alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not alone and current_launch().size > 1:
             from accelerate import Accelerator
 
             distributed.before_group()

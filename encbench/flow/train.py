@@ -4,13 +4,15 @@ condition."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
+from ..device import choose_device, is_out_of_memory
 from ..errors import EncbenchError, UsageError
+from ..lock import lock_folder
 from ..progress import log
-from ..types import default_device
 from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, load_training_images
@@ -51,12 +53,16 @@ def train(
 
     Raises:
         UsageError: if the folder holds a training with other settings, or a setting is wrong.
+        FolderInUseError: if another process trains in the folder.
         DataError: if images are not there or too many cannot be read.
         StoreError: if the disk is full; the last checkpoint stays.
         EncbenchError: if the loss is not finite or the gradient too large for
             ``config.patience`` steps in a row, or there is too little memory.
     """
-    with Team(device or _device(config), alone=alone) as team:
+    with (
+        Team(device or choose_device(config.device), alone=alone) as team,
+        lock_folder(config.out) if team.leads else nullcontext(),
+    ):
         finished = _finished(config)
         if finished is not None:
             return finished
@@ -72,17 +78,10 @@ def train(
         trainer = Trainer(config, team, data, features, revision, init_backbone)
         try:
             return trainer.run(callback, frozenset(at))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise EncbenchError(_too_large(config, team)) from error
             raise
-
-
-def _device(config: TrainConfig) -> torch.device:
-    try:
-        return default_device(config.device)
-    except (ValueError, RuntimeError) as error:
-        raise UsageError(f"--device {config.device}: {error}") from error
 
 
 def _finished(config: TrainConfig) -> TrainingResult | None:

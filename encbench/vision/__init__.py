@@ -18,8 +18,9 @@ from PIL import Image, ImageFile, ImageOps
 
 from .. import registry
 from ..data.hub import ResolvedModel
-from ..errors import EncbenchError, ImageError, UnknownNameError, UsageError
-from ..types import ImageRecord, ReEncoder, default_device
+from ..device import choose_device
+from ..errors import ImageError, UnknownNameError, UsageError
+from ..types import ImageRecord, ReEncoder
 
 __all__ = [
     "ReEncoderFamily",
@@ -133,11 +134,7 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
             unreachable, license not accepted.
     """
     family, spec = reencoder_family(text)
-    try:
-        where = device if isinstance(device, torch.device) else default_device(device)
-    except ValueError as error:
-        raise EncbenchError(str(error)) from error
-    return family.load(spec, family.resolve(spec), where)
+    return family.load(spec, family.resolve(spec), choose_device(device))
 
 
 def open_image(image: ImageRecord) -> Image.Image:

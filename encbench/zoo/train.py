@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import ModelError, StoreError, UsageError, from_os_error
 from ..files import digest
+from ..lock import lock_folder
 from ..progress import bar, log
 from ..shipped import MANIFEST, read_manifest, write_manifest
 from .catalog import STAGES, stages_of, zoo_folder, zoo_recipe
@@ -49,9 +50,18 @@ def train_member(
     Raises:
         UnknownNameError: if there is no such member.
         UsageError: if ``out`` holds another training of it.
+        FolderInUseError: if another process trains it there.
         StoreError: if it cannot be written.
     """
     recipe = zoo_recipe(name, out)
+    with lock_folder(out, name):
+        return _train(recipe, out, steps, batch, seed)
+
+
+def _train(
+    recipe: ZooRecipe, out: Path, steps: int | None, batch: int | None, seed: int
+) -> ZooTraining:
+    name = recipe.name
     own = recipe.schedule
     schedule = replace(own, steps=steps or own.steps, batch=batch or own.batch)
     recipe.schedule = schedule

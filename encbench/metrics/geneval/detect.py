@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 
 from ...data.geneval import CLASSES
 from ...data.hub import resolve_model
+from ...device import choose_device
 from ...encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
@@ -33,7 +34,7 @@ from ...encoders.hf import (
 )
 from ...encoders.spec import EncoderSpec
 from ...errors import EncbenchError, ModelError, UnknownNameError, UsageError
-from ...types import Detection, default_device
+from ...types import Detection
 from .verdict import THRESHOLD
 
 DEFAULT = "mask2former:facebook/mask2former-swin-small-coco-instance"
@@ -224,10 +225,7 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     Raises:
         EncbenchError: in one line, if that does not work.
     """
-    try:
-        where = device if isinstance(device, torch.device) else default_device(device)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    where = choose_device(device)
     family, colon, rest = text.partition(":")
     name, question, options = family.partition("?")
     if name == "mask2former":

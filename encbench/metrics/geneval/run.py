@@ -10,6 +10,7 @@ from ...data.geneval import CLASSES, TASKS, GenevalPrompt, generate_prompts, loa
 from ...encoders import family_of
 from ...encoders.spec import EncoderSpec
 from ...errors import DataError, UsageError
+from ...lock import lock_folder
 from .folder import read_folder
 from .score import score_folder
 from .text import score_lines, write_scores
@@ -47,15 +48,16 @@ def score_images(
     else:
         family_of(EncoderSpec.parse(colors))  # a wrong spec is told before anything is computed
         loader = partial(load_colors, colors, device)
-    scoring = score_folder(
-        folder,
-        out,
-        load_detector(detector, device),
-        loader,
-        colors_name=colors,
-        overlap_limit=overlap_limit,
-    )
-    scores = write_scores(scoring, out, seed=seed)
+    with lock_folder(out):
+        scoring = score_folder(
+            folder,
+            out,
+            load_detector(detector, device),
+            loader,
+            colors_name=colors,
+            overlap_limit=overlap_limit,
+        )
+        scores = write_scores(scoring, out, seed=seed)
     if not scores:
         first = next(i for r in scoring.results for i in r.images if i.verdict is None)
         raise DataError(f"not one image in {images} could be scored: {first.problem}")

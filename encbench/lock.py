@@ -1,0 +1,160 @@
+"""A folder that is being written belongs to one process: a lock file with a heartbeat.
+
+The lock names its holder: machine, process and when that process started. Its modification time
+is the heartbeat. A lock is stale, and is taken over, if the process is gone from this machine, or
+if the heartbeat of a process elsewhere (on another machine or in another container) has stopped.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from .errors import FolderInUseError, from_os_error
+
+BEAT = 20.0  # seconds between heartbeats
+STALE = 300.0  # seconds without a heartbeat after which a holder elsewhere counts as gone
+SETTLE = 0.2  # seconds that another process may need to take over the same stale lock
+ADVICE = "wait for it to end, or choose another folder"
+
+
+class _Lock:
+    """One lock file that this process holds."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.folder, self.users = path, folder, 0
+        self.content = _acquire(path, folder)
+        self.lost, self._end = False, threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT):
+            if _read(self.path) not in (self.content, b""):
+                self.lost = True
+                _thread.interrupt_main()
+                return
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def release(self) -> None:
+        self._end.set()
+        if _read(self.path) == self.content:
+            self.path.unlink(missing_ok=True)
+
+
+_held: dict[Path, _Lock] = {}
+
+
+@contextmanager
+def lock_folder(folder: Path, name: str = "encbench") -> Iterator[None]:
+    """Hold a folder while it is written. A process may lock again what it holds.
+
+    Args:
+        folder: made if it is not there.
+        name: what is locked, where independent things are written into one folder.
+
+    Raises:
+        FolderInUseError: if another process holds the folder, or took it over from this one,
+            whose heartbeat had stopped for a while.
+        StoreError: if the lock cannot be written.
+    """
+    path = (folder / f".{name}.lock").absolute()
+    lock = _held.get(path) or _held.setdefault(path, _Lock(path, folder))
+    lock.users += 1
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lock.lost:
+            raise
+        raise FolderInUseError(
+            f"another process took over {folder}, since this one gave no sign of life for "
+            f"{STALE:.0f} s; run the same command again when that process has ended"
+        ) from None
+    finally:
+        lock.users -= 1
+        if not lock.users:
+            del _held[path]
+            lock.release()
+
+
+def _acquire(path: Path, folder: Path) -> bytes:
+    """Write the lock; returns its content, which is this process's alone."""
+    me = psutil.Process()
+    mine: dict[str, object] = {"machine": _machine(), "host": socket.gethostname()}
+    mine |= {"process": me.pid, "started": me.create_time(), "token": uuid.uuid4().hex}
+    content = json.dumps(mine).encode()
+    new = path.with_name(f"{path.name}.{mine['token']}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(content)
+        now = new.stat().st_mtime  # by the file system's clock, which other machines share
+        for left in folder.glob(f"{path.name}.*"):
+            if now - left.stat().st_mtime > STALE:
+                left.unlink()
+        with suppress(OSError):  # it is there, or the file system has no hard links
+            os.link(new, path)
+            return content
+        theirs = _read(path)
+        _refuse_if_held(path, folder, theirs, now)
+        if _read(path) == theirs:  # nobody else has taken it over meanwhile
+            new.replace(path)
+            time.sleep(SETTLE)
+        winner = _read(path)
+        if winner != content:
+            _refuse_if_held(path, folder, winner, now)
+            raise FolderInUseError(f"another process took {folder} just now; {ADVICE}")
+        return content
+    except OSError as error:
+        raise from_os_error(error, f"locking {folder}") from error
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _refuse_if_held(path: Path, folder: Path, content: bytes, now: float) -> None:
+    """Raise if the holder of a lock lives, as far as can be told from here."""
+    try:
+        silence = now - path.stat().st_mtime
+    except FileNotFoundError:
+        return  # released meanwhile, or it never was there
+    machine, who, alive = "", "another process", False
+    with suppress(ValueError, TypeError, KeyError, psutil.Error):  # damaged, or no such process
+        holder = json.loads(content)
+        machine, who = holder["machine"], f"process {holder['process']} on {holder['host']}"
+        if machine == _machine():
+            started = psutil.Process(holder["process"]).create_time()
+            alive = abs(started - holder["started"]) < 1
+    if alive:
+        raise FolderInUseError(f"{folder} is being written by {who}; {ADVICE}")
+    if machine != _machine() and silence < STALE:
+        raise FolderInUseError(
+            f"{folder} is being written by {who} (last heartbeat {max(0, silence):.0f} s ago); "
+            f"{ADVICE}; if it is dead, its lock expires after {STALE:.0f} s"
+        )
+
+
+def _machine() -> str:
+    """What two processes share for whom a process number means the same: host, boot, and
+    namespace (containers may share the first two)."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
