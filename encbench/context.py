@@ -37,6 +37,8 @@ from .types import (
 )
 from .vision import load_reencoder, open_image, reencoder_family
 
+LARGE = 50_000_000  # parameters from which on tokens are stored
+
 
 @dataclass(frozen=True)
 class Data:
@@ -112,6 +114,14 @@ class Context:
 
     def tokens(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ D"]]:
         return [rows.float() for rows in self.encoder.tokens(prompts, keep=False)]
+
+    def condition(
+        self, prompts: Sequence[str]
+    ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
+        # a large encoder takes longer than its tokens take to read
+        keep = self.card.parameters > LARGE
+        tokens, pooled = self.encoder.condition(prompts, keep=keep)
+        return [rows.float() for rows in tokens], pooled
 
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
         if not self.encoder.about["joint"]:

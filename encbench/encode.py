@@ -138,16 +138,20 @@ class StoredEncoder:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """The card, whether there is a joint space with images, and the latency of one prompt
-        in ms; kept in the store, so that a finished run needs no weights."""
+        """The card, whether the encoder has a joint space with images, whether it gives a pooled
+        vector of its own, and the latency of one prompt in ms; kept in the store, so that a
+        finished run needs no weights."""
         path = self.store.entry({"about": self.identity}).folder / "about.json"
         if path.exists():
             try:
-                return read_json(path)
+                held = read_json(path)
+                if "pooled" in held:  # files of older versions don't say
+                    return held
             except EncbenchError as error:
                 log.warning("%s: made again", error)
         encoder = self.encoder
-        validate_features(encoder.encode([LATENCY_PROMPT]), [LATENCY_PROMPT], encoder.card)
+        features = encoder.encode([LATENCY_PROMPT])
+        validate_features(features, [LATENCY_PROMPT], encoder.card)
         seconds = []
         for _ in range(5):
             started = time.perf_counter()
@@ -156,6 +160,7 @@ class StoredEncoder:
         found = {
             "card": asdict(encoder.card),
             "joint": isinstance(encoder, JointEncoder),
+            "pooled": features.pooled is not None,
             "causal": reuses(encoder),
             "latency_ms": 1000 * sorted(seconds)[2],
         }
@@ -258,6 +263,19 @@ class StoredEncoder:
             parts = [parts[i] for i in shuffled_order(len(parts), self.seed)]
         index = {p: i for i, p in enumerate(work.prompts)}
         return [parts[index[p]] for p in prompts]
+
+    def condition(
+        self, prompts: Sequence[str], *, keep: bool = True
+    ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
+        """What a generator reads of each prompt: its tokens, and the encoder's own pooled vector,
+        or None where it has none. Both are made in one pass."""
+        if not self.about["pooled"]:
+            return self.tokens(prompts, keep=keep), None
+        pools, self.pools = self.pools, tuple(dict.fromkeys((*self.pools, "own")))
+        try:
+            return self.tokens(prompts, keep=keep), self.embed(prompts, "own")
+        finally:
+            self.pools = pools
 
     # ------------------------------------------------------------------------ inside
 

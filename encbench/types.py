@@ -280,6 +280,13 @@ class ProbeContext(Protocol):
         """Features of each prompt's real tokens: what a generator's attention reads."""
         ...
 
+    def condition(
+        self, prompts: Sequence[str]
+    ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
+        """What a generator reads: :meth:`tokens`, and the encoder's own pooled vectors, or None
+        where it has none."""
+        ...
+
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
         """The model's own pooled vectors if it has a joint space with images, else None."""
         ...

@@ -62,15 +62,17 @@ def _draw(scene: Scene, tier: Tier, style: Style, seed: int) -> Draw:
     return Draw(mark * 0xD1342543DE82EF95 + which * 0x9FB21C651E98DF25)
 
 
-def reword(include: Sequence[Clause], tier: Tier, *, seed: int = 0) -> str:
-    """The text of a GenEval prompt in tier B or C, from its clauses; their labels are shapes."""
+def reword(
+    include: Sequence[Clause], tier: Tier, *, seed: int = 0, words: Words | None = None
+) -> str:
+    """The text of a GenEval prompt in tier B or C, from its clauses; their labels are shapes, or
+    what ``words`` has words for."""
+    words = words or WORDS[tier]
     groups = [Group(clause.label, clause.color, None, clause.count) for clause in include]
     draw = Draw(seed * 3 + "ABC".index(tier))
     if len(groups) == 2 and include[1].position:
-        return draw.pick(_RELATED[tier])(
-            WORDS[tier], groups[1], include[1].position[0], groups[0], ""
-        )
-    return draw.pick(_LISTED[tier])(WORDS[tier], groups, "")
+        return draw.pick(_RELATED[tier])(words, groups[1], include[1].position[0], groups[0], "")
+    return draw.pick(_LISTED[tier])(words, groups, "")
 
 
 class Draw:

@@ -1,0 +1,458 @@
+"""Reader: how soon does a small network get out of an encoder's features what a prompt says?
+
+A generator that is trained on a short budget uses what is easy to reach, not all that the
+features hold. So a small reader is trained on the text of captions alone: the generator's own
+connector (:class:`encbench.flow.connector.TextConnector`, calibrated as for a training), learned
+queries that attend to its tokens, and a small head that says what the caption asks for: objects,
+number of things, colors, relation, and which color is on which object. After each of
+:data:`STEPS` it answers GenEval prompts, and a prompt counts if *everything* that it asks for is
+right. In the words of minimum-description-length probing, the score is about how easy
+information is to extract, not about how much there is (Voita and Titov, arXiv 2003.12298);
+``bits`` is an online code length as theirs.
+
+Readers with different seeds are trained side by side as one batched network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional
+
+from encbench.data.geneval import OPPOSITE, RELATIONS, GenevalPrompt
+from encbench.data.scenes.world import MAX_OBJECTS
+from encbench.flow.connector import TextConnector
+from encbench.flow.features import Bank, PromptFeatures, Widths
+from encbench.intervals import estimate_scores
+from encbench.types import Measurement, ProbeContext, ProbeSpec
+
+from .statements import HELD_OUT, SEEN, Language, language_for
+
+SEEDS = 4
+STEPS = (100, 200, 300, 400)
+CAPTIONS = 2000
+BATCH = 32
+LEARNING_RATE, WARMUP = 2e-3, 20
+WIDTH, HEADS, QUERIES, HIDDEN = 96, 3, 8, 192
+ATTRIBUTES = ("objects", "colors", "count", "relation", "binding")
+EVERYTHING = "everything"
+
+
+class ReaderProbe:
+    """No options. ``limit`` is the number of prompts of each question; below 125 the reader is
+    trained on fewer captions for fewer steps, too."""
+
+    spec = ProbeSpec(
+        name="reader",
+        version=1,
+        main_metric=EVERYTHING,
+        title="how soon a small network reads what the prompt says",
+        dataset="scene and GenEval grammar, version 1",
+        orders=("other-words", "held-out", *(f"{EVERYTHING}@{n}" for n in STEPS), *ATTRIBUTES),
+        reads=("captions",),
+    )
+
+    def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:
+        """Measure one encoder."""
+        share = 1.0 if limit is None else min(1.0, 16 * limit / CAPTIONS)
+        steps = tuple(math.ceil(share * n) for n in STEPS)
+        language = language_for(context.captions)(seed, max(BATCH, round(share * CAPTIONS)))
+        layout = Layout(language.labels, language.colors)
+        questions = {name: _first(prompts, limit) for name, prompts in language.prompts.items()}
+        statements = [*language.captions, *(p for prompts in questions.values() for p in prompts)]
+        texts = list(dict.fromkeys(statement.text for statement in statements))
+        tokens, pooled = context.condition(texts)
+        place = {text: number for number, text in enumerate(texts)}
+
+        def features(part: Sequence[GenevalPrompt]) -> Bank:
+            rows = [place[statement.text] for statement in part]
+            return Bank.of(
+                [PromptFeatures(tokens[i], None if pooled is None else pooled[i]) for i in rows]
+            )
+
+        readings = train_readers(
+            features(language.captions),
+            layout.targets(language.captions),
+            {name: features(prompts) for name, prompts in questions.items()},
+            steps=steps,
+            seeds=SEEDS,
+            seed=seed,
+        )
+        items, names, curve = _items(readings, questions, layout)
+        return Measurement(
+            scores=estimate_scores(items, names, seed=seed),
+            items=items,
+            item_scores=names,
+            series={"curve": curve},
+            notes=_notes(context, language, texts),
+        )
+
+
+def _first(prompts: Sequence[GenevalPrompt], limit: int | None) -> tuple[GenevalPrompt, ...]:
+    """At most ``limit`` prompts, tasks in turn."""
+    if limit is None or limit >= len(prompts):
+        return tuple(prompts)
+    seen: dict[str, int] = {}
+    turns = []
+    for number, prompt in enumerate(prompts):
+        seen[prompt.task] = seen.get(prompt.task, 0) + 1
+        turns.append((seen[prompt.task], number))
+    return tuple(prompts[number] for _, number in sorted(turns)[:limit])
+
+
+def _notes(context: ProbeContext, language: Language, texts: Sequence[str]) -> tuple[str, ...]:
+    notes = [f"read {len(language.captions):,} captions about {language.name}"]
+    cut = int(context.truncated(texts).sum())
+    if cut:
+        notes.append(f"the encoder cut {cut:,} of {len(texts):,} captions and prompts")
+    return tuple(notes)
+
+
+# --------------------------------------------------------------------------------- outputs
+
+
+class Layout:
+    """Where each kind of answer stands among a reader's outputs, for any labels and colors."""
+
+    def __init__(self, labels: Sequence[str], colors: Sequence[str]) -> None:
+        self.labels = {label: i for i, label in enumerate(labels)}
+        self.colors = {color: i for i, color in enumerate(colors)}
+        sizes = {
+            "objects": len(labels),
+            "colors": len(colors),
+            "count": MAX_OBJECTS,
+            "relation": len(RELATIONS) * len(labels),
+            "binding": len(colors) * len(labels),
+        }
+        self.parts: dict[str, slice] = {}
+        self.width = 0
+        for name, size in sizes.items():
+            self.parts[name] = slice(self.width, self.width + size)
+            self.width += size
+
+    def targets(self, statements: Sequence[GenevalPrompt]) -> Float[np.ndarray, "N T"]:
+        """What statements say as ones and zeros: labels, colors, the number of things in all,
+        (relation, label that stands in it), (color, label)."""
+        rows = np.zeros((len(statements), self.width), np.float32)
+        for row, statement in zip(rows, statements, strict=True):
+            part = {name: row[where] for name, where in self.parts.items()}
+            for clause in statement.include:
+                label = self.labels[clause.label]
+                part["objects"][label] = 1
+                if clause.color is not None:
+                    color = self.colors[clause.color]
+                    part["colors"][color] = 1
+                    part["binding"][color * len(self.labels) + label] = 1
+                if clause.position is not None:
+                    relation, target = clause.position
+                    other = self.labels[statement.include[target].label]
+                    part["relation"][self._stands(relation) + label] = 1
+                    part["relation"][self._stands(OPPOSITE[relation]) + other] = 1
+            part["count"][sum(clause.count for clause in statement.include) - 1] = 1
+        return rows
+
+    def _stands(self, relation: str) -> int:
+        return RELATIONS.index(relation) * len(self.labels)
+
+    def judge(
+        self,
+        outputs: Float[np.ndarray, "E N T"],
+        prompts: Sequence[GenevalPrompt],
+        *,
+        pairs: bool = True,
+    ) -> dict[str, Float[np.ndarray, "E N"]]:
+        """Whether outputs answer prompts correctly, 1 or 0; NaN where a prompt doesn't ask.
+
+        objects, colors: the n that are named are the n highest outputs. count: the number of
+        things is the highest output. relation: of the four, the one asked for fits the two
+        labels best. binding: two colors fit their labels better as asked than exchanged.
+        everything: all that the prompt asks for.
+
+        Args:
+            pairs: whether to ask for relation and binding. Each pair has an output of its own,
+                so a pair that no caption names can't be learned by any reader.
+        """
+        shape = outputs.shape[:2]
+        right = {name: np.full(shape, np.nan) for name in (*ATTRIBUTES, EVERYTHING)}
+        for number, prompt in enumerate(prompts):
+            part = {name: outputs[:, number, where] for name, where in self.parts.items()}
+            answers = self._answers(part, prompt)
+            if not pairs:
+                answers = {n: a for n, a in answers.items() if n not in ("relation", "binding")}
+            for name, answer in answers.items():
+                right[name][:, number] = answer
+            right[EVERYTHING][:, number] = np.logical_and.reduce(list(answers.values()))
+        return right
+
+    def _answers(
+        self, part: Mapping[str, Float[np.ndarray, "E _"]], prompt: GenevalPrompt
+    ) -> dict[str, Bool[np.ndarray, " E"]]:
+        clauses = prompt.include
+        labels = [self.labels[clause.label] for clause in clauses]
+        colors = [self.colors[c.color] for c in clauses if c.color is not None]
+        answers = {"objects": _highest(part["objects"], set(labels))}
+        if colors:
+            answers["colors"] = _highest(part["colors"], set(colors))
+        if prompt.task == "counting":
+            answers["count"] = _highest(part["count"], {sum(c.count for c in clauses) - 1})
+        if len(clauses) == 2 and clauses[1].position is not None:
+            first, second = labels
+            fits = part["relation"].reshape(-1, len(RELATIONS), len(self.labels))
+            opposite = [RELATIONS.index(OPPOSITE[relation]) for relation in RELATIONS]
+            fit = fits[:, :, second] + fits[:, opposite, first]
+            answers["relation"] = _highest(fit, {RELATIONS.index(clauses[1].position[0])})
+        if len(colors) == 2 and len(set(labels)) == 2:
+            fits = part["binding"].reshape(-1, len(self.colors), len(self.labels))
+            asked = fits[:, colors, labels].sum(1)
+            answers["binding"] = asked > fits[:, colors, labels[::-1]].sum(1)
+        return answers
+
+
+def _highest(values: Float[np.ndarray, "E T"], right: set[int]) -> Bool[np.ndarray, " E"]:
+    """Whether exactly these are the highest values; a value that equals a wrong one loses."""
+    wanted = np.isin(np.arange(values.shape[1]), list(right))
+    if wanted.all():
+        return np.ones(len(values), bool)
+    return values[:, wanted].min(1) > values[:, ~wanted].max(1)
+
+
+# ---------------------------------------------------------------------------------- network
+
+
+class Batch(NamedTuple):
+    """Features of B texts for each of E readers: all tokens one after another, and where each
+    text's tokens stand among them. Padding is neither stored nor computed with. ``pooled`` has
+    no columns where the encoder has no vector of its own."""
+
+    rows: Float[Tensor, "E T D"]
+    place: Int[Tensor, "E B L"]
+    mask: Bool[Tensor, "E B L"]
+    pooled: Float[Tensor, "E B P"]
+
+
+def gather_batch(bank: Bank, index: Int[np.ndarray, "E B"]) -> Batch:
+    """Features of the texts with these numbers."""
+    starts = bank.starts.numpy()
+    first, lengths = starts[index], starts[index + 1] - starts[index]
+    column = np.arange(lengths.max())
+    mask = column < lengths[..., None]
+    before = np.cumsum(lengths, axis=1) - lengths
+    source = np.zeros((len(index), lengths.sum(1).max()), np.int64)
+    for reader, (begin, many) in enumerate(zip(first, lengths, strict=True)):
+        spans = [np.arange(b, b + n) for b, n in zip(begin, many, strict=True)]
+        source[reader, : many.sum()] = np.concatenate(spans)
+    pooled = torch.empty(len(starts) - 1, 0) if bank.pooled is None else bank.pooled
+    return Batch(
+        bank.tokens[torch.from_numpy(source)].float(),
+        torch.from_numpy(np.where(mask, before[..., None] + column, 0)),
+        torch.from_numpy(mask),
+        pooled[torch.from_numpy(index)],
+    )
+
+
+class Reader(nn.Module):
+    """The generator's connector, queries that attend to its tokens, and a head.
+
+    Args:
+        widths: of the encoder's tokens and pooled vector.
+        outputs: number of yes-no questions.
+    """
+
+    def __init__(self, widths: Widths, outputs: int) -> None:
+        super().__init__()
+        self.text = TextConnector(widths.tokens, widths.pooled, WIDTH)
+        self.queries = nn.Parameter(torch.randn(QUERIES, WIDTH))
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)  # a bias would cancel in the softmax
+        self.value = nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Sequential(
+            nn.Linear((QUERIES + 1) * WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, outputs)
+        )
+
+    def forward(
+        self,
+        rows: Float[Tensor, "T D"],
+        place: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        pooled: Float[Tensor, "B P"],
+    ) -> Float[Tensor, "B O"]:
+        """Logits. Multi-head attention with the key and value layers moved to the queries' side,
+        of which there are fewer than tokens: the same function, a third of the work."""
+        tokens = self.text.tokens(rows)
+        each = WIDTH // HEADS
+        query = self.query(self.queries).view(QUERIES, HEADS, each)
+        key = self.key.weight.view(HEADS, each, WIDTH)
+        query = torch.einsum("qhe,hew->hqw", query, key).flatten(0, 1) / math.sqrt(each)
+        fit = (tokens @ query.T)[place].masked_fill(~mask[..., None], -1e9).softmax(1)
+        tokens = tokens[place]
+        seen = torch.einsum("blk,blw->bkw", fit, tokens).unflatten(1, (HEADS, QUERIES))
+        value = self.value.weight.view(HEADS, each, WIDTH)
+        seen = torch.einsum("bhqw,hew->bqhe", seen, value).flatten(2) + self.value.bias
+        if self.text.pooled is None:
+            real = mask[..., None].to(tokens.dtype)
+            whole = (tokens * real).sum(1) / real.sum(1).clamp(min=1)
+        else:
+            whole = self.text.pooled(pooled)
+        return self.head(torch.cat([self.out(seen).flatten(1), whole], 1))
+
+
+class Readings(NamedTuple):
+    """What E readers put out.
+
+    Attributes:
+        outputs: by number of steps, then by question.
+        bits: what each reader pays for a caption's targets at each step, before it learns from
+            that caption at this step, in bits.
+    """
+
+    outputs: dict[int, dict[str, Float[np.ndarray, "E N T"]]]
+    bits: Float[np.ndarray, "S E"]
+
+
+def train_readers(
+    captions: Bank,
+    targets: Float[np.ndarray, "M T"],
+    questions: Mapping[str, Bank],
+    *,
+    steps: Sequence[int],
+    seeds: int,
+    seed: int,
+) -> Readings:
+    """Train readers side by side; each has initial weights and an order of captions of its own.
+
+    Args:
+        captions: features of M captions.
+        targets: what they say, ones and zeros.
+        questions: features of prompts, asked after each of ``steps``.
+    """
+    models = []
+    with torch.random.fork_rng(devices=[]):
+        for reader in range(seeds):
+            torch.manual_seed(1000 * seed + reader)
+            models.append(Reader(captions.widths, targets.shape[1]))
+    for connector, rows in (
+        (models[0].text.tokens, captions.tokens),
+        (models[0].text.pooled, captions.pooled),
+    ):
+        if connector is not None and rows is not None:
+            connector.calibrate(rows.float()[None])
+    for model in models[1:]:
+        model.load_state_dict(
+            {k: v for k, v in models[0].state_dict().items() if k.endswith("scale")}, strict=False
+        )
+    weights, buffers = stack_module_state(models)
+
+    def call(weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+        return functional_call(models[0], (weights, buffers), tuple(batch))
+
+    each, shared = vmap(call), vmap(call, in_dims=(0, 0, None))
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=LEARNING_RATE)
+    wanted = torch.from_numpy(targets)
+    asked = {}
+    for name, bank in questions.items():
+        every = np.arange(len(bank.starts) - 1)[None]  # one batch that all readers share
+        asked[name] = Batch(*(part[0] for part in gather_batch(bank, every)))
+    order = _order(len(targets), max(steps) * BATCH, seeds, seed)
+    outputs: dict[int, dict[str, np.ndarray]] = {}
+    bits = np.empty((max(steps), seeds))
+    for step in range(max(steps)):
+        index = order[:, step * BATCH : (step + 1) * BATCH]
+        logits = each(weights, buffers, gather_batch(captions, index))
+        loss = functional.binary_cross_entropy_with_logits(logits, wanted[index], reduction="none")
+        paid = loss.sum(2).mean(1)
+        bits[step] = paid.detach().numpy() / math.log(2)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
+        optimizer.zero_grad()
+        paid.sum().backward()  # readers share no weight, so each gets its own gradient
+        optimizer.step()
+        if step + 1 in steps:
+            with torch.no_grad():
+                outputs[step + 1] = {
+                    name: shared(weights, buffers, batch).numpy() for name, batch in asked.items()
+                }
+    return Readings(outputs, bits)
+
+
+def _order(count: int, length: int, seeds: int, seed: int) -> Int[np.ndarray, "E S"]:
+    """Numbers of captions for each reader: every caption once before any comes again."""
+    rows = []
+    for reader in range(seeds):
+        rng = np.random.default_rng([seed, reader, 5])
+        rounds = [rng.permutation(count) for _ in range(-(-length // count))]
+        rows.append(np.concatenate(rounds)[:length])
+    return np.stack(rows)
+
+
+# ----------------------------------------------------------------------------------- scores
+
+
+def _items(
+    readings: Readings, questions: Mapping[str, Sequence[GenevalPrompt]], layout: Layout
+) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]], list[dict[str, object]]]:
+    """Item columns, scores, and the learning curve."""
+    parts: list[pd.DataFrame] = []
+    curve: list[dict[str, object]] = []
+    for question, prompts in questions.items():
+        if not prompts:
+            continue
+        pairs = question != HELD_OUT
+        judged = {
+            n: layout.judge(by[question], prompts, pairs=pairs)
+            for n, by in readings.outputs.items()
+        }
+        prefix = "" if question == SEEN else f"{question}/"
+        tasks = [prompt.task for prompt in prompts]
+        columns: dict[str, np.ndarray] = {}
+        for name in (EVERYTHING, *ATTRIBUTES):
+            values = np.mean([right[name] for right in judged.values()], axis=0)
+            key = question if prefix and name == EVERYTHING else prefix + name
+            if np.isfinite(values).any():
+                columns[key] = _column(values, tasks if name == EVERYTHING else [""] * len(tasks))
+        for steps, right in judged.items():
+            column = _column(right[EVERYTHING], tasks)
+            columns[f"{prefix}{EVERYTHING}@{steps}"] = column
+            curve.append({"question": question, "steps": steps, "value": float(column.mean())})
+        if question == SEEN:
+            own = readings.bits.mean(0)
+            columns["bits"] = np.concatenate([np.full(len(prompts), np.nan), own])
+        names = [f"{question} {p.task} {i}: {p.text}" for i, p in enumerate(prompts)]
+        names += [f"{question} seed {e}" for e in range(readings.bits.shape[1])]
+        parts.append(pd.DataFrame({"item": names, **columns}))
+    items = pd.concat(parts, ignore_index=True)
+    return items, {name: (name,) for name in items.columns if name != "item"}, curve
+
+
+def _column(
+    values: Float[np.ndarray, "E N"], tasks: Sequence[str]
+) -> Float[np.ndarray, " N_plus_E"]:
+    """An item column for a score of N prompts by E readers: rows for prompts, then for readers.
+
+    Its mean is the score, the mean over tasks of the mean over prompts and readers. Its spread is
+    that of prompts within their tasks and of readers together, so resampling its rows gives an
+    interval over both (the linear term of a two-way bootstrap).
+    """
+    known = np.isfinite(values[0])
+    column = np.full(sum(values.shape), np.nan)
+    if not known.any():
+        return column
+    readers, total = len(values), int(known.sum()) + len(values)
+    kinds = list(dict.fromkeys(np.array(tasks)[known]))
+    rows = [known & (np.array(tasks) == kind) for kind in kinds]
+    of_reader = np.mean([values[:, row].mean(1) for row in rows], axis=0)
+    score = of_reader.mean()
+    for row in rows:
+        mean = values[:, row].mean(0)
+        column[: len(known)][row] = score + total / (len(kinds) * row.sum()) * (mean - mean.mean())
+    unbiased = math.sqrt(readers / (readers - 1)) if readers > 1 else 1.0
+    column[len(known) :] = score + total / readers * unbiased * (of_reader - score)
+    return column
