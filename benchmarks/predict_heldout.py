@@ -1,0 +1,143 @@
+"""Predict held-out encoders: the value of every ranking rule, and of rival probes, as one file.
+
+    cd FOLDER_OF_ENCODERS
+    python predict_heldout.py --encoders heldout.txt --out predictions-1.json
+
+The file is committed before any of these encoders is trained. It names the rules with their
+versions, the git commit of the code, and the sha256 of its own content. A file that is there
+is completed, never changed: encoders and scores that it holds stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from encbench.config import RunConfig
+from encbench.context import Context, Data, load_data, load_images
+from encbench.encode import StoredEncoder
+from encbench.encoders import EncoderSpec
+from encbench.errors import EncbenchError
+from encbench.files import digest, write_json
+from encbench.probes.ablation import AblationProbe
+from encbench.probes.decodability import DecodabilityProbe
+from encbench.probes.minimal_pairs import MinimalPairsProbe
+from encbench.probes.reader import CAPTIONS, ReaderProbe
+from encbench.probes.retrieval import RetrievalProbe
+from encbench.probes.statements import shapes
+from encbench.rules import RULES
+from encbench.store import Store
+
+CPU = torch.device("cpu")
+PROBES = {
+    "reader": (ReaderProbe, ("everything", "other-words", "held-out", "bits")),
+    "decodability": (DecodabilityProbe, ("tokens", "pooled")),
+    "minimal-pairs": (MinimalPairsProbe, ("scaled",)),
+    "retrieval": (RetrievalProbe, ("scaled@2", "published@2")),
+    "ablation": (AblationProbe, ("calibrated", "published")),
+}
+RANK = "effective-rank"
+
+
+def measure(probe: str, context: Context) -> dict[str, list[float]]:
+    """Value, low and high by score."""
+    if probe == RANK:
+        return {"mean tokens": [effective_rank(context)] * 3}
+    kind, names = PROBES[probe]
+    found = kind().run(context, seed=0).scores
+    return {name: [found[name].value, found[name].low, found[name].high] for name in names}
+
+
+def effective_rank(context: Context) -> float:
+    """exp of the entropy of the variances' shares along the principal axes of captions' mean
+    tokens, where each dimension of the tokens has root mean square 1 (Roy and Vetterli 2007)."""
+    texts = [caption.text for caption in shapes(0, CAPTIONS).captions]
+    tokens = context.tokens(texts)
+    size = torch.cat(tokens).double().square().mean(0).sqrt()
+    floor = 1e-3 * size.square().mean().sqrt() + 1e-12  # as the generator's connector has it
+    rows = torch.stack([part.double().mean(0) for part in tokens]) / size.clamp(min=floor)
+    energy = torch.linalg.svdvals(rows - rows.mean(0)) ** 2
+    share = energy[energy > 0] / energy.sum()
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def context_maker(spec: str, store: Path) -> Callable[[str], Context]:
+    """The encoder with the data that a probe needs: images for retrieval only."""
+    encoder = StoredEncoder(EncoderSpec.parse(spec), Store(store), CPU)
+
+    def make(probe: str) -> Context:
+        if probe not in ("retrieval", "ablation"):
+            return Context(encoder, "mean", Data(None, None), None, {})
+        config = RunConfig(device="cpu", store=store)
+        data = load_data(config)
+        images = load_images(config, data, Store(store), CPU) if probe == "retrieval" else None
+        return Context(encoder, "mean", data, images, config.probe_options(probe))
+
+    return make
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoders", type=Path, required=True, help="a spec a line")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=Path("runs/store"))
+    parser.add_argument("--probes", nargs="+", default=[*PROBES, RANK])
+    args = parser.parse_args()
+    lines = args.encoders.read_text("utf-8").splitlines()
+    specs = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    rows = json.loads(args.out.read_text("utf-8"))["encoders"] if args.out.exists() else {}
+    for probe in args.probes:
+        for spec in specs:
+            row = rows.setdefault(spec, {"revision": "", "scores": {}, "rules": {}})
+            if probe in row["scores"]:
+                continue
+            try:
+                context = context_maker(spec, args.store)(probe)
+                row["scores"][probe] = {
+                    "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+                    **measure(probe, context),
+                }
+            except EncbenchError as error:
+                print(f"{spec}: no {probe}: {error}", flush=True)
+                continue
+            row["revision"] = context.encoder.resolved.revision
+            row["rules"] = values(row["scores"])
+            write(args.out, rows)
+            print(f"{spec}: {probe} {row['scores'][probe]}", flush=True)
+
+
+def values(scores: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """Every rule's value, of those whose scores are there."""
+    found = {}
+    for name, rule in RULES.items():
+        try:
+            found[name] = rule.value(lambda probe, score: scores[probe][score][0])
+        except KeyError:
+            continue
+    return found
+
+
+def write(path: Path, rows: dict[str, dict]) -> None:
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=here
+    ).stdout.strip()
+    content = {
+        "rules": {
+            name: {**asdict(rule), "sentence": rule.sentence} for name, rule in RULES.items()
+        },
+        "encoders": rows,
+    }
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(path, {**content, "written": written, "commit": commit, "hash": digest(content)})
+
+
+if __name__ == "__main__":
+    main()
