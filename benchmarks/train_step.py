@@ -27,15 +27,11 @@ from provenance import keep
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from encbench import registry
 from encbench.flow import dit
 from encbench.flow.derivative import STEPS, total_derivative
-from encbench.flow.meanflow import (
-    Condition,
-    Objective,
-    average_velocity,
-    interpolate,
-    objective_loss,
-)
+from encbench.flow.loss import objective_loss
+from encbench.flow.meanflow import Condition, average_velocity, interpolate
 
 SHARES = (0.25, 0.75)
 AIMS = {"finite difference": {0.25: 1.15, 0.75: 1.40}, "jvp": {0.25: 1.25, 0.75: 1.70}}
@@ -95,7 +91,7 @@ def methods() -> dict[str, Method]:
     at r = t, that of 'pmf' comes from a velocity head."""
 
     def ours(name: str, mode: str) -> Method:
-        objective = Objective(name, mode)
+        objective = registry.get("objective", name)(mode)
         return lambda net, b: objective_loss(net, *b, objective=objective).loss
 
     names = [(name, mode) for name in ("meanflow", "imf", "pmf") for mode in STEPS]
@@ -200,7 +196,7 @@ def measure(options: argparse.Namespace, precision: str, share: float) -> dict[s
     batch = make_batch(options.side, options.batch, share, device)
     runners = {p: Runner(make_net(options, p), precision, device) for p in ("u", "x")}
     clock = time.process_time if options.clock == "process" else time.perf_counter
-    plain = Objective("flow-matching")
+    plain = registry.get("objective", "flow-matching")()
 
     def base(net: Any, b: Batch) -> Tensor:
         return objective_loss(net, *b, objective=plain).loss

@@ -18,6 +18,8 @@ GROUPS = {
     "re-encoder": "encbench.reencoders",
     "probe": "encbench.probes",
     "report": "encbench.reports",
+    "objective": "encbench.objectives",
+    "time-sampler": "encbench.times",
 }
 
 

@@ -1,6 +1,9 @@
 """Laws of MeanFlow, in float64: what must hold whatever is trained."""
 
+import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -10,20 +13,21 @@ from flow_fields import Gaussian, Linear, Mixture, Rotation, no_condition
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from encbench import registry
 from encbench.errors import UsageError
 from encbench.flow import derivative, meanflow
 from encbench.flow.derivative import total_derivative
-from encbench.flow.meanflow import (
-    Condition,
-    LossModule,
-    Objective,
-    average_velocity,
-    objective_loss,
-    sample_flow,
-)
+from encbench.flow.loss import LossModule, objective_loss
+from encbench.flow.meanflow import Condition, average_velocity, sample_flow
+from encbench.flow.objectives.base import Batch
+from encbench.flow.objectives.emf import EMF
+from encbench.flow.objectives.imf import IMF
+from encbench.flow.objectives.meanflow import MeanFlow
+from encbench.flow.objectives.pmf import PMF
 from encbench.flow.times import EMFSchedule, LogitNormal, Phases, Uniform, flow_matching_first
 
-NAMES = get_args(meanflow.Name)
+OBJECTIVES = {name: registry.get("objective", name) for name in registry.names("objective")}
+SAMPLERS = {name: registry.get("time-sampler", name) for name in registry.names("time-sampler")}
 MODES = get_args(derivative.Mode)
 B, D, W = 24, 3, 5
 
@@ -86,8 +90,8 @@ def batch():
     return x, noise, r, t, Condition(tokens, mask, pooled)
 
 
-def fitting(name, net):
-    return AsX(net) if name == "pmf" else net
+def fitting(objective, net):
+    return AsX(net) if objective.prediction == "x" else net
 
 
 def close(a, b, tolerance=1e-10):
@@ -97,12 +101,18 @@ def close(a, b, tolerance=1e-10):
 # ------------------------------------------------------------------------------ objectives
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_says_its_name_and_what_it_is(name):
+    assert OBJECTIVES[name].name == name
+    assert OBJECTIVES[name].__doc__.strip()
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_at_r_equal_t_every_loss_is_flow_matchings(name, mode, net, batch):
     x, noise, _, t, cond = batch
-    objective = Objective(name, derivative=mode, weight_power=0.0)
-    terms = objective_loss(fitting(name, net), x, cond, noise, t, t, objective=objective)
+    objective = OBJECTIVES[name](derivative=mode, weight_power=0.0)
+    terms = objective_loss(fitting(objective, net), x, cond, noise, t, t, objective=objective)
     z = (1 - t)[:, None] * x + t[:, None] * noise
     expected = (net(z, t, t, cond) - (noise - x)).square().mean()
     close(terms.loss, expected)
@@ -116,9 +126,9 @@ def test_loss_and_gradient_are_the_formulas(name, mode, net, batch):
     """Against the formula written out, with the derivative by another way (autograd's)."""
     x, noise, r, t, cond = batch
     r = torch.where(torch.arange(B) % 2 == 0, t, r)
-    used = fitting(name, net)
     step = {"jvp": None, "central": 1e-4, "forward": 1e-7}[mode]
-    objective = Objective(name, derivative=mode, step=step, weight_power=0.75)
+    objective = OBJECTIVES[name](derivative=mode, step=step, weight_power=0.75)
+    used = fitting(objective, net)
     terms = objective_loss(used, x, cond, noise, r, t, objective=objective)
     terms.loss.backward()
     got = torch.cat([p.grad.flatten() for p in net.parameters()])
@@ -147,7 +157,7 @@ def test_loss_and_gradient_are_the_formulas(name, mode, net, batch):
 def test_one_forward_has_a_graph_and_the_rest_only_rows_with_an_interval(mode, net, batch):
     x, noise, r, t, cond = batch
     r = torch.where(torch.arange(B) < 18, t, r)
-    objective_loss(net, x, cond, noise, r, t, objective=Objective("imf", derivative=mode))
+    objective_loss(net, x, cond, noise, r, t, objective=IMF(derivative=mode))
     with_graph = [call for call in net.calls if call[1]]
     without = [call for call in net.calls if not call[1]]
     assert [call[0] for call in with_graph] == [B]
@@ -159,12 +169,12 @@ def test_one_forward_has_a_graph_and_the_rest_only_rows_with_an_interval(mode, n
 def test_adaptive_weight_sums_over_an_image(batch):
     """p = 1: loss of err / (err + eps), so nearly 1 for any large error; its gradient is not 0."""
     error = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    value = meanflow.adaptive(error, 1.0, 1e-3)
+    value = EMF(weight_power=1.0, weight_eps=1e-3).weigh(error)
     summed = error.detach().square().sum((1, 2, 3))
     close(value, (summed / (summed + 1e-3)).mean())
     value.backward()
     close(error.grad, 2 * error.detach() / (summed + 1e-3)[:, None, None, None] / 4)
-    close(meanflow.adaptive(error, 0.0, 1e-3), error.square().mean())
+    close(EMF(weight_power=0.0).weigh(error), error.square().mean())
 
 
 def test_pmf_below_the_clip_has_a_target_that_a_perfect_network_meets(batch):
@@ -177,7 +187,7 @@ def test_pmf_below_the_clip_has_a_target_that_a_perfect_network_meets(batch):
             return x
 
     t = torch.linspace(0.0, 0.2, B, dtype=torch.float64)
-    terms = objective_loss(Perfect(), x, cond, noise, t, t, objective=Objective("pmf"))
+    terms = objective_loss(Perfect(), x, cond, noise, t, t, objective=PMF())
     close(terms.error, torch.zeros(B, dtype=torch.float64))
 
 
@@ -186,8 +196,9 @@ def test_x_and_u_prediction_are_the_same_function(name, net, batch):
     x, noise, r, t, cond = batch
     z = (1 - t)[:, None] * x + t[:, None] * noise
     close(average_velocity(AsX(net), z, r, t, cond), net(z, r, t, cond))
+    objective = OBJECTIVES[name]()
     first, second = (
-        objective_loss(n, x, cond, noise, r, t, objective=Objective(name)) for n in (net, AsX(net))
+        objective_loss(n, x, cond, noise, r, t, objective=objective) for n in (net, AsX(net))
     )
     close(first.loss, second.loss)
     close(sample_flow(net, cond, noise, 3), sample_flow(AsX(net), cond, noise, 3))
@@ -197,7 +208,7 @@ def test_a_velocity_head_gives_the_tangent_and_learns(batch):
     x, noise, r, t, cond = batch
     torch.manual_seed(3)
     net = Net(velocity_head=True).double()
-    objective = Objective("imf", weight_power=0.0, head_weight=0.5)
+    objective = IMF(weight_power=0.0, head_weight=0.5)
     terms = objective_loss(net, x, cond, noise, r, t, objective=objective)
     assert [call[:2] for call in net.calls] == [(B, True), (B, False)]
     z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
@@ -219,7 +230,7 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
         return (x_hat - truth).abs().mean(1)
 
     plain, with_it = (
-        objective_loss(AsX(net), x, cond, noise, r, t, objective=Objective("pmf", perceptual=p))
+        objective_loss(AsX(net), x, cond, noise, r, t, objective=PMF(perceptual=p))
         for p in (None, distance)
     )
     low = t < 0.8
@@ -229,7 +240,7 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
     close(with_it.error, plain.error)
     all_noise = torch.full_like(t, 0.9)
     terms = objective_loss(AsX(net), x, cond, noise, all_noise, all_noise,
-                 objective=Objective("pmf", perceptual=distance))  # fmt: skip
+                 objective=PMF(perceptual=distance))  # fmt: skip
     assert math.isfinite(terms.loss.item())
 
 
@@ -238,25 +249,23 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
 
 def test_guidance_of_one_is_no_guidance(net, batch):
     x, noise, r, t, cond = batch
-    plain = objective_loss(net, x, cond, noise, r, t, objective=Objective())
+    plain = objective_loss(net, x, cond, noise, r, t, objective=MeanFlow())
     calls = len(net.calls)
-    one = objective_loss(net, x, cond, noise, r, t, objective=Objective(omega=1.0, kappa=0.0))
+    one = objective_loss(net, x, cond, noise, r, t, objective=MeanFlow(omega=1.0, kappa=0.0))
     assert torch.equal(plain.loss, one.loss)
     assert len(net.calls) == 2 * calls  # and costs nothing
     z = (1 - t)[:, None] * x + t[:, None] * noise
-    almost = meanflow.guided_velocity(
-        net, z, t, cond, noise - x, Objective(omega=1 + 1e-12), drop=None
-    )
+    almost = MeanFlow(omega=1 + 1e-12).target(Batch(net, x, noise, z, r, t, cond))
     close(almost, noise - x)
 
 
 def test_guidance_in_the_target_is_its_formula(net, batch):
     x, noise, _, t, cond = batch
     drop = torch.arange(B) % 3 == 0
-    objective = Objective(omega=0.5, kappa=0.75, guidance_span=(0.3, 0.9))
+    objective = MeanFlow(omega=0.5, kappa=0.75, guidance_span=(0.3, 0.9))
     kept = cond.drop(drop)
     z, v = (1 - t)[:, None] * x + t[:, None] * noise, noise - x
-    found = meanflow.guided_velocity(net, z, t, kept, v, objective, drop)
+    found = objective.target(Batch(net, x, noise, z, t, t, kept, drop))
     given = net(z, t, t, cond)
     none = net(z, t, t, cond.drop(torch.ones(B, dtype=torch.bool)))
     inside = (t >= 0.3) & (t <= 0.9) & ~drop
@@ -389,30 +398,84 @@ def test_under_autocast_the_derivative_is_computed_in_float32(mode, net, batch):
     types = []
     net.last.register_forward_hook(lambda _m, _i, out: types.append((out.dtype, out.requires_grad)))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = objective_loss(net, x, cond, noise, r, t, objective=Objective(derivative=mode))
+        terms = objective_loss(net, x, cond, noise, r, t, objective=MeanFlow(derivative=mode))
     assert types[0] == (torch.bfloat16, True)
     assert {dtype for dtype, _ in types[1:]} == {torch.float32}
     assert len(types) == 1 + {"jvp": 1, "central": 2, "forward": 2}[mode]
     assert terms.loss.dtype == torch.float32
 
 
-def test_no_tensorfloat_in_the_derivative_and_the_users_choice_stays():
-    seen = []
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+PRECISIONS = """
+import json, os, sys, torch
+from encbench.flow.derivative import lacks_precision, total_derivative
+b = torch.backends
+
+def read(*names):
+    values = []
+    for name in names:
+        try:
+            values.append(eval(name))
+        except RuntimeError:  # torch's own: the older and the newer switch disagree
+            values.append("refused")
+    return values
+
+NEWER = ("b.cuda.matmul", "b.cudnn.conv", "b.mkldnn.matmul", "b.mkldnn.conv")
+ALL = [f"{name}.fp32_precision" for name in ("b", "b.cudnn", "b.cudnn.rnn", "b.mkldnn", *NEWER)]
+ALL += ["b.cuda.matmul.allow_tf32", "b.cudnn.allow_tf32", "torch.get_float32_matmul_precision()"]
+z, t = torch.ones(2, 3), torch.full((2,), 0.5)
+for line in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
+    exec(line)
+    coarse = {kind: lacks_precision(torch.device(kind)) for kind in ("cpu", "cuda")}
+    before, inside = read(*ALL), []
 
     def u(z, r, t):
-        seen.append((cudnn.allow_tf32, matmul.allow_tf32))
+        inside.append(read(*(f"{name}.fp32_precision" for name in NEWER)))
         return z * t[:, None]
 
-    before = cudnn.allow_tf32
-    z, t = torch.ones(2, 3), torch.full((2,), 0.5)
-    try:
-        cudnn.allow_tf32 = True
-        total_derivative(u, z, t, t, z, mode="forward")
-        assert cudnn.allow_tf32
-    finally:
-        cudnn.allow_tf32 = before
-    assert set(seen) == {(False, False)}
+    for mode in ("jvp", "central", "forward"):
+        total_derivative(u, z, t, t, z, mode=mode)
+    print(json.dumps([line, coarse, inside, before, read(*ALL)]), flush=True)
+    os._exit(0)
+"""
+WAYS = {  # how TensorFloat-32 or bfloat16 is switched on or off, and where products are coarse then
+    "pass": {"cuda"},  # torch's default: in convolutions of cuDNN
+    "b.fp32_precision = 'tf32'": {"cuda", "cpu"},
+    "b.fp32_precision = 'ieee'": set(),
+    "b.cuda.matmul.fp32_precision = 'tf32'": {"cuda"},
+    "b.cudnn.conv.fp32_precision = 'ieee'": set(),
+    "b.cudnn.fp32_precision = 'tf32'": {"cuda"},
+    "b.mkldnn.matmul.fp32_precision = 'bf16'": {"cuda", "cpu"},
+    "b.cuda.matmul.allow_tf32 = True": {"cuda"},
+    "b.cudnn.allow_tf32 = False": set(),
+    "torch.set_float32_matmul_precision('high')": {"cuda", "cpu"},
+    "torch.set_float32_matmul_precision('medium')": {"cuda", "cpu"},
+    "b.cuda.matmul.allow_tf32 = True; b.cuda.matmul.fp32_precision = 'ieee'": {"cuda"},
+    "b.cudnn.allow_tf32 = False; b.fp32_precision = 'tf32'": {"cuda", "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def precisions():
+    """What each way does, in a process of its own: the switches are the process's."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRECISIONS, *WAYS], capture_output=True, text=True, check=True
+    )
+    return {line[0]: line[1:] for line in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_derivative_is_in_full_precision_and_the_users_choice_stays(way, precisions):
+    coarse, inside, before, after = precisions[way]
+    assert {kind for kind, is_coarse in coarse.items() if is_coarse} == WAYS[way]
+    assert inside
+    assert not {"tf32", "bf16"} & {value for row in inside for value in row}
+    assert before == after
+
+
+def test_autocast_lacks_precision():
     assert not derivative.lacks_precision(torch.device("cpu"))
     with torch.autocast("cpu", torch.bfloat16):
         assert derivative.lacks_precision(torch.device("cpu"))
@@ -517,18 +580,9 @@ def test_grid_runs_from_noise_to_data():
             meanflow.time_grid(wrong)
 
 
-def test_velocity_gap_is_zero_without_an_interval(net, batch):
-    x, noise, r, t, cond = batch
-    z = (1 - t)[:, None] * x + t[:, None] * noise
-    assert not meanflow.velocity_gap(net, z, t, t, cond).any()
-    found = meanflow.velocity_gap(net, z, r, t, cond)
-    u, v = net(z, r, t, cond), net(z, t, t, cond)
-    close(found, (u - v).norm(dim=1) / v.norm(dim=1))
-
-
 def test_loss_as_a_module_is_the_loss(net, batch):
     x, noise, r, t, cond = batch
-    objective, drop = Objective("imf"), torch.arange(B) % 4 == 0
+    objective, drop = IMF(), torch.arange(B) % 4 == 0
     module = LossModule(net, objective)
     direct = objective_loss(net, x, cond, noise, r, t, objective=objective, drop=drop)
     assert torch.equal(module(x, cond, noise, r, t, drop).loss, direct.loss)
@@ -548,16 +602,26 @@ def test_emf_schedule_at_its_ends_and_middle():
         assert (r < t).sum() == 1000 * share
 
 
-@pytest.mark.parametrize(
-    "sampler", [Uniform(0.3), LogitNormal(share=0.3), LogitNormal(0.8, 0.8, 0.3)]
-)
-def test_times_are_ordered_seeded_and_have_their_share(sampler):
-    first, again = (sampler.sample(10_000, 0.0, torch.Generator().manual_seed(4)) for _ in "ab")
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("progress", [0.0, 0.7, 1.0])
+def test_times_are_ordered_and_seeded(name, progress):
+    sampler = SAMPLERS[name]()
+    first, again = (
+        sampler.sample(1000, progress, torch.Generator().manual_seed(4)) for _ in range(2)
+    )
     assert torch.equal(first.t, again.t)
     assert torch.equal(first.r, again.r)
     r, t = first
     assert r.dtype == t.dtype == torch.float32
     assert (r >= 0).all() and (r <= t).all() and (t <= 1).all()  # noqa: PT018
+    assert 0 < (r < t).sum() < 1000
+
+
+@pytest.mark.parametrize(
+    "sampler", [Uniform(0.3), LogitNormal(share=0.3), LogitNormal(0.8, 0.8, 0.3)]
+)
+def test_times_have_their_share(sampler):
+    r, t = sampler.sample(10_000, 0.0, torch.Generator().manual_seed(4))
     assert (r < t).sum() == 3000
     assert 0.2 < (r < t)[:1000].float().mean() < 0.4  # in no order
 
@@ -604,16 +668,13 @@ def test_phases_begin_with_flow_matching():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Objective("mean-flow"), "no objective 'mean-flow'"),
-        (lambda: Objective(derivative="backward"), "no derivative 'backward'"),
-        (lambda: Objective("emf", omega=2.0), "guide when sampling"),
-        (lambda: Objective(kappa=1.0), "kappa"),
-        (lambda: Objective("imf", perceptual=abs), "pmf"),
-        (lambda: Objective(dropout=1.5), "dropout"),
-        (lambda: Objective(weight_eps=0.0), "adaptive weight"),
+        (lambda: registry.get("objective", "mean-flow"), "did you mean meanflow"),
+        (lambda: MeanFlow(derivative="backward"), "no derivative 'backward'"),
+        (lambda: IMF(kappa=1.0), "kappa"),
+        (lambda: EMF(weight_eps=0.0), "adaptive weight"),
         (lambda: Uniform(share=1.1), "share"),
         (lambda: LogitNormal(sigma=0.0), "sigma"),
-        (lambda: EMFSchedule(share=(0.25, 2.0)), "share"),
+        (lambda: EMFSchedule(shares=(0.25, 2.0)), "share"),
         (lambda: Phases(switch=2.0), "switch"),
     ],
 )
@@ -625,7 +686,7 @@ def test_impossible_settings_are_one_line(make, words):
 def test_what_does_not_fit_is_one_line(net, batch):
     x, noise, r, t, cond = batch
     with pytest.raises(UsageError, match="pmf needs a network that predicts x"):
-        objective_loss(net, x, cond, noise, r, t, objective=Objective("pmf"))
+        objective_loss(net, x, cond, noise, r, t, objective=PMF())
     with pytest.raises(UsageError, match="step"):
         total_derivative(net, x, r, t, noise, mode="central", step=0.0)
     with pytest.raises(UsageError, match="no derivative"):

@@ -12,7 +12,7 @@ from encbench.errors import MissingLibraryError, ModelError, UsageError
 from encbench.flow.config import TrainConfig
 from encbench.flow.derivative import total_derivative
 from encbench.flow.meanflow import Condition
-from encbench.flow.networks import objective_of
+from encbench.flow.networks import build_objective
 from encbench.flow.sana import load_sana, open_sana, save_sana
 
 pytest.importorskip("diffusers")
@@ -114,7 +114,7 @@ def test_the_default_step_suits_its_scale_of_time(tmp_path):
     net = load_sana(str(tmp_path), WIDTH)
     z, r, t, cond = inputs()
     v = torch.randn_like(z)
-    own = objective_of(
+    own = build_objective(
         TrainConfig("control:constant", tmp_path, network=f"sana:{tmp_path}"), torch.device("cpu")
     )
     assert own.derivative == "central"

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from encbench.flow import toy
-from encbench.flow.meanflow import Objective
+from encbench.flow.objectives.meanflow import MeanFlow
 
 
 @pytest.fixture(scope="module")
 def trained():
     torch.manual_seed(0)
-    objective = Objective("meanflow", "forward", weight_power=0.5)
+    objective = MeanFlow("forward", weight_power=0.5)
     return toy.train_toy(toy.ToyNet(), objective, steps=1200, batch=256)
 
 

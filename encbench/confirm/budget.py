@@ -18,8 +18,11 @@ from ..device import choose_device
 from ..errors import UsageError
 from ..flow.config import TrainConfig
 from ..flow.features import Widths
-from ..flow.meanflow import Condition, LossModule, Objective
-from ..flow.networks import build_network, build_space, objective_of, time_sampler
+from ..flow.loss import LossModule
+from ..flow.meanflow import Condition
+from ..flow.networks import build_network, build_objective, build_space, build_time_sampler
+from ..flow.objectives.base import Objective
+from ..flow.objectives.flow_matching import FlowMatching
 from ..flow.optimizer import make_optimizers
 from ..metrics.geneval.detect import load_detector
 from ..records import Ranked
@@ -82,7 +85,7 @@ def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
     net = build_network(config, shape, WIDTHS).to(device)
     generator = torch.Generator().manual_seed(0)
     optimizers = make_optimizers(config, net)
-    sampler = time_sampler(config)
+    sampler = build_time_sampler(config)
 
     def condition(batch: int) -> Condition:
         tokens = torch.randn(batch, CAPTION, WIDTHS.tokens, generator=generator).to(device)
@@ -105,8 +108,8 @@ def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
 
     parts = config.accumulate
     part = max(1, config.batch // parts)
-    before = parts * clock(part, 0.0, Objective("flow-matching"))
-    after = parts * clock(part, 0.9, objective_of(config, device))
+    before = parts * clock(part, 0.0, FlowMatching())
+    after = parts * clock(part, 0.9, build_objective(config, device))
     batch = BATCH.get(device.type, 16)
     z, times = torch.randn(batch, *shape, device=device), torch.ones(batch, device=device)
     cond = condition(batch)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import distributed
+from .. import distributed, registry
 from ..config import run_config as run_config
 from ..context import load_run_data
 from ..device import choose_device, device_name
 from ..encoders import EncoderSpec
 from ..errors import DataError, EncbenchError, RecordError, UsageError
 from ..files import digest, read_json, slug
-from ..flow.config import OBJECTIVES, TrainConfig
+from ..flow.config import TrainConfig
 from ..flow.config import training_config as train_config
 from ..lock import lock_folder
 from ..progress import bar, log
@@ -166,7 +166,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
     shape = train_config({**train, "out": config.out})
     train["flow_matching"] = shape.flow_matching  # the switch is part of what is fixed
     if shape.objective == "flow-matching":
-        others = ", ".join(OBJECTIVES[1:])
+        others = ", ".join(n for n in registry.names("objective") if n != shape.objective)
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
     rows = choose_encoders(prediction, config.encoders, bool(values.get("everyone")))
     if not any(not row.control for row in rows):

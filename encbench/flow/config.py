@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import registry
 from ..errors import UsageError
 
-OBJECTIVES = ("flow-matching", "meanflow", "emf", "imf", "pmf")
 DERIVATIVES = ("jvp", "central", "forward")
-TIMES = ("uniform", "logit-normal", "emf")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -147,7 +146,8 @@ class TrainConfig:
                 raise UsageError(text)
 
         for name, known in (
-            ("objective", OBJECTIVES), ("derivative", DERIVATIVES), ("times", TIMES),
+            ("objective", registry.names("objective")), ("derivative", DERIVATIVES),
+            ("times", registry.names("time-sampler")),
             ("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("prediction", ("x", "u")),
             ("trainable", ("all", "emf", "connector")),
         ):  # fmt: skip

@@ -18,6 +18,7 @@ and its finite differences then need a step 1000 times as small.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -70,29 +71,65 @@ def total_derivative(
     if mode != "jvp" and not h > 0:
         raise UsageError(f"the step of a finite difference must be above 0, not {h}")
     z, r, t, v = (_precise(part) for part in (z, r, t, v))
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), _no_tf32():
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), _full_precision():
         if mode == "jvp":
             return _jvp(u, z, r, t, v)
         base = None if base is None else _precise(base)
         return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
 
 
+COARSE = ("tf32", "bf16")  # what torch may compute products of float32 in
+
+
 def lacks_precision(device: torch.device) -> bool:
     """Whether a forward on this device now is too coarse to be a point of a difference: under
-    autocast, or with TensorFloat-32 (torch allows it in convolutions by default)."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-    return torch.is_autocast_enabled(device.type) or (device.type == "cuda" and tf32)
+    autocast, or where float32 is multiplied as TensorFloat-32 (as cuDNN's convolutions are by
+    default) or bfloat16."""
+    coarse = [switch.fp32_precision in COARSE for switch in _switches()[device.type]]
+    return torch.is_autocast_enabled(device.type) or any(coarse)
+
+
+def _switches() -> dict[str, list[Any]]:
+    cuda, cudnn, cpu = (getattr(torch.backends, name) for name in ("cuda", "cudnn", "mkldnn"))
+    switches = {"cuda": [cuda.matmul, cudnn.conv], "cpu": [cpu.matmul, cpu.conv]}
+    return defaultdict(list, switches)
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+def _full_precision() -> Iterator[None]:
+    """Products of float32 in float32, whichever of torch's switches allows others.
+
+    torch refuses to read an older switch that contradicts a newer one (``fp32_precision``), and
+    its compiler reads the older ones: so both are set, and both put back.
+    """
+    newer = [(switch, switch.fp32_precision) for part in _switches().values() for switch in part]
+    cudnn = torch.backends.cudnn
     try:
+        products: str | None = torch.get_float32_matmul_precision()
+    except RuntimeError:  # only the newer switch was set
+        products = None
+    try:
+        convolutions = cudnn.allow_tf32
+    except RuntimeError:
+        convolutions = False
+    try:
+        if products not in (None, "highest"):
+            torch.set_float32_matmul_precision("highest")
+        if convolutions:
+            cudnn.allow_tf32 = False
+        for switch, _ in newer:
+            if switch.fp32_precision in COARSE:
+                switch.fp32_precision = "ieee"
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        if products not in (None, "highest"):
+            torch.set_float32_matmul_precision(products)
+        if convolutions:
+            cudnn.allow_tf32 = True
+        for switch, precision in newer:
+            for value in ("none", precision):  # none: what torch.backends.fp32_precision says
+                if switch.fp32_precision != precision:
+                    switch.fp32_precision = value
 
 
 def _precise(part: Tensor) -> Tensor:

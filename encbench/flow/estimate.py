@@ -15,7 +15,7 @@ from ..errors import EncbenchError
 from .config import TrainConfig
 from .features import PromptEncoder, Widths
 from .meanflow import Condition
-from .networks import build_network, build_space
+from .networks import build_network, build_space, build_time_sampler, check_objective
 from .optimizer import trainable
 
 GUESS = Widths(2048, 0)
@@ -46,8 +46,7 @@ def cost_of(config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], wi
     large = _forward(meta, shape, widths, 4)
     per_image = (large.flops - small.flops) / 2
     held = (large.bytes - small.bytes) / 2
-    share = 0.5 if config.times == "emf" else config.interval_share
-    more = {"central": 2, "forward": 1, "jvp": 3}[config.derivative] * share
+    more = {"central": 2, "forward": 1, "jvp": 3}[config.derivative] * _interval_share(config)
     later = 1 - config.switch / config.steps
     forwards = BACKWARD + later * more
     count = sum(p.numel() for p in net.parameters())
@@ -60,6 +59,13 @@ def cost_of(config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], wi
         4 * (2 * count + 3 * trained),  # weights and their mean; gradient and two moments
         int(held * part * width / 4),
     )
+
+
+def _interval_share(config: TrainConfig) -> float:
+    """The mean share of samples with r < t after the switch."""
+    sampler, generator = build_time_sampler(config).then, torch.Generator().manual_seed(0)
+    times = [sampler.sample(400, (part + 0.5) / 16, generator) for part in range(16)]
+    return float(torch.stack([(each.r < each.t).float().mean() for each in times]).mean())
 
 
 class _Run(NamedTuple):
@@ -101,6 +107,7 @@ def plan_training(
     """
     from ..device import choose_device
 
+    check_objective(config)
     device = choose_device(config.device)
     shape = tuple(build_space(config, device).shape)
     widths, said = _widths(config)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import from_os_error
 from ..files import write_atomic
-from .meanflow import LossTerms
+from .loss import LossTerms
 
 BINS = 10
 LOG = "log.jsonl"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from .. import registry
 from ..errors import UsageError
-from .config import TrainConfig
+from .config import TrainConfig, flag
 from .connector import Connector
 from .dit import SIZES, DiT, DiTConfig, dit_config
 from .features import Widths
-from .meanflow import Condition, Objective
-from .times import EMFSchedule, LogitNormal, Phases, TimeSampler, Uniform
+from .loss import check_prediction
+from .meanflow import Condition
+from .objectives.base import Objective
+from .times import LogitNormal, Phases
 
 Shape = tuple[int, int, int]
 TOKENS = 64  # patches that the DiT's default patch aims at
@@ -46,7 +49,7 @@ def network_config(config: TrainConfig, shape: Shape, widths: Widths) -> DiTConf
         channels=channels,
         pooled_dim=widths.pooled,
         prediction=config.prediction,
-        velocity_head=config.objective == "pmf",
+        velocity_head=registry.get("objective", config.objective).velocity_head,
     )
     if own:
         width, depth, heads = map(int, numbers)
@@ -84,37 +87,73 @@ def build_network(
     return net
 
 
-def time_sampler(config: TrainConfig) -> TimeSampler:
-    """(r, t) over a training: r = t up to the switch, then as the configuration says."""
-    first = LogitNormal(config.mu, config.sigma, share=0.0)
-    then: TimeSampler
-    if config.times == "emf":
-        then = EMFSchedule()
-    elif config.times == "uniform":
-        then = Uniform(config.interval_share)
-    else:
-        then = LogitNormal(config.mu, config.sigma, config.interval_share)
-    return Phases(first, then, config.switch / config.steps)
+def build_time_sampler(config: TrainConfig) -> Phases:
+    """(r, t) over a training: r = t up to the switch, then as the configuration says.
+
+    The fields mu, sigma and share of a registered sampler are filled from the configuration.
+    """
+    settings = {"mu": config.mu, "sigma": config.sigma, "share": config.interval_share}
+    sampler = registry.get("time-sampler", config.times)
+    then = sampler(**{name: settings[name] for name in settings.keys() & _fields(sampler)})
+    return Phases(
+        LogitNormal(config.mu, config.sigma, share=0.0), then, config.switch / config.steps
+    )
 
 
-def objective_of(config: TrainConfig, device: torch.device) -> Objective:
-    perceptual = None
+GUIDANCE = ("omega", "kappa")
+
+
+def check_objective(config: TrainConfig) -> None:
+    """
+    Raises:
+        UsageError: if a setting does not go with the objective; naming those that have it.
+    """
+    objective = registry.get("objective", config.objective)
+    check_prediction(objective, config.prediction)
+    for name in (*GUIDANCE, "perceptual"):
+        value = getattr(config, name)
+        if value != getattr(TrainConfig, name) and name not in _fields(objective):
+            others = [
+                other
+                for other in registry.names("objective")
+                if name in _fields(registry.get("objective", other))
+            ]
+            hint = "; guide when sampling" if name in GUIDANCE else ""
+            raise UsageError(
+                f"{flag(name)} {value}: objective {config.objective} has no such setting, only "
+                f"{', '.join(others)}{hint}"
+            )
+
+
+def build_objective(config: TrainConfig, device: torch.device) -> Objective:
+    """The objective after the switch, its fields filled from the configuration.
+
+    Raises:
+        UsageError: if a setting makes no sense or does not go with it.
+        EncbenchError: if a perceptual loss cannot be loaded.
+    """
+    check_objective(config)
+    settings: dict[str, Any] = {
+        "derivative": config.derivative,
+        "step": config.derivative_step,
+        "omega": config.omega,
+        "kappa": config.kappa,
+        "perceptual": None,
+    }
     if config.perceptual != "none":
         from .perceptual import perceptual_loss
 
-        perceptual = perceptual_loss(config.perceptual, device)
-    step = config.derivative_step
-    if step is None and config.network.startswith("sana:"):
-        from .sana import DIFFERENCE_STEP as step
-    return Objective(
-        config.objective,
-        config.derivative,
-        step,
-        omega=config.omega,
-        kappa=config.kappa,
-        dropout=config.condition_dropout,
-        perceptual=perceptual,
-    )
+        settings["perceptual"] = perceptual_loss(config.perceptual, device)
+    if config.derivative_step is None and config.network.startswith("sana:"):
+        from .sana import DIFFERENCE_STEP
+
+        settings["step"] = DIFFERENCE_STEP
+    objective = registry.get("objective", config.objective)
+    return objective(**{name: settings[name] for name in settings.keys() & _fields(objective)})
+
+
+def _fields(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def _sana(

@@ -34,7 +34,7 @@ class TimeSampler(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Both ends uniform in [0, 1]; ``share`` as in :class:`LogitNormal`."""
+    """Both ends uniform in [0, 1]. ``share`` as in :class:`LogitNormal`."""
 
     share: float = 0.25
 
@@ -79,9 +79,9 @@ class EMFSchedule:
     """A logit-normal that drifts linearly over training, each pair from its first value to its
     second. The defaults are EMF's (arXiv 2604.18168): ever later times, ever more intervals."""
 
-    mu: tuple[float, float] = (-0.5, 0.5)
-    sigma: tuple[float, float] = (1.0, 2.0)
-    share: tuple[float, float] = (0.25, 0.75)
+    mus: tuple[float, float] = (-0.5, 0.5)
+    sigmas: tuple[float, float] = (1.0, 2.0)
+    shares: tuple[float, float] = (0.25, 0.75)
 
     def __post_init__(self) -> None:
         for progress in (0.0, 1.0):  # raises on a bad end
@@ -90,7 +90,7 @@ class EMFSchedule:
     def at(self, progress: float) -> LogitNormal:
         """The distribution at a point of training."""
         p = min(max(progress, 0.0), 1.0)
-        mu, sigma, share = (a + p * (b - a) for a, b in (self.mu, self.sigma, self.share))
+        mu, sigma, share = (a + p * (b - a) for a, b in (self.mus, self.sigmas, self.shares))
         return LogitNormal(mu, sigma, share)
 
     def sample(

@@ -20,9 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .. import registry
 from ..errors import UsageError
 from ..progress import bar
-from .meanflow import Condition, Objective, objective_loss, sample_flow
+from .loss import objective_loss
+from .meanflow import Condition, sample_flow
+from .objectives.base import Objective
 from .times import LogitNormal, TimeSampler, flow_matching_first
 
 LABELS = ("rings", "moons", "spiral", "board")
@@ -214,10 +217,12 @@ def main() -> None:
     begun = time.perf_counter(), time.process_time()
     # With two elements the summed error varies so much that p = 1 would bias what is learned.
     try:
-        objective = Objective(options.objective, options.derivative, weight_power=0.5)
+        objective = registry.get("objective", options.objective)(
+            options.derivative, weight_power=0.5
+        )
     except UsageError as error:
         parser.error(str(error))
-    prediction: Literal["u", "x"] = "x" if options.objective == "pmf" else "u"
+    prediction: Literal["u", "x"] = objective.prediction or "u"
     net = train_toy(
         ToyNet(prediction=prediction), objective, steps=options.steps, seed=options.seed
     )

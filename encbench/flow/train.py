@@ -17,6 +17,7 @@ from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
+from .networks import check_objective
 from .team import Team
 from .trainer import Moment, Trainer, TrainingResult
 
@@ -59,6 +60,7 @@ def train(
         EncbenchError: if the loss is not finite or the gradient too large for
             ``config.patience`` steps in a row, or there is too little memory.
     """
+    check_objective(config)
     with (
         Team(device or choose_device(config.device), alone=alone) as team,
         lock_folder(config.out) if team.leads else nullcontext(),

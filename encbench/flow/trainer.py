@@ -26,16 +26,18 @@ from .config import TrainConfig
 from .data import ImageSet, ImagesInMemory, picks
 from .ema import EMA
 from .features import Bank, Features, check_fits
-from .meanflow import Condition, LossModule, LossTerms, Objective
+from .loss import LossModule, LossTerms
+from .meanflow import Condition
 from .meters import Log, Meters, Spikes
 from .networks import (
     build_network,
+    build_objective,
     build_space,
+    build_time_sampler,
     calibrate,
-    objective_of,
     sana_config,
-    time_sampler,
 )
+from .objectives.flow_matching import FlowMatching
 from .optimizer import (
     from_tensors,
     learning_rate_share,
@@ -102,8 +104,8 @@ class Trainer:
         self.named = trainable(self.net)
         self.optimizers = make_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
-        self.objectives = (Objective("flow-matching"), objective_of(config, self.device))
-        self.times = time_sampler(config)
+        self.objectives = (FlowMatching(), build_objective(config, self.device))
+        self.times = build_time_sampler(config)
         compiled: Any = torch.compile(self.net) if config.compile else self.net
         self.loss = LossModule(compiled, self.objectives[0])
         unused = bool(getattr(net, "velocity_head", False))

@@ -1,0 +1,113 @@
+"""An objective on one batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .derivative import along, lacks_precision, total_derivative
+from .meanflow import Condition, VelocityNet, average_velocity, interpolate
+from .objectives.base import Batch, Objective
+
+
+class LossTerms(NamedTuple):
+    """What one step gives. Only ``loss`` carries a graph.
+
+    Attributes:
+        loss: to be minimized.
+        error: unweighted squared error of each row, mean over its elements.
+        gap: |u - v| / |v| of each row, v being the target velocity.
+        interval: True where r < t.
+    """
+
+    loss: Float[Tensor, ""]
+    error: Float[Tensor, " B"]
+    gap: Float[Tensor, " B"]
+    interval: Bool[Tensor, " B"]
+
+
+def objective_loss(
+    net: VelocityNet, x: Float[Tensor, "B ..."], cond: Condition, noise: Float[Tensor, "B ..."],
+    r: Float[Tensor, " B"], t: Float[Tensor, " B"], *,
+    objective: Objective, drop: Bool[Tensor, " B"] | None = None,
+) -> LossTerms:  # fmt: skip
+    """One objective on one batch.
+
+    All rows go through one forward with a graph. du/dt is computed without one, and only in
+    rows with r < t. Forward hooks of data-parallel wrappers need :class:`LossModule`.
+
+    Args:
+        r, t: interval ends, r <= t; flow matching ignores r.
+        drop: rows to train without their prompt.
+
+    Raises:
+        UsageError: if the network's prediction does not go with the objective.
+    """
+    check_prediction(objective, net.prediction)
+    r = r if objective.intervals else t
+    cond = cond if drop is None else cond.drop(drop)
+    batch = Batch(net, x, noise, interpolate(x, noise, t), r, t, cond, drop)
+    v = objective.target(batch)
+    velocities = objective.predict(batch)
+    u = velocities.u
+    rows = (r < t).nonzero()[:, 0]
+    correction = torch.zeros_like(u, requires_grad=False)
+    if len(rows):
+        part, head = batch.rows(rows), velocities.head
+        tangent = objective.tangent(part, v[rows], None if head is None else head[rows])
+        correction[rows] = _correction(objective, part, tangent, u[rows])
+    error = objective.error(u, v, correction)
+    total = objective.weigh(error)
+    for term in objective.further_terms(batch, v, velocities):
+        total = total + term
+    with torch.no_grad():
+        size = v.flatten(1).norm(dim=1).clamp(min=1e-12)
+        gap = (u - v).flatten(1).norm(dim=1) / size
+        return LossTerms(total, error.flatten(1).square().mean(1), gap, r < t)
+
+
+def check_prediction(objective: Objective | type[Objective], prediction: str) -> None:
+    """
+    Raises:
+        UsageError: if a network that predicts this cannot be trained by the objective.
+    """
+    wanted = objective.prediction
+    if wanted not in (None, prediction):
+        raise UsageError(
+            f"objective {objective.name} needs a network that predicts {wanted}, and this one "
+            f"predicts {prediction}: add --prediction {wanted}, or take another objective"
+        )
+
+
+def _correction(objective: Objective, batch: Batch, tangent: Tensor, u: Tensor) -> Tensor:
+    """(t - r) du/dt along the tangent."""
+    # Forward-mode AD does not go through a compiled module, and under autocast or TF32 u
+    # is too coarse to be a point of a difference.
+    net: VelocityNet = batch.net
+    if objective.derivative == "jvp":
+        net = getattr(net, "_orig_mod", net)
+    derivative = total_derivative(
+        lambda z, r, t: average_velocity(net, z, r, t, batch.cond), batch.z, batch.r, batch.t,
+        tangent, mode=objective.derivative, step=objective.step,
+        base=None if lacks_precision(batch.z.device) else u,
+    )  # fmt: skip
+    return (along(batch.t - batch.r, batch.z) * derivative).to(u.dtype)
+
+
+class LossModule(nn.Module):
+    """:func:`objective_loss` as a module's forward, to be wrapped for data-parallel training:
+    gradients are synchronized only for what goes through the wrapped module's own forward."""
+
+    def __init__(self, net: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.net, self.objective = net, objective
+
+    def forward(
+        self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor,
+        drop: Tensor | None = None,
+    ) -> LossTerms:  # fmt: skip
+        return objective_loss(self.net, x, cond, noise, r, t, objective=self.objective, drop=drop)  # type: ignore[arg-type]

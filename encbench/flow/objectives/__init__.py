@@ -1,0 +1,1 @@
+"""Training objectives, a class each; see :mod:`.base`."""
