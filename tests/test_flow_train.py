@@ -96,9 +96,9 @@ def test_what_is_logged_and_kept(whole):
 KILLED = """
 import json, os, signal, sys, threading
 from encbench.flow import train as module
-from encbench.flow.config import from_values
+from encbench.flow.config import training_config
 
-config, inner = from_values(json.loads(sys.argv[1])), module.Trainer._step
+config, inner = training_config(json.loads(sys.argv[1])), module.Trainer._step
 for moment in sys.argv[2:]:  # a step, and seconds after its beginning
     fatal, wait = moment.split("+")
 
@@ -277,7 +277,7 @@ def test_state_is_put_where_the_parameters_are(kind, tmp_path):
 
 PAIR = """
 import atexit, json, pathlib, sys
-from encbench.flow.config import from_values
+from encbench.flow.config import training_config
 from encbench.flow.train import train
 
 @atexit.register  # called last
@@ -285,7 +285,7 @@ def left():
     for task in pathlib.Path("/proc/self/task").glob("*/comm"):
         print("at the end:", task.read_text().strip(), flush=True)
 
-train(from_values(json.loads(sys.argv[1])))
+train(training_config(json.loads(sys.argv[1])))
 """
 
 

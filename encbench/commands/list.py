@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from ..registry import GROUPS
+
 app = typer.Typer(add_completion=False)
-KINDS = {"encoders": "encoder", "re-encoders": "re-encoder", "probes": "probe", "presets": ""}
+KINDS = {f"{kind}s": kind for kind in GROUPS} | {"presets": ""}
 
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="encoders, re-encoders, probes or presets.")],
+    what: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
 ) -> None:
     """What there is to choose from, third parties' included."""
     from rich.console import Console
@@ -31,17 +33,20 @@ def list_(
         from ..presets import PRESETS
 
         for name, make in PRESETS.items():
-            table.add_row(name, " ".join((make.__doc__ or "").split("\n\n")[0].split()))
+            table.add_row(name, _first_paragraph(make))
     elif what == "probes":
         table.add_column("main metric")
         for name in registry.names("probe"):
             spec = registry.get("probe", name).spec
             table.add_row(name, escape(spec.title), spec.main_metric)
     else:
-        table.add_column("examples", overflow="fold")
-        for name in registry.names(KINDS[what]):
-            family = registry.get(KINDS[what], name)
-            table.add_row(name, escape(family.summary), escape("\n".join(family.examples)))
+        things = {name: registry.get(KINDS[what], name) for name in registry.names(KINDS[what])}
+        if any(hasattr(thing, "examples") for thing in things.values()):
+            table.add_column("examples", overflow="fold")
+        for name, thing in things.items():
+            summary = getattr(thing, "summary", None) or _first_paragraph(thing)
+            examples = "\n".join(getattr(thing, "examples", ()))
+            table.add_row(name, escape(summary), *([escape(examples)] if examples else []))
     Console().print(table)
     if what == "encoders":
         from ..encoders.spec import COMMON_OPTIONS
@@ -55,3 +60,7 @@ def list_(
                 typer.echo(f"\nfurther options of {name}:")
             for option, text in options.items():
                 typer.echo(f"  {option:12s} {text}")
+
+
+def _first_paragraph(thing: object) -> str:
+    return " ".join((thing.__doc__ or "").split("\n\n")[0].split())
