@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from encbench.config import RunConfig
-from encbench.context import Context, Data, load_data, load_images
+from encbench.context import Context, Data, load_images, load_run_data
 from encbench.encode import StoredEncoder
 from encbench.encoders import EncoderSpec
 from encbench.errors import EncbenchError
@@ -76,7 +76,7 @@ def context_maker(spec: str, store: Path) -> Callable[[str], Context]:
         if probe not in ("retrieval", "ablation"):
             return Context(encoder, "mean", Data(None, None), None, {})
         config = RunConfig(device="cpu", store=store)
-        data = load_data(config)
+        data = load_run_data(config)
         images = load_images(config, data, Store(store), CPU) if probe == "retrieval" else None
         return Context(encoder, "mean", data, images, config.probe_options(probe))
 
