@@ -211,16 +211,16 @@ def _in_other_words(clauses: tuple[Clause, ...], tier: Tier, *, seed: int) -> st
 
 SYNONYMS = dict(zip(CLASSES, (
     "human being", "pushbike", "automobile", "motorbike", "aircraft", "coach", "locomotive",
-    "lorry", "watercraft", "stoplight", "water plug", "halt sign", "coin meter", "settee of wood",
+    "lorry", "watercraft", "stoplight", "water plug", "halt board", "coin machine", "garden settee",
     "feathered animal", "feline", "hound", "steed", "ewe", "heifer", "pachyderm", "grizzly",
     "striped equine", "long-necked ruminant", "rucksack", "parasol", "purse", "cravat",
-    "travel case", "flying disc", "pair of snow runners", "snow deck", "game ball",
-    "flying toy on a string", "slugger's club", "catcher's mitt", "skating deck", "wave rider",
-    "tennis paddle", "flask", "goblet", "mug", "pronged utensil", "blade", "ladle", "basin",
+    "travel case", "flying disc", "snow runner", "snow deck", "athletic orb",
+    "string-held flyer", "slugger's club", "catcher's mitt", "skating deck", "wave rider",
+    "court paddle", "flask", "goblet", "mug", "pronged utensil", "blade", "ladle", "basin",
     "plantain", "pippin", "sub roll", "citrus fruit", "green floret", "orange root",
-    "frankfurter", "Italian flatbread", "doughnut", "gateau", "seat", "sofa", "houseplant in a pot",
-    "bunk", "supper table", "lavatory", "television", "notebook computer", "pointing device",
-    "zapper", "typing keys", "mobile", "electronic heater", "stove", "bread browner", "washbasin",
-    "fridge", "volume", "timepiece", "urn", "shears", "plush toy", "blow-dryer", "dental brush",
+    "frankfurter", "Italian flatbread", "doughnut", "gateau", "seat", "sofa", "houseplant",
+    "bunk", "supper board", "lavatory", "television", "notebook computer", "pointing device",
+    "zapper", "typing board", "mobile", "electronic heater", "stove", "bread browner", "washbasin",
+    "fridge", "volume", "timepiece", "urn", "paper cutter", "plush toy", "blow-dryer", "dental brush",
 ), strict=True))  # fmt: skip
 """What an English reader takes for the same, without the class's own word."""
