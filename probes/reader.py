@@ -85,6 +85,7 @@ class ReaderProbe:
             steps=steps,
             seeds=SEEDS,
             seed=seed,
+            rare=language.rare,
         )
         items, names, curve = _items(readings, questions, layout)
         return Measurement(
@@ -326,6 +327,7 @@ def train_readers(
     steps: Sequence[int],
     seeds: int,
     seed: int,
+    rare: bool = False,
 ) -> Readings:
     """Train readers side by side; each has initial weights and an order of captions of its own.
 
@@ -333,12 +335,17 @@ def train_readers(
         captions: features of M captions.
         targets: what they say, ones and zeros.
         questions: features of prompts, asked after each of ``steps``.
+        rare: see :class:`encbench.probes.statements.Language`.
     """
     models = []
     with torch.random.fork_rng(devices=[]):
         for reader in range(seeds):
             torch.manual_seed(1000 * seed + reader)
             models.append(Reader(captions.widths, targets.shape[1]))
+    if rare:
+        share = torch.from_numpy(targets).mean(0).clamp(min=1 / len(targets)) * 0.999
+        for model in models:
+            model.head[-1].bias.data = share.logit()
     for connector, rows in (
         (models[0].text.tokens, captions.tokens),
         (models[0].text.pooled, captions.pooled),

@@ -47,6 +47,8 @@ class Language:
         prompts: GenEval prompts by question: in the captions' own words ('seen'), the same
             prompts in other words ('other-words'), and combinations that no caption shows, in
             the captions' words ('held-out').
+        rare: whether nearly every answer is no, as with many labels; a reader then begins with
+            how often each answer is yes, which takes it hundreds of steps to learn.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Language:
     colors: tuple[str, ...]
     captions: tuple[GenevalPrompt, ...]
     prompts: dict[str, tuple[GenevalPrompt, ...]]
+    rare: bool = False
 
 
 def language_for(captions: CaptionSet | None) -> Callable[[int, int], Language]:
@@ -160,17 +163,9 @@ def coco(seed: int, count: int) -> Language:
     seen = draw(False, {**dict.fromkeys(tasks, PER_TASK), "color_attr": 2 * PER_TASK})
     asked = _balanced(seen, _has_held_out_pair)
     held_out = draw(True, dict.fromkeys(("colors", "color_attr"), PER_TASK))
-    return Language(
-        "COCO's classes",
-        CLASSES,
-        COLORS,
-        tuple(read),
-        {
-            SEEN: asked,
-            OTHER_WORDS: _reworded(asked, _in_other_words, seed),
-            HELD_OUT: tuple(held_out),
-        },
-    )
+    other_words = _reworded(asked, _in_other_words, seed)
+    prompts = {SEEN: asked, OTHER_WORDS: other_words, HELD_OUT: tuple(held_out)}
+    return Language("COCO's classes", CLASSES, COLORS, tuple(read), prompts, rare=True)
 
 
 def _draw_clauses(rng: np.random.Generator) -> tuple[Clause, ...]:
@@ -220,7 +215,8 @@ SYNONYMS = dict(zip(CLASSES, (
     "plantain", "pippin", "sub roll", "citrus fruit", "green floret", "orange root",
     "frankfurter", "Italian flatbread", "doughnut", "gateau", "seat", "sofa", "houseplant",
     "bunk", "supper board", "lavatory", "television", "notebook computer", "pointing device",
-    "zapper", "typing board", "mobile", "electronic heater", "stove", "bread browner", "washbasin",
-    "fridge", "volume", "timepiece", "urn", "paper cutter", "plush toy", "blow-dryer", "dental brush",
+    "zapper", "typing board", "mobile", "electronic heater", "stove", "bread browner",
+    "washbasin", "fridge", "volume", "timepiece", "urn", "paper cutter", "plush toy", "blow-dryer",
+    "dental brush",
 ), strict=True))  # fmt: skip
 """What an English reader takes for the same, without the class's own word."""
