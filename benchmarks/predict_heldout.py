@@ -4,8 +4,8 @@
     python predict_heldout.py --encoders heldout.txt --out predictions-1.json
 
 The file is committed before any of these encoders is trained. It names the rules with their
-versions, the git commit of the code, and the sha256 of its own content. A file that is there
-is completed, never changed: encoders and scores that it holds stay as they are.
+versions, when and with which git commit each score was measured, and the sha256 of its content.
+A file that is there is completed, never changed: scores that it holds stay as they are.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     lines = args.encoders.read_text("utf-8").splitlines()
     specs = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    commit = current_commit()
     rows = json.loads(args.out.read_text("utf-8"))["encoders"] if args.out.exists() else {}
     for probe in args.probes:
         for spec in specs:
@@ -102,6 +103,7 @@ def main() -> None:
                 context = context_maker(spec, args.store)(probe)
                 row["scores"][probe] = {
                     "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "commit": commit,
                     **measure(probe, context),
                 }
             except EncbenchError as error:
@@ -124,11 +126,15 @@ def values(scores: dict[str, dict[str, list[float]]]) -> dict[str, float]:
     return found
 
 
-def write(path: Path, rows: dict[str, dict]) -> None:
+def current_commit() -> str:
+    """Of the code that measures, as it was when it was loaded."""
+    command = ["git", "rev-parse", "HEAD"]
     here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=here
-    ).stdout.strip()
+    made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=here)
+    return made.stdout.strip()
+
+
+def write(path: Path, rows: dict[str, dict]) -> None:
     content = {
         "rules": {
             name: {**asdict(rule), "sentence": rule.sentence} for name, rule in RULES.items()
@@ -136,7 +142,7 @@ def write(path: Path, rows: dict[str, dict]) -> None:
         "encoders": rows,
     }
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(path, {**content, "written": written, "commit": commit, "hash": digest(content)})
+    write_json(path, {**content, "written": written, "hash": digest(content)})
 
 
 if __name__ == "__main__":
