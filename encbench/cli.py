@@ -1,13 +1,15 @@
 """The command line. Only the command that is asked for is imported.
 
 ``commands/`` holds one file for each command, with an ``app`` in it; this file knows their
-names, turns errors into one line, and reads options that take several values.
+names and turns errors into one line.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -15,13 +17,13 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__, distributed
-from .errors import EncbenchError, from_os_error
+from .errors import EncbenchError, UsageError, from_os_error
 
 COMMANDS = (
     "run", "probe", "rank", "confirm", "report", "train", "sample", "geneval", "zoo", "list",
     "data", "doctor",
 )  # fmt: skip
-SEVERAL = ("encoders", "probes", "layers", "pools", "ks", "shares", "units", "places")
+INTERRUPTED = 130  # exit status after Ctrl-C, by custom of the shell
 
 # The class of all usage errors. Typer carries its own copy of Click without a public name for it.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -69,39 +71,23 @@ def _root(
     ] = False,
 ) -> None:
     """Which text encoder should a few-step text-to-image model be trained on, and how sure
-    are we? encbench ranks encoders before anything is trained, and reports what it found."""
-
-
-def spread(arguments: list[str]) -> list[str]:
-    """Let ``--encoders A B C`` mean ``--encoders A --encoders B --encoders C``, for options that
-    take several values. A number may be negative; commas in numbers' lists work too."""
-    made: list[str] = []
-    option = ""
-    for position, argument in enumerate(arguments):
-        if argument == "--":
-            return made + arguments[position:]
-        is_number = argument.lstrip("-").replace(".", "").isdigit()
-        if argument.startswith("-") and not is_number:
-            name, equals, _ = argument.partition("=")
-            option = name if name.removeprefix("--") in SEVERAL else ""
-            if not option or equals:
-                made.append(argument)
-            elif position + 1 == len(arguments):
-                made.append(argument)  # without a value: let the parser say so
-            continue
-        made.append(f"{option}={argument}" if option else argument)
-    return made
+    are we? encbench ranks encoders before anything is trained."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a problem told in one line, 2 wrong usage,
     130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 are no crash
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(
-            args=spread(sys.argv[1:] if arguments is None else arguments),
-            prog_name="encbench",
-            standalone_mode=False,
-        )
+        for argument in arguments:
+            if "\\ud" in ascii(argument):  # how Python holds bytes that are not UTF-8
+                raise UsageError(f"{argument!a} is not UTF-8; rename that file or folder")
+        code = app(args=arguments, prog_name="encbench", standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except EncbenchError as error:
         _fail(str(error), error.exit_code)
     except _ClickError as error:
@@ -111,7 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(error.exit_code)
         _fail(f"{error.format_message()} (see: {where} --help)", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it was", 130)
+        again = shlex.join(["encbench", *arguments])
+        _fail(f"interrupted; finished work is kept, go on with: {again}", INTERRUPTED)
+    except SystemExit as error:  # of code that a spec names; a 0 would look like success
+        _fail(f"a module that was loaded called sys.exit({error.code!r}); nothing follows", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

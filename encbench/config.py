@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .data.hub import cache_dir
-from .errors import UsageError
+from .device import DEVICE_HELP
+from .options import check_options, from_values, option, to_values
+
+DATA, PROBES, RUN = "Data", "Probes", "Run"
 
 
 def default_store() -> Path:
@@ -19,81 +21,81 @@ def default_store() -> Path:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run depends on. Presets are functions that return one.
+    """Everything that a run depends on. Presets are functions that return values for it.
 
-    Attributes:
-        encoders: candidate spec strings; controls come in by themselves. Without any, the zoo's
-            are taken where the data are scenes.
-        out: folder of the run.
-        coco: COCO folder; None for the embedded scenes.
-        coco_split: e.g. 'val2017'; None if the folder has only one.
-        allow_missing_images: work on the images that are there.
-        dpg: DPG-Bench prompts, a folder of txt or a jsonl; None for long captions of scenes
-            where ``coco`` is None too, else no ablation.
-        re_encoder: spec of the image re-encoder, or 'none'; None for 'dinov3', and on scenes for
-            'mini-dinov3', which comes with encbench.
-        probes: names; empty for all that are registered.
-        queries: of the retrieval probe.
-        ks: neighbors at which retrieval is scored; 2 is always among them.
-        draws: random versions of each prompt at the ablation's headline setting.
-        shares: shares removed, each above 0 and below 1.
-        units: 'words', 'sentences'.
-        places: 'anywhere', 'start', 'end'.
-        layers: further layers under which the order is checked.
-        pools: further poolings under which the order is checked.
-        limit: look at no more than so many items a probe; for trying things out.
-        seed: of everything random.
-        device: 'auto', 'cpu' or 'cuda'.
-        store: folder of the embedding store.
+    Raises:
+        UsageError: naming the option, for what can be checked without looking at any file.
     """
 
-    encoders: tuple[str, ...] = ()
-    out: Path = Path("runs/encbench")
-    coco: Path | None = None
-    coco_split: str | None = None
-    allow_missing_images: bool = False
-    dpg: Path | None = None
-    re_encoder: str | None = None
-    probes: tuple[str, ...] = ()
-    queries: int = 1000
-    ks: tuple[int, ...] = (1, 2, 5, 10)
-    draws: int = 5
-    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    units: tuple[str, ...] = ("words", "sentences")
-    places: tuple[str, ...] = ("anywhere", "start", "end")
-    layers: tuple[str, ...] = ()
-    pools: tuple[str, ...] = ("max", "own")
-    limit: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    store: Path = dataclasses.field(default_factory=default_store)
+    encoders: tuple[str, ...] = option(
+        (),
+        "Encoders to compare, as family:source@revision?option=value&...; several after one flag. "
+        "Default on scenes: the encoders of the zoo. Controls are added automatically. See: "
+        "encbench list encoders.",
+        metavar="SPEC...",
+    )
+    out: Path = option(Path("runs/encbench"), "Folder of the run: records, prediction and report.")
+    coco: Path | None = option(
+        None,
+        "COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without --coco and --dpg, "
+        "the embedded scenes of colored shapes are used.",
+        DATA,
+    )
+    coco_split: str | None = option(
+        None, "Split of COCO: val2017 or train2017; needed if the folder has both.", DATA
+    )
+    allow_missing_images: bool = option(
+        False, "Use the images that can be read; leave missing and broken ones unscored.", DATA
+    )
+    dpg: Path | None = option(
+        None, "DPG-Bench prompts: a folder of .txt files, or a .jsonl file.", DATA
+    )
+    re_encoder: str | None = option(
+        None,
+        "How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, mini-dinov3, labels, "
+        "pixels, or none (text only). See: encbench list re-encoders.",
+        DATA, shown="dinov3; on scenes mini-dinov3",
+    )  # fmt: skip
+    probes: tuple[str, ...] = option((), "Probes to run.", PROBES, shown="all")
+    queries: int = option(1000, "Retrieval: number of queries.", PROBES, least=1)
+    ks: tuple[int, ...] = option(
+        (1, 2, 5, 10), "Retrieval: numbers of neighbors; 2 is always added.", PROBES, least=1
+    )
+    draws: int = option(
+        5, "Ablation: random versions of each prompt with half of its words removed.", PROBES,
+        least=1,
+    )  # fmt: skip
+    shares: tuple[float, ...] = option(
+        (0.1, 0.3, 0.5, 0.7, 0.9), "Ablation: shares of the text to remove.", PROBES,
+        above=0, below=1,
+    )  # fmt: skip
+    units: tuple[str, ...] = option(
+        ("words", "sentences"), "Ablation: units to remove.", PROBES,
+        choices=("words", "sentences"),
+    )  # fmt: skip
+    places: tuple[str, ...] = option(
+        ("anywhere", "start", "end"), "Ablation: where to remove them.", PROBES,
+        choices=("anywhere", "start", "end"),
+    )  # fmt: skip
+    layers: tuple[str, ...] = option(
+        (), "Also check the order with these layers: an index, penultimate or normavg.", PROBES
+    )
+    pools: tuple[str, ...] = option(
+        ("max", "own"),
+        "Also check the order with these poolings: mean, mean-padded, last, eos, max or own.",
+        PROBES,
+    )
+    limit: int | None = option(
+        None, "Use at most this many items in each probe, to try things out.", RUN, least=2
+    )
+    seed: int = option(0, "Random seed.", RUN, least=0)
+    device: str = option("auto", DEVICE_HELP, RUN)
+    store: Path = option(
+        default_store, "Folder of the embedding store.", RUN, shown="$ENCBENCH_CACHE/store"
+    )
 
     def __post_init__(self) -> None:
-        """Check what can be checked without looking at any file.
-
-        Raises:
-            UsageError: naming the option.
-        """
-
-        def need(holds: bool, text: str) -> None:
-            if not holds:
-                raise UsageError(text)
-
-        need(self.queries >= 1, f"--queries must be at least 1, not {self.queries}")
-        need(all(k >= 1 for k in self.ks), f"--ks must be whole numbers of at least 1: {self.ks}")
-        need(self.draws >= 1, f"--draws must be at least 1, not {self.draws}")
-        need(
-            all(0 < share < 1 for share in self.shares),
-            f"--shares must lie above 0 and below 1: {self.shares}",
-        )
-        for name, values, known in (
-            ("--units", self.units, ("words", "sentences")),
-            ("--places", self.places, ("anywhere", "start", "end")),
-        ):
-            for value in values:
-                need(value in known, f"{name} {value}: known are {', '.join(known)}")
-        need(self.limit is None or self.limit >= 2, f"--limit must be at least 2, not {self.limit}")
-        need(self.seed >= 0, f"--seed must not be negative: {self.seed}")
+        check_options(self)
 
     @property
     def on_scenes(self) -> bool:
@@ -107,49 +109,18 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text."""
-        return {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        return to_values(self)
 
     def probe_options(self, probe: str) -> dict[str, Any]:
         """What a probe is told, from the flags that are about it."""
         if probe == "retrieval":
             return {"ks": self.ks, "queries": self.queries}
         if probe == "ablation":
-            return {
-                "draws": self.draws,
-                "shares": self.shares,
-                "units": self.units,
-                "places": self.places,
-            }
+            names = ("draws", "shares", "units", "places")
+            return {name: getattr(self, name) for name in names}
         return {}
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:
-    """A configuration from plain values (flags, TOML), lists and strings turned into the
-    types of the fields; None means the default.
-
-    Raises:
-        UsageError: for an unknown key or a value of the wrong type, by name.
-    """
-    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
-    made: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise UsageError(f"unknown configuration key '{key}'; known: {', '.join(fields)}")
-        if value is None:
-            continue
-        annotation = str(fields[key].type)
-        try:
-            if annotation.startswith("tuple"):
-                kind = {"tuple[int, ...]": int, "tuple[float, ...]": float}.get(annotation, str)
-                parts = value if isinstance(value, list | tuple) else [value]
-                made[key] = tuple(kind(part) for part in parts)
-            elif annotation.startswith("Path"):
-                made[key] = Path(value).expanduser()
-            else:
-                made[key] = value
-        except (TypeError, ValueError):
-            raise UsageError(f"the value of '{key}' is not of the right type: {value!r}") from None
-    return RunConfig(**made)
+    """A configuration from plain values; see :func:`~encbench.options.from_values`."""
+    return from_values(RunConfig, values)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import UnknownNameError
+
+Presets = Mapping[str, Callable[[], dict[str, Any]]]
+"""Functions by name; the first sentence of a docstring says what the preset is for."""
+
+
+def preset_values(presets: Presets, name: str) -> dict[str, Any]:
+    """The values of a preset.
+
+    Raises:
+        UnknownNameError: with the known ones.
+    """
+    if name not in presets:
+        raise UnknownNameError("preset", name, presets)
+    return presets[name]()
 
 
 def emf() -> dict[str, Any]:
@@ -28,19 +42,7 @@ def emf() -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, Callable[[], dict[str, Any]]] = {"emf": emf}
-
-
-def run_preset(name: str) -> dict[str, Any]:
-    """The values of a preset.
-
-    Raises:
-        UnknownNameError: with the known ones.
-    """
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return PRESETS[name]()
-
+PRESETS: Presets = {"emf": emf}
 
 CAPTION_COUNTS = {"train2017": (591_753, 118_287), "val2017": (25_014, 5_000)}
 """Captions and images of the COCO 2017 splits."""

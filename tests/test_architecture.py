@@ -37,7 +37,8 @@ ALLOWED = {
     "encbench.shards": STORE | {"encoders", "store"},
     "encbench.records": BASE | {"files", "schema"},
     "encbench.ranking": BASE | {"records", "intervals"},
-    "encbench.config": BASE | {"data"},
+    "encbench.options": {"errors", "schema"},
+    "encbench.config": BASE | {"data", "device", "options"},
     "encbench.presets": {"errors"},
     "encbench.media": STORE | {"vision"},
     "encbench.doctor": ENGINE,
@@ -46,7 +47,7 @@ ALLOWED = {
     "encbench.device": {"errors"},
     "encbench.lock": {"errors"},
     "encbench.metrics": STORE | {"data", "encoders", "vision", "intervals", "metrics", "shipped"},
-    "encbench.flow": ENGINE | {"flow", "distributed", "shipped"},
+    "encbench.flow": ENGINE | {"flow", "distributed", "shipped", "options", "presets"},
     "encbench.zoo": ENGINE | {"zoo", "shipped"},
     "encbench.probes": {
         "types",

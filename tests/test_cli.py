@@ -1,10 +1,14 @@
 """The command line: help, several values, TOML, one line for each mistake."""
 
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 
-from encbench.cli import main, spread
+from encbench.cli import COMMANDS, main
+from encbench.commands.options import options_page, spread
 from encbench.config import RunConfig, run_config
 from encbench.errors import UsageError
 
@@ -43,22 +47,46 @@ def fails(run):
 
 
 def test_several_values_after_one_flag():
-    assert spread(["run", "--encoders", "a:b", "c:d", "--seed", "3"]) == [
+    assert spread(["run", "--encoders", "a:b", "c:d", "--seed", "3"], {"--encoders"}) == [
         "run", "--encoders=a:b", "--encoders=c:d", "--seed", "3",
     ]  # fmt: skip
-    assert spread(["--layers", "-1", "-2", "--ks", "1", "2"]) == [
+    assert spread(["--layers", "-1", "-2", "--ks", "1", "2"], {"--layers", "--ks"}) == [
         "--layers=-1", "--layers=-2", "--ks=1", "--ks=2",
     ]  # fmt: skip
-    assert spread(["--encoders=x:y", "--", "--encoders", "z"]) == [
+    assert spread(["--encoders=x:y", "--", "--encoders", "z"], {"--encoders"}) == [
         "--encoders=x:y", "--", "--encoders", "z",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["run", "probe", "rank", "report", "list", "data", "doctor"])
-def test_every_command_has_help(command, run):
-    done = run(command, "--help")
+def commands() -> list[tuple[str, ...]]:
+    """Every command and subcommand of the command line, as words."""
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command = typer.main.get_command(import_module(f"encbench.commands.{name}").app)
+        below = getattr(command, "commands", {})
+        found += [(name, each) for each in below] or [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_help(words, run):
+    """Each says what it does, and each of its options says what it is for."""
+    command = typer.main.get_command(import_module(f"encbench.commands.{words[0]}").app)
+    command = getattr(command, "commands", {"": command})[" ".join(words[1:])]
+    done = run(*words, "--help")
     assert done.code == 0
-    assert "Usage" in done.out
+    assert f"encbench {' '.join(words)}" in " ".join(done.out.split())
+    assert summary_words(command.help) <= set(done.out.split())
+    assert all(getattr(parameter, "help", "") for parameter in command.params)
+
+
+def summary_words(text: str) -> set[str]:
+    return set(text.split("\n")[0].split())
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    page = Path(__file__).parents[1] / "docs" / "options.md"
+    assert page.read_text() == options_page(), "the page says how it is made"
 
 
 def test_mistakes_are_one_line(tmp_path, fails):
@@ -72,7 +100,7 @@ def test_mistakes_are_one_line(tmp_path, fails):
     assert "prediction.json" in fails("report", str(tmp_path))
     line = fails("run", "--encoders", "control:constant", "--probes", "retrievel", "--limit", "5")
     assert "unknown probe 'retrievel'; did you mean retrieval?" in line
-    assert "above 0 and below 1" in fails("run", "--shares", "0", "0.5")
+    assert "above 0 and below 1, not 0.0" in fails("run", "--shares", "0", "0.5")
 
 
 def test_toml_has_the_keys_of_the_flags(tmp_path, run, fails):
@@ -82,7 +110,7 @@ def test_toml_has_the_keys_of_the_flags(tmp_path, run, fails):
     assert done.code == 0, done.err
     assert "constant" in done.out
     path.write_text("querys = 7\n")
-    assert "unknown key 'querys'" in fails("run", "--config", str(path))
+    assert "unknown key 'querys'; did you mean queries" in fails("run", "--config", str(path))
     path.write_text("queries = \n")
     assert "is not valid TOML" in fails("run", "--config", str(path))
     assert "cannot read" in fails("run", "--config", str(tmp_path / "none.toml"))
@@ -95,7 +123,7 @@ def test_values_become_a_configuration():
     assert made.seed == RunConfig().seed
     with pytest.raises(UsageError, match="unknown configuration key 'foo'"):
         run_config({"foo": 1})
-    with pytest.raises(UsageError, match="'ks' is not of the right type"):
+    with pytest.raises(UsageError, match=r"--ks.* must be a whole number"):
         run_config({"ks": ["many"]})
 
 
@@ -104,7 +132,8 @@ def test_list_and_doctor_say_what_is_there(run):
         ("encoders", ("clip", "control", "python", "st", "t5", "max_length")),
         ("re-encoders", ("dinov2", "dinov3", "labels", "pixels")),
         ("probes", ("ablation", "diagnostics", "retrieval")),
-        ("presets", ("emf",)),
+        ("presets", ("run --preset emf", "train --preset scenes-cpu", "confirm --preset full")),
+        ("reports", ("default",)),
     ):
         done = run("list", what)
         assert done.code == 0

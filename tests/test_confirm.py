@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from encbench.cli import main
-from encbench.confirm.budget import Rates, fit_budget, seconds, total_seconds
+from encbench.confirm.budget import Rates, fit_budget, total_seconds
+from encbench.confirm.config import ConfirmConfig, parse_duration
 from encbench.confirm.plan import (
-    ConfirmConfig,
     ConfirmPlan,
     PlannedEncoder,
     choose_encoders,
@@ -211,10 +211,10 @@ def test_a_budget_is_kept_and_what_it_cost_is_told() -> None:
 
 
 def test_budgets_are_read_and_refused() -> None:
-    assert [seconds(t) for t in ("12m", "2h", "90s", "1h30m")] == [720, 7200, 90, 5400]
+    assert [parse_duration(t) for t in ("12m", "2h", "90s", "1h30m")] == [720, 7200, 90, 5400]
     for text in ("", "12", "soon", "m"):
         with pytest.raises(UsageError, match="--budget"):
-            seconds(text)
+            parse_duration(text)
 
 
 def test_what_a_plan_can_tell_is_said_before() -> None:

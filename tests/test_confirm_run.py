@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from encbench.cli import main
-from encbench.confirm.plan import PRESETS
+from encbench.confirm.config import PRESETS
 from encbench.data.scenes.world import SHAPES
 from encbench.files import write_json
 from encbench.records import read_prediction, read_verdict
@@ -25,7 +25,7 @@ TINY = {
 }  # fmt: skip
 SCRIPT = f"""
 from encbench.cli import main
-from encbench.confirm.plan import PRESETS
+from encbench.confirm.config import PRESETS
 PRESETS["cpu"] = lambda: {TINY!r}
 main()
 """

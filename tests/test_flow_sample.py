@@ -136,7 +136,7 @@ def test_the_command_writes_genevals_layout(run, trained, tmp_path, monkeypatch)
     )
     code, out, err = run(*common, "--out", tmp_path / "one", "--steps", "2")
     assert code == 0, err
-    assert "6 images were made" in out
+    assert "6 new images" in out
     files = {p.relative_to(tmp_path / "one"): p for p in (tmp_path / "one").rglob("*.png")}
     assert len(files) == 6
     assert json.loads((tmp_path / "one" / "00001" / "metadata.jsonl").read_text()) == rows[1]

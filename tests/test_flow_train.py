@@ -442,11 +442,11 @@ def test_the_rate_rises_and_falls(tmp_path):
 def test_settings_that_make_no_sense():
     for values, said in (
         ({"steps": 0}, "--steps must be at least 1"),
-        ({"objective": "emff"}, "--objective emff: known are"),
-        ({"flow_matching": 1.5}, "--flow-matching must lie from 0 to 1"),
-        ({"batch": 10, "accumulate": 4}, "no multiple of --accumulate"),
-        ({"lr": "fast"}, "'lr' is not of the right type"),
-        ({"steps": 1.5}, "'steps' is not of the right type"),
+        ({"objective": "emff"}, "unknown --objective 'emff'; did you mean emf"),
+        ({"flow_matching": 1.5}, "--flow-matching must be at least 0 and at most 1, not 1.5"),
+        ({"batch": 10, "accumulate": 4}, "not a multiple of --accumulate"),
+        ({"lr": "fast"}, "--lr must be a finite number, not the text 'fast'"),
+        ({"steps": 1.5}, "--steps must be a whole number"),
         ({"stepps": 1}, "unknown configuration key 'stepps'"),
         ({"coco": "a", "folder": "b"}, "both given"),
     ):

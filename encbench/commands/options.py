@@ -1,241 +1,198 @@
-"""The options that ``run`` and ``probe`` share, turned into a configuration."""
+"""Commands made from configurations: flags, TOML files and presets of :mod:`encbench.options`."""
 
 from __future__ import annotations
 
 import inspect
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-DATA, PROBES, RUN, CONFIRM = "Data", "Probes", "Run", "Confirmation"
-OF_CONFIRM = ("confirm", "budget")
+from ..files import read_toml
+from ..options import Option, from_values, option_table, options_of, typed_values
+from ..presets import Presets, preset_values
+
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be done and what it would cost; do nothing."),
+]
 
 
-def merge(ctx: typer.Context, values: dict[str, Any], *, over: bool) -> None:
+class SeveralValues(TyperCommand):
+    """A command whose repeatable options take several values after one flag."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        return super().parse_args(ctx, spread(args, several))
+
+
+def spread(arguments: list[str], several: set[str]) -> list[str]:
+    """Let ``--encoders A B C`` mean ``--encoders A --encoders B --encoders C``, for the options
+    in ``several``. A value may be a negative number."""
+    made: list[str] = []
+    option = ""
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return made + arguments[position:]
+        is_number = argument.lstrip("-").replace(".", "").isdigit()
+        if argument.startswith("-") and not is_number:
+            name, equals, _ = argument.partition("=")
+            option = name if name in several else ""
+            if not option or equals:
+                made.append(argument)
+            elif position + 1 == len(arguments):
+                made.append(argument)  # without a value: let the parser say so
+            continue
+        made.append(f"{option}={argument}" if option else argument)
+    return made
+
+
+def add_command(
+    app: typer.Typer, name: str, config: type, presets: Presets | None = None, *, toml: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that makes a command of ``work(config, ...)``.
+
+    The command has an option for each field of the configuration and for each further parameter
+    of ``work``, which holds a typer.Option; ``--config FILE`` for a TOML file with the same keys
+    if ``toml``; and ``--preset NAME`` where there are presets. Flags go over the file, which
+    goes over the preset.
+    """
+
+    def decorate(work: Callable[..., None]) -> Callable[..., None]:
+        declared = options_of(config)
+        first, *more = inspect.signature(work, eval_str=True).parameters.values()
+        parameters = [inspect.Parameter("ctx", first.KEYWORD_ONLY, annotation=typer.Context)]
+        parameters += [_parameter(key, *field) for key, field in declared.items()]
+        if toml:
+            parameters.append(_toml_parameter(config, presets))
+        if presets is not None:
+            parameters.append(_preset_parameter(presets))
+        parameters += [parameter.replace(kind=first.KEYWORD_ONLY) for parameter in more]
+
+        def main(ctx: typer.Context, **given: Any) -> None:
+            from ..progress import show_log
+
+            show_log()
+            values = {key: given[key] for key in declared if given[key] not in (None, [], ())}
+            work(from_values(config, values), **{p.name: given[p.name] for p in more})
+
+        main.__doc__ = work.__doc__
+        main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        app.command(name, cls=SeveralValues)(main)
+        return work
+
+    return decorate
+
+
+def _parameter(name: str, declared: Option, kind: Any, default: Any) -> inspect.Parameter:
+    """A field as typer takes it."""
+    several = get_origin(kind) in (tuple, Mapping)
+    if declared.parse is not None:
+        kind = str
+    elif several:
+        kind = get_args(kind)[0]
+    if several:
+        kind, default = list[kind], list(default or ())  # type: ignore[valid-type]
+    if not several and default is None:
+        kind = kind | None
+    shown: Any = declared.shown or default not in (None, [])
+    if declared.argument:
+        info: Any = typer.Argument(help=declared.help)
+    else:
+        info = typer.Option(
+            *([declared.flag] if declared.flag else []),
+            help=declared.help,
+            rich_help_panel=declared.group or None,
+            metavar=declared.metavar,
+            show_default=shown,
+        )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default or None,
+        annotation=Annotated[kind, info],
+    )
+
+
+def _toml_parameter(config: type, presets: Presets | None) -> inspect.Parameter:
+    def read(ctx: typer.Context, path: Path | None) -> Path | None:
+        from ..errors import UnknownNameError, UsageError
+
+        if path is None:
+            return None
+        values = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
+        known = {p.name for p in ctx.command.params if p.name} - {"config"}
+        fields = options_of(config)
+        try:
+            for key in values:
+                if key not in known:
+                    raise UnknownNameError("key", key, known)
+            typed_values(config, {key: values[key] for key in values if key in fields})
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        if presets is not None and "preset" in values:
+            _merge(ctx, preset_values(presets, values["preset"]), over=False)
+        _merge(ctx, values, over=True)
+        return path
+
+    text = "TOML file with the same keys as these flags; flags take precedence."
+    info = typer.Option(help=text, callback=read, is_eager=True)
+    return inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[Path | None, info],
+    )  # fmt: skip
+
+
+def _preset_parameter(presets: Presets) -> inspect.Parameter:
+    def read(ctx: typer.Context, name: str | None) -> str | None:
+        if name is not None:
+            _merge(ctx, preset_values(presets, name), over=False)
+        return name
+
+    texts = [f"{name}: {summary(make)}" for name, make in presets.items()]
+    info = typer.Option(help=" ".join(texts), callback=read, is_eager=True)
+    return inspect.Parameter(
+        "preset", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[str | None, info],
+    )  # fmt: skip
+
+
+def summary(thing: object) -> str:
+    """The first paragraph of a docstring, in one line."""
+    return " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+
+
+def _merge(ctx: typer.Context, values: Mapping[str, Any], *, over: bool) -> None:
     """Make values the defaults of a command's options; ``over`` those that are there already."""
-    held = dict(ctx.default_map or {})
-    ctx.default_map = {**held, **values} if over else {**values, **held}
+    texts = {
+        key: [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+    before = dict(ctx.default_map or {})
+    ctx.default_map = {**before, **texts} if over else {**texts, **before}
 
 
-def read_toml(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults from a TOML file whose keys are the flags' names."""
-    if path is not None:
-        from ..presets import run_preset
+def options_page() -> str:
+    """``docs/options.md``: the options of every command that is made from a configuration."""
+    from ..config import RunConfig
+    from ..confirm.config import ConfirmConfig
+    from ..flow.config import SampleConfig, TrainConfig
 
-        merge_toml(ctx, path, run_preset)
-    return path
-
-
-def merge_toml(ctx: typer.Context, path: Path, preset: Callable[[str], dict[str, Any]]) -> None:
-    """Take defaults from a TOML file, over those of the preset that it may name."""
-    from ..errors import UsageError
-
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
-    values = {key.replace("-", "_"): value for key, value in values.items()}
-    known = {p.name for p in ctx.command.params if p.name} - {"config"}
-    for key in values:
-        if key not in known:
-            listed = ", ".join(sorted(known))
-            raise UsageError(f"unknown key '{key}' in {path}; known: {listed}")
-    if "preset" in values:
-        merge(ctx, preset(values["preset"]), over=False)
-    merge(ctx, values, over=True)
+    pages = {
+        "run` and `encbench probe": RunConfig, "confirm": ConfirmConfig, "train": TrainConfig,
+        "sample": SampleConfig,
+    }  # fmt: skip
+    intro = (
+        "# Options\n\nMade by `python -m encbench.commands.options > docs/options.md` from the "
+        "configurations in the code. A TOML file for `--config` has the same keys, without `--`.\n"
+    )
+    return intro + "".join(
+        f"\n## `encbench {name}`\n\n{option_table(config)}" for name, config in pages.items()
+    )
 
 
-def read_preset(ctx: typer.Context, name: str | None) -> str | None:
-    """Take defaults from a preset; flags and TOML go over it."""
-    if name is not None:
-        from ..presets import run_preset
-
-        merge(ctx, run_preset(name), over=False)
-    return name
-
-
-def add_run_options(work: Callable[..., None], *, confirms: bool = False) -> Callable[..., None]:
-    """A command function with all the options of a run, around ``work(config, dry_run)``, or
-    ``work(config, dry_run, confirm, budget)`` if it ``confirms``."""
-
-    def main(
-        ctx: typer.Context,
-        encoders: Annotated[
-            list[str] | None,
-            typer.Option(
-                help="Encoders to compare, family:source@revision?option=value&...; several "
-                "after one flag; without any, on scenes, the zoo's. Controls are added by "
-                "themselves. See: encbench list encoders.",
-                metavar="SPEC...",
-            ),
-        ] = None,
-        out: Annotated[
-            Path, typer.Option(help="Folder of this run: records, prediction, report.")
-        ] = Path("runs/encbench"),
-        config: Annotated[
-            Path | None,
-            typer.Option(
-                help="TOML file with the same keys as these flags; flags go over it.",
-                callback=read_toml,
-                is_eager=True,
-            ),
-        ] = None,
-        preset: Annotated[
-            str | None,
-            typer.Option(
-                help="emf: the paper's four encoders and its protocol.",
-                callback=read_preset,
-                is_eager=True,
-            ),
-        ] = None,
-        coco: Annotated[
-            Path | None,
-            typer.Option(
-                help="COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without "
-                "--coco and --dpg, embedded scenes of colored shapes are used.",
-                rich_help_panel=DATA,
-            ),
-        ] = None,
-        coco_split: Annotated[
-            str | None,
-            typer.Option(
-                help="val2017 or train2017; needed where both are there.", rich_help_panel=DATA
-            ),
-        ] = None,
-        allow_missing_images: Annotated[
-            bool,
-            typer.Option(
-                help="Work on the images that are there; broken ones are unscored.",
-                rich_help_panel=DATA,
-            ),
-        ] = False,
-        dpg: Annotated[
-            Path | None,
-            typer.Option(
-                help="DPG-Bench prompts: folder of txt files, or jsonl.", rich_help_panel=DATA
-            ),
-        ] = None,
-        re_encoder: Annotated[
-            str | None,
-            typer.Option(
-                help="How retrieved images are compared: dinov3, dinov3:MODEL, dinov2, "
-                "mini-dinov3, labels, pixels, or none (text only). Default dinov3, on scenes "
-                "mini-dinov3. See: encbench list re-encoders.",
-                rich_help_panel=DATA,
-            ),
-        ] = None,
-        probes: Annotated[
-            list[str] | None,
-            typer.Option(help="Probes to run; all by default.", rich_help_panel=PROBES),
-        ] = None,
-        queries: Annotated[
-            int, typer.Option(help="Retrieval: how many queries.", rich_help_panel=PROBES)
-        ] = 1000,
-        ks: Annotated[
-            list[int] | None,
-            typer.Option(help="Retrieval: neighbors (1 2 5 10).", rich_help_panel=PROBES),
-        ] = None,
-        draws: Annotated[
-            int,
-            typer.Option(
-                help="Ablation: random versions of each prompt, half of its words removed.",
-                rich_help_panel=PROBES,
-            ),
-        ] = 5,
-        shares: Annotated[
-            list[float] | None,
-            typer.Option(help="Ablation: shares removed (.1 .3 .5 .7 .9).", rich_help_panel=PROBES),
-        ] = None,
-        units: Annotated[
-            list[str] | None,
-            typer.Option(help="Ablation: words, sentences (both).", rich_help_panel=PROBES),
-        ] = None,
-        places: Annotated[
-            list[str] | None,
-            typer.Option(help="Ablation: anywhere, start, end (all).", rich_help_panel=PROBES),
-        ] = None,
-        layers: Annotated[
-            list[str] | None,
-            typer.Option(
-                help="Check the order under these layers, too: an index, penultimate, normavg.",
-                rich_help_panel=PROBES,
-            ),
-        ] = None,
-        pools: Annotated[
-            list[str] | None,
-            typer.Option(
-                help="Check the order under these poolings, too (max own): mean, mean-padded, "
-                "last, eos, max, own.",
-                rich_help_panel=PROBES,
-            ),
-        ] = None,
-        limit: Annotated[
-            int | None,
-            typer.Option(help="At most so many items a probe, to try it out.", rich_help_panel=RUN),
-        ] = None,
-        seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=RUN)] = 0,
-        device: Annotated[
-            str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUN)
-        ] = "auto",
-        store: Annotated[
-            Path | None,
-            typer.Option(
-                help="Folder of the embedding store (default $ENCBENCH_CACHE/store or "
-                "~/.cache/encbench/store).",
-                rich_help_panel=RUN,
-            ),
-        ] = None,
-        dry_run: Annotated[
-            bool,
-            typer.Option(
-                "--dry-run",
-                help="Print what would be done, downloaded and spent; do nothing.",
-                rich_help_panel=RUN,
-            ),
-        ] = False,
-        confirm: Annotated[
-            bool,
-            typer.Option(
-                "--confirm",
-                help="Then put the ranking to the test, as encbench confirm does by itself: train "
-                "and score small few-step models for some of the encoders.",
-                rich_help_panel=CONFIRM,
-            ),
-        ] = False,
-        budget: Annotated[
-            str | None,
-            typer.Option(
-                help="With --confirm: time for the confirmation alone, such as 12m or 2h; probes "
-                "and ranking come on top.",
-                rich_help_panel=CONFIRM,
-            ),
-        ] = None,
-    ) -> None:
-        from .. import distributed
-        from ..config import run_config
-        from ..progress import show_log
-
-        show_log()
-        values = {k: v for k, v in locals().items() if k in _FIELDS and v not in (None, [], ())}
-        chosen = run_config(values)
-        more = (confirm, budget) if confirms else ()
-        distributed.run_command(lambda: work(chosen, dry_run, *more))
-
-    main.__doc__ = work.__doc__
-    if not confirms:
-        full = inspect.signature(main, eval_str=True)
-        kept = [p for name, p in full.parameters.items() if name not in OF_CONFIRM]
-        main.__signature__ = full.replace(parameters=kept)  # type: ignore[attr-defined]
-    return main
-
-
-_FIELDS = (
-    "encoders", "out", "coco", "coco_split", "allow_missing_images", "dpg", "re_encoder", "probes",
-    "queries", "ks", "draws", "shares", "units", "places", "layers", "pools", "limit", "seed",
-    "device", "store",
-)  # fmt: skip
+if __name__ == "__main__":
+    print(options_page(), end="")

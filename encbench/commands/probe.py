@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
-from .options import add_run_options
-
-if TYPE_CHECKING:
-    from ..config import RunConfig
+from ..config import RunConfig
+from ..presets import PRESETS
+from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
 
 
-def probe(config: RunConfig, dry_run: bool) -> None:
-    """Only measure: write the records of encoders and controls, no ranking.
+@add_command(app, "probe", RunConfig, PRESETS)
+def probe(config: RunConfig, dry_run: DryRun = False) -> None:
+    """Measure only: write the records of encoders and controls, without a ranking.
 
     Then: encbench rank OUT, encbench report OUT.
     """
-    from . import show
+    from .. import distributed
+    from .run import plan_only
 
-    if dry_run:
-        from ..estimate import plan_run
+    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config))
 
-        show.plan(plan_run(config))
-        return
+
+def _carry_out(config: RunConfig) -> None:
     from ..pipeline import probe_all
+    from . import show
 
     records, failed = probe_all(config)
     typer.echo(f"{len(records)} records under {config.out / 'records'}")
     show.failures(failed)
-
-
-app.command("probe")(add_run_options(probe))

@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import typer
 
-from .options import add_run_options
-
-if TYPE_CHECKING:
-    from ..config import RunConfig
-    from ..confirm.plan import ConfirmConfig
+from ..config import RunConfig
+from ..confirm.config import ConfirmConfig, parse_duration
+from ..presets import PRESETS
+from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
+CONFIRM = "Confirmation"
 
 
-def run(config: RunConfig, dry_run: bool, confirm: bool, budget: str | None) -> None:
+@add_command(app, "run", RunConfig, PRESETS)
+def run(
+    config: RunConfig,
+    dry_run: DryRun = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="Then put the ranking to the test, as encbench confirm does: train and score "
+            "small few-step models for some of the encoders.",
+            rich_help_panel=CONFIRM,
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="With --confirm: time for the confirmation alone, such as 12m or 2h; probes and "
+            "ranking come on top.",
+            rich_help_panel=CONFIRM,
+        ),
+    ] = None,
+) -> None:
     """Probe the encoders, rank them and write the report.
 
-    Needs no training, unless --confirm asks for it. Started again, it goes on where it was.
+    Trains nothing unless --confirm is given. Run the same command again to go on after a stop.
+    Encoders named as python:MODULE:NAME run that code.
     """
-    from . import show
+    from .. import distributed
 
     after = _confirmation(config, confirm, budget)
-    if dry_run:
-        from ..estimate import plan_run
+    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config, after))
 
-        show.plan(plan_run(config))
-        if after is not None:
-            show.confirmation(config, after)
-        return
+
+def plan_only(config: RunConfig, after: ConfirmConfig | None = None) -> None:
+    """Print what a run would do, download and cost."""
+    from ..estimate import plan_run
+    from . import show
+
+    show.plan(plan_run(config))
+    if after is not None:
+        show.confirmation(config, after)
+
+
+def _carry_out(config: RunConfig, after: ConfirmConfig | None) -> None:
     from ..pipeline import run
+    from . import show
+    from .confirm import carry_out
 
     outcome = run(config)
     show.outcome(config.out, outcome)
-    if after is not None:
-        from .confirm import carry_out
-
+    if after is not None and outcome.prediction is not None:
         carry_out(after)
     show.failures(outcome.failed)
 
@@ -47,18 +76,12 @@ def _confirmation(config: RunConfig, wanted: bool, budget: str | None) -> Confir
 
     if not wanted:
         if budget is not None:
-            raise UsageError("--budget is the confirmation's: give --confirm with it")
+            raise UsageError("--budget is for the confirmation: give --confirm with it")
         return None
-    from ..confirm.budget import seconds
-    from ..confirm.plan import ConfirmConfig
-
     return ConfirmConfig(
         out=config.out,
-        budget=None if budget is None else seconds(budget),
+        budget=None if budget is None else parse_duration(budget),
         device=config.device,
         seed=config.seed,
         store=config.store,
     )
-
-
-app.command("run")(add_run_options(run, confirms=True))

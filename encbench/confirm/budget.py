@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -49,19 +48,6 @@ class Rates(NamedTuple):
     judged: float = 0.0
     batch: int = 1
     models: int = 1
-
-
-def seconds(text: str) -> float:
-    """'12m', '2h', '90s' or '1h30m' in seconds.
-
-    Raises:
-        UsageError: if it is none of these.
-    """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    if not found or not text.strip():
-        raise UsageError(f"--budget must be like 12m, 2h or 1h30m, not '{text}'")
-    hours, minutes, rest = (int(part or 0) for part in found.groups())
-    return 3600.0 * hours + 60 * minutes + rest
 
 
 def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates:

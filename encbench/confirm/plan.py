@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..data.scenes.prompts import PUBLISHED, scene_prompts
 from ..data.scenes.splits import Combos, Tier
 from ..data.scenes.world import get_world
 from ..encoders import EncoderSpec
-from ..errors import RecordError, UnknownNameError, UsageError
+from ..errors import RecordError, UsageError
 from ..files import digest, read_json, write_json
 from ..flow.config import TrainConfig, training_config
 from ..records import Prediction, Ranked, RivalOrder, clean
@@ -26,88 +26,6 @@ SAMPLE_STEPS = (1, 2, 4, 16)
 PRIMARY_STEPS = 4
 CURVE = (0.3, 0.6, 0.7, 0.8, 0.9)  # shares of a training after which it is scored, and its end
 LEAST_STEPS = 200  # of a training, under which no budget goes
-
-
-def cpu() -> dict[str, Any]:
-    """32 px, four shapes and six colors, 1M parameters from the shipped backbone: about three
-    minutes of a core for a training. More time at high noise than usual, where the text decides,
-    and no dropped conditions, since nothing is guided."""
-    return {
-        "train": {
-            "world": "scenes-grid", "side": 32, "network": "dit-1m", "patch": 8, "images": 8000,
-            "captions": 2, "long_share": 0.0, "steps": 1600, "batch": 32, "lr": 2e-3,
-            "warmup": 50, "mu": 1.2, "condition_dropout": 0.0, "objective": "emf",
-            "derivative": "forward", "ema": 0.99, "checkpoint_every": 200, "sample_every": 0,
-        },
-        "seeds": 2, "per_task": 20, "images": 2,
-    }  # fmt: skip
-
-
-def full() -> dict[str, Any]:
-    """64 px, all shapes and colors, 10M parameters, every ranked encoder and control, two
-    seeds: about an hour on a large GPU."""
-    return {
-        "train": {
-            "world": "scenes", "side": 64, "network": "dit-10m", "images": 100_000,
-            "captions": 2, "long_share": 0.1, "steps": 6000, "batch": 256, "lr": 1e-3,
-            "warmup": 200, "mu": 0.4, "condition_dropout": 0.0, "objective": "emf",
-            "derivative": "central", "ema": 0.999, "compile": True, "checkpoint_every": 1000,
-            "sample_every": 0,
-        },
-        "seeds": 2, "per_task": 50, "images": 4, "everyone": True,
-    }  # fmt: skip
-
-
-PRESETS = {"cpu": cpu, "full": full}
-
-
-@dataclass(frozen=True)
-class ConfirmConfig:
-    """What is asked for.
-
-    Attributes:
-        out: folder of the run, with its prediction.json.
-        encoders: specs or short names to train in place of the default choice.
-        preset: 'cpu' or 'full'.
-        seeds, steps, per_task, images: in place of the preset's: trainings of each encoder,
-            steps of each, prompts of each task, images of each prompt.
-        budget: seconds for everything, or None.
-        from_scratch: begin with random weights, not with the backbone.
-        prompts: GenEval prompts in the published form, for other data than scenes.
-        detector, colors: of images that are no scenes; see ``encbench geneval score``.
-        train: further values of the trainer, by their names.
-        device: 'auto', 'cpu' or 'cuda'.
-        seed: of prompts, noise, first training and bootstrap.
-        store: folder of the embedding store.
-    """
-
-    out: Path = Path("runs/encbench")
-    encoders: tuple[str, ...] = ()
-    preset: str = "cpu"
-    seeds: int | None = None
-    steps: int | None = None
-    per_task: int | None = None
-    images: int | None = None
-    budget: float | None = None
-    from_scratch: bool = False
-    prompts: Path | None = None
-    detector: str = "scenes"
-    colors: str = "none"
-    train: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    seed: int = 0
-    store: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raises UsageError, naming the option."""
-        if self.preset not in PRESETS:
-            raise UnknownNameError("preset", self.preset, PRESETS)
-        for name in ("seeds", "steps", "per_task", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must not be negative: {self.seed}")
 
 
 @dataclass(frozen=True)

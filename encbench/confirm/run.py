@@ -37,11 +37,10 @@ from .backbone import (
     train_backbone,
 )
 from .budget import Rates, fit_budget, format_duration, measure, model_seconds, total_seconds
+from .config import PRESETS, ConfirmConfig
 from .experiment import TrainingTask, run_task
 from .plan import (
     PLAN,
-    PRESETS,
-    ConfirmConfig,
     ConfirmPlan,
     PlannedEncoder,
     choose_encoders,

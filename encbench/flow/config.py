@@ -1,19 +1,19 @@
-"""What a training depends on: a frozen dataclass with the keys of the flags."""
+"""What a training and its samples depend on: frozen dataclasses with the keys of the flags."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..device import DEVICE_HELP
 from ..errors import UsageError
+from ..options import check_options, flag, from_values, option, to_values
 
 DERIVATIVES = ("jvp", "central", "forward")
-OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 FREE = (
     "out", "device", "store", "keep", "log_every", "checkpoint_every", "sample_every",
@@ -21,169 +21,172 @@ FREE = (
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
+DATA, MODEL, TRAINING, RUN = "Data", "Network and objective", "Training", "Run"
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that a training depends on. Presets are functions that return values for it.
 
-    Attributes:
-        encoder: spec of the text encoder whose features are the condition.
-        out: folder of the training: checkpoints, log, samples.
-        world: of the embedded scenes, where neither ``coco`` nor ``folder`` is given.
-        images: how many scenes there are (a finite set, drawn by ``seed``); of a folder or
-            COCO, at most so many images, 0 for all.
-        captions: of each scene.
-        long_share: share of a scene's captions that are long.
-        coco: COCO folder; ``coco_split`` as for ``encbench run``.
-        folder: images with captions, a .txt beside each or one captions.jsonl.
-        max_broken: images that cannot be read before the training stops.
-        side: of the images, in pixels.
-        autoencoder: folder or hub id of a diffusers AutoencoderDC or AutoencoderKL, for
-            training in its latents; None for pixels.
-        network: of the DiT its size ('dit-1m', '-3m', '-10m', '-35m', '-150m') or width, depth and
-            heads ('dit-96x5x3'); or 'sana:FOLDER or hub id'.
-        patch: of the DiT; None as the preset has it.
-        trainable: of a pretrained SANA, beside the connector: 'all', 'emf' (blocks and time
-            embeddings, as EMF does) or 'connector' (nothing else).
-        prediction: what the network's output means: 'x' or 'u'.
-        objective: after the switch; before it, it is flow matching.
-        derivative: how du/dt is had.
-        derivative_step: of the finite difference; None as :data:`.derivative.STEPS` has it, and
-            for a SANA :data:`.sana.DIFFERENCE_STEP`.
-        omega, kappa: guidance inside the target (MeanFlow), off at 1 and 0.
-        perceptual: 'none', 'lpips', 'convnext' or 'lpips+convnext', for objective pmf.
-        times: sampler of (r, t); 'emf' is its schedule.
-        mu, sigma: of 'logit-normal'.
-        interval_share: share of r != t, of 'uniform' and 'logit-normal'.
-        flow_matching: share of the training that is flow matching, at its beginning.
-        steps: of the optimizer.
-        batch: images a step, over all processes and accumulated parts.
-        accumulate: parts of a batch that are computed one after another.
-        optimizer: 'muon' is torch's for the blocks' matrices, with AdamW for the rest.
-        lr, warmup, lr_end: the peak, the steps up to it, and the share of it at the end.
-        beta1, beta2, weight_decay: of AdamW (the momentum of Muon is its own).
-        clip: largest gradient norm; 0 for none.
-        ema: decay of the running mean of the weights, approached as it begins.
-        condition_dropout: share of conditions that are dropped to zeros.
-        text_tokens: the most of a caption's tokens that are used.
-        spike: a step whose gradient norm is so many times the recent median is skipped.
-        patience: so many skipped steps in a row end the training.
-        seed: of everything random.
-        precision: 'bf16' computes under autocast; weights are fp32 always. 'auto' is bf16 on
-            CUDA, fp32 on a CPU.
-        compile: torch.compile for the network.
-        log_every, checkpoint_every, sample_every: in steps; 0 for never (checkpoints and
-            samples are made at the end, too).
-        keep: so many of the latest checkpoints, beside the parent and the final one.
-        sample_prompts: prompts of a sample grid.
-        device: 'auto', 'cpu' or 'cuda'.
-        store: folder of the embedding store; None for the default.
+    Raises:
+        UsageError: naming the option, for what can be checked without looking at any file.
     """
 
-    encoder: str = "control:word-position"
-    out: Path = Path("runs/train")
-    world: str = "scenes"
-    images: int = 20_000
-    captions: int = 2
-    long_share: float = 0.25
-    coco: Path | None = None
-    coco_split: str | None = None
-    folder: Path | None = None
-    max_broken: int = 10
-    side: int = 32
-    autoencoder: str | None = None
-    network: str = "dit-3m"
-    patch: int | None = None
-    trainable: str = "all"
-    prediction: str = "x"
-    objective: str = "emf"
-    derivative: str = "central"
-    derivative_step: float | None = None
-    omega: float = 1.0
-    kappa: float = 0.0
-    perceptual: str = "none"
-    times: str = "emf"
-    mu: float = -0.4
-    sigma: float = 1.0
-    interval_share: float = 0.5
-    flow_matching: float = 0.6
-    steps: int = 2000
-    batch: int = 128
-    accumulate: int = 1
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    warmup: int = 100
-    lr_end: float = 0.05
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.999
-    condition_dropout: float = 0.1
-    text_tokens: int = 128
-    spike: float = 20.0
-    patience: int = 20
-    seed: int = 0
-    precision: str = "auto"
-    compile: bool = False
-    log_every: int = 50
-    checkpoint_every: int = 500
-    sample_every: int = 500
-    keep: int = 1
-    sample_prompts: int = 6
-    device: str = "auto"
-    store: Path | None = None
+    encoder: str = option(
+        "control:word-position",
+        "Text encoder whose features are the condition, such as clip:ViT-L-14/openai, st:FOLDER "
+        "or control:word-position. See: encbench list encoders.",
+    )
+    out: Path = option(Path("runs/train"), "Folder of the training: checkpoints, log and samples.")
+    world: str = option(
+        "scenes", "World of the embedded scenes: scenes, scenes-easy or scenes-grid.", DATA
+    )
+    images: int = option(
+        20_000,
+        "Number of scenes, drawn once by the seed; of files, use at most so many (0: all).",
+        DATA, least=0,
+    )  # fmt: skip
+    captions: int = option(2, "Captions of each scene.", DATA, least=1)
+    long_share: float = option(
+        0.25, "Share of a scene's captions that are long.", DATA, least=0, most=1
+    )
+    folder: Path | None = option(
+        None,
+        "Folder of images with captions: a .txt beside each image (one caption a line), or one "
+        "captions.jsonl with file_name and text.",
+        DATA,
+    )
+    coco: Path | None = option(None, "COCO folder.", DATA)
+    coco_split: str | None = option(None, "Split of COCO, such as train2017.", DATA)
+    max_broken: int = option(
+        10, "Stop if more images than this cannot be read; fewer are skipped.", DATA, least=0
+    )
+    side: int = option(32, "Side of the images, in pixels.", DATA, least=1)
+    autoencoder: str | None = option(
+        None,
+        "Train in the latents of this diffusers AutoencoderDC or AutoencoderKL (folder or hub id) "
+        "instead of pixels.",
+        DATA,
+    )
+    network: str = option(
+        "dit-3m",
+        "dit-1m, dit-3m, dit-10m, dit-35m, dit-150m, dit-WIDTHxDEPTHxHEADS such as dit-96x5x3, or "
+        "a pretrained SANA as sana:FOLDER or sana:HUB-ID.",
+        MODEL,
+    )
+    patch: int | None = option(
+        None, "Patch size of the DiT; by default at most 64 patches an image.", MODEL, least=1
+    )
+    trainable: str = option(
+        "all",
+        "What a pretrained SANA trains beside the connector: all, emf (blocks and time embeddings, "
+        "as EMF does) or connector (nothing else).",
+        MODEL, choices=("all", "emf", "connector"),
+    )  # fmt: skip
+    prediction: str = option(
+        "x", "What the network predicts: x (the image) or u (the average velocity).", MODEL,
+        choices=("x", "u"),
+    )  # fmt: skip
+    objective: str = option(
+        "emf",
+        "Objective after the flow matching at the start: meanflow, emf, imf or pmf; flow-matching "
+        "trains nothing else.",
+        MODEL, choices=partial(registry.names, "objective"),
+    )  # fmt: skip
+    derivative: str = option(
+        "central",
+        "How du/dt is computed: jvp (exact), or a central or forward difference.",
+        MODEL, choices=DERIVATIVES,
+    )  # fmt: skip
+    derivative_step: float | None = option(
+        None, "Step of the difference, in units of t; by default as the derivative and network "
+        "need it.",
+        MODEL, above=0,
+    )  # fmt: skip
+    omega: float = option(1.0, "Scale of the guidance inside MeanFlow's target; 1: none.", MODEL)
+    kappa: float = option(0.0, "Mixing scale of the guidance inside the target; 0: none.", MODEL)
+    perceptual: str = option(
+        "none",
+        "Perceptual loss of the objective pmf: none, lpips, convnext or lpips+convnext.",
+        MODEL,
+    )
+    times: str = option(
+        "emf", "Sampler of (r, t): uniform, logit-normal or emf (a schedule).", MODEL,
+        choices=partial(registry.names, "time-sampler"),
+    )  # fmt: skip
+    mu: float = option(-0.4, "Mean of logit-normal times.", MODEL)
+    sigma: float = option(1.0, "Standard deviation of logit-normal times.", MODEL, above=0)
+    interval_share: float = option(
+        0.5, "Share of samples with r != t (uniform and logit-normal times).", MODEL,
+        least=0, most=1,
+    )  # fmt: skip
+    flow_matching: float = option(
+        0.6, "Share of the training that is flow matching, at its start.", MODEL, least=0, most=1
+    )
+    steps: int = option(2000, "Optimizer steps.", TRAINING, least=1)
+    batch: int = option(
+        128, "Images a step, over all processes and accumulated parts.", TRAINING, least=1
+    )
+    accumulate: int = option(
+        1, "Compute a batch in this many parts, to need less memory.", TRAINING, least=1
+    )
+    optimizer: str = option(
+        "adamw", "adamw, or muon for the blocks' matrices with AdamW for the rest.", TRAINING,
+        choices=("adamw", "muon"),
+    )  # fmt: skip
+    lr: float = option(1e-3, "Peak learning rate.", TRAINING, above=0)
+    warmup: int = option(100, "Steps of warm-up to the peak learning rate.", TRAINING, least=0)
+    lr_end: float = option(
+        0.05, "Share of the peak learning rate at the end (cosine).", TRAINING, least=0, most=1
+    )
+    beta1: float = option(0.9, "Beta 1 of AdamW.", TRAINING, least=0, below=1)
+    beta2: float = option(0.95, "Beta 2 of AdamW.", TRAINING, least=0, below=1)
+    weight_decay: float = option(0.0, "Decoupled weight decay of AdamW.", TRAINING, least=0)
+    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", TRAINING, least=0)
+    ema: float = option(
+        0.999, "Decay of the exponential moving average of the weights.", TRAINING,
+        least=0, below=1,
+    )  # fmt: skip
+    condition_dropout: float = option(
+        0.1, "Share of conditions that are dropped to zeros.", TRAINING, least=0, most=1
+    )
+    text_tokens: int = option(128, "Use at most this many tokens of a caption.", TRAINING, least=1)
+    spike: float = option(
+        20.0,
+        "Skip a step whose gradient norm is this many times the recent median.",
+        TRAINING, above=1,
+    )  # fmt: skip
+    patience: int = option(
+        20, "End the training after this many skipped steps in a row.", TRAINING, least=1
+    )
+    precision: str = option(
+        "auto", "auto (bf16 on CUDA, else fp32), fp32, or bf16 (autocast; weights stay fp32).",
+        TRAINING, choices=("auto", "fp32", "bf16"),
+    )  # fmt: skip
+    compile: bool = option(False, "Compile the network with torch.compile.", TRAINING)
+    log_every: int = option(50, "Steps between lines of the log; 0: none.", RUN, least=0)
+    checkpoint_every: int = option(
+        500, "Steps between checkpoints; 0: only at the end.", RUN, least=0
+    )
+    sample_every: int = option(500, "Steps between sample grids; 0: only at the end.", RUN, least=0)
+    sample_prompts: int = option(6, "Prompts of a sample grid.", RUN, least=0)
+    keep: int = option(
+        1, "Latest checkpoints to keep, beside the parent and the final one.", RUN, least=1
+    )
+    seed: int = option(0, "Random seed.", RUN, least=0)
+    device: str = option("auto", DEVICE_HELP, RUN)
+    store: Path | None = option(
+        None, "Folder of the embedding store.", RUN, shown="$ENCBENCH_CACHE/store"
+    )
 
     def __post_init__(self) -> None:
-        """Check what can be checked without looking at any file.
-
-        Raises:
-            UsageError: naming the option.
-        """
-
-        def need(holds: bool, text: str) -> None:
-            if not holds:
-                raise UsageError(text)
-
-        for name, known in (
-            ("objective", registry.names("objective")), ("derivative", DERIVATIVES),
-            ("times", registry.names("time-sampler")),
-            ("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("prediction", ("x", "u")),
-            ("trainable", ("all", "emf", "connector")),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            need(value in known, f"{flag(name)} {value}: known are {', '.join(known)}")
-        for name in (
-            "images", "max_broken", "warmup", "clip", "seed", "log_every", "checkpoint_every",
-            "sample_every", "weight_decay", "sample_prompts",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            need(value >= 0, f"{flag(name)} must not be negative: {value}")
-        for name in (
-            "captions", "steps", "batch", "accumulate", "patience", "side", "text_tokens", "keep",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            need(value >= 1, f"{flag(name)} must be at least 1, not {value}")
-        for name in (
-            "long_share", "interval_share", "flow_matching", "condition_dropout", "lr_end",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            need(0 <= value <= 1, f"{flag(name)} must lie from 0 to 1: {value}")
-        for name in ("beta1", "beta2", "ema"):
-            value = getattr(self, name)
-            need(0 <= value < 1, f"{flag(name)} must be at least 0 and below 1: {value}")
-        for name in ("lr", "sigma", "derivative_step"):
-            value = getattr(self, name)
-            need(value is None or value > 0, f"{flag(name)} must be above 0: {value}")
-        need(self.spike > 1, f"--spike must be above 1: {self.spike}")
-        need(
-            self.coco is None or self.folder is None,
-            "--coco and --folder are both given; a training has one source of images",
-        )
-        need(
-            self.batch % self.accumulate == 0,
-            f"--batch {self.batch} is no multiple of --accumulate {self.accumulate}",
-        )
+        check_options(self)
+        if self.coco is not None and self.folder is not None:
+            raise UsageError("--coco and --folder are both given; a training has one data source")
+        if self.batch % self.accumulate:
+            raise UsageError(
+                f"--batch {self.batch} is not a multiple of --accumulate {self.accumulate}"
+            )
 
     @property
     def switch(self) -> int:
@@ -194,10 +197,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text."""
-        return {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        return to_values(self)
 
     def same_training(self, other: Mapping[str, Any]) -> list[str]:
         """What differs from the stored values of another one, in words; keys in FREE aside."""
@@ -209,45 +209,42 @@ class TrainConfig:
         ]
 
 
-def flag(name: str) -> str:
-    """The flag of a key."""
-    return "--" + name.replace("_", "-")
-
-
 def training_config(values: Mapping[str, Any]) -> TrainConfig:
-    """A configuration from plain values (flags, TOML, JSON); None means the default.
+    """A configuration from plain values; see :func:`~encbench.options.from_values`."""
+    return from_values(TrainConfig, values)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What ``encbench sample`` is asked for.
 
     Raises:
-        UsageError: for an unknown key or a value of the wrong type, by name.
+        UsageError: naming the option.
     """
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    made: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise UsageError(f"unknown configuration key '{key}'; known: {', '.join(fields)}")
-        if value is None:
-            continue
-        made[key] = _typed(key, str(fields[key].type), value)
-    return TrainConfig(**made)
 
+    checkpoint: Path = option(
+        MISSING, "Folder of a training, or one checkpoint in it.", argument=True
+    )
+    prompts: str = option(
+        MISSING,
+        "A prompt, a .txt file (one prompt a line), or a .jsonl file of GenEval prompts (see: "
+        "encbench geneval prompts).",
+    )
+    out: Path = option(MISSING, "Folder for the images, in GenEval's layout.")
+    steps: str = option("4", "Number of sampling steps, or times from 1 to 0 such as 1,.8,.4,0.")
+    guidance: float = option(
+        1.0, "Scale of classifier-free guidance, which costs a second forward pass; 1: none."
+    )
+    images_per_prompt: int = option(4, "Images of each prompt.", least=1)
+    weights: str = option(
+        "ema", "ema (exponential moving average) or model (the last step).",
+        choices=("ema", "model"),
+    )  # fmt: skip
+    encoder: str | None = option(
+        None, "Encoder spec, if its files have moved since the training.", shown="the training's"
+    )
+    seed: int = option(0, "Random seed, from which all images follow.", least=0)
+    device: str = option("auto", DEVICE_HELP)
 
-def _typed(key: str, annotation: str, value: Any) -> Any:
-    wrong = UsageError(f"the value of '{key}' is not of the right type: {value!r}")
-    if annotation.startswith("Path"):
-        if not isinstance(value, str | Path):
-            raise wrong
-        return Path(value).expanduser()
-    if annotation == "bool" or isinstance(value, bool):
-        if annotation != "bool" or not isinstance(value, bool):
-            raise wrong
-        return value
-    kind = {"int": int, "float": float}.get(annotation.partition(" ")[0], str)
-    if kind is str and not isinstance(value, str):
-        raise wrong
-    try:
-        made = kind(value)
-    except (TypeError, ValueError):
-        raise wrong from None
-    if kind is int and made != float(value):
-        raise wrong
-    return made
+    def __post_init__(self) -> None:
+        check_options(self)

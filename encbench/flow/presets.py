@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from ..errors import UnknownNameError
+from ..presets import Presets, preset_values
 
 
 def scenes_cpu() -> dict[str, Any]:
@@ -68,7 +67,7 @@ def latent_256() -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
+PRESETS: Presets = {
     "scenes-cpu": scenes_cpu,
     "scenes-gpu": scenes_gpu,
     "latent-256": latent_256,
@@ -81,6 +80,4 @@ def training_preset(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: with the known ones.
     """
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return PRESETS[name]()
+    return preset_values(PRESETS, name)

@@ -1,0 +1,145 @@
+"""What a confirmation is asked for: a frozen dataclass with the keys of the flags."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..device import DEVICE_HELP
+from ..errors import UsageError
+from ..options import check_options, option
+
+
+def cpu() -> dict[str, Any]:
+    """32 px, four shapes and six colors, 1M parameters from the shipped backbone: about three
+    minutes of a core for a training. More time at high noise than usual, where the text decides,
+    and no dropped conditions, since nothing is guided."""
+    return {
+        "train": {
+            "world": "scenes-grid", "side": 32, "network": "dit-1m", "patch": 8, "images": 8000,
+            "captions": 2, "long_share": 0.0, "steps": 1600, "batch": 32, "lr": 2e-3,
+            "warmup": 50, "mu": 1.2, "condition_dropout": 0.0, "objective": "emf",
+            "derivative": "forward", "ema": 0.99, "checkpoint_every": 200, "sample_every": 0,
+        },
+        "seeds": 2, "per_task": 20, "images": 2,
+    }  # fmt: skip
+
+
+def full() -> dict[str, Any]:
+    """64 px, all shapes and colors, 10M parameters, every ranked encoder and control, two
+    seeds: about an hour on a large GPU."""
+    return {
+        "train": {
+            "world": "scenes", "side": 64, "network": "dit-10m", "images": 100_000,
+            "captions": 2, "long_share": 0.1, "steps": 6000, "batch": 256, "lr": 1e-3,
+            "warmup": 200, "mu": 0.4, "condition_dropout": 0.0, "objective": "emf",
+            "derivative": "central", "ema": 0.999, "compile": True, "checkpoint_every": 1000,
+            "sample_every": 0,
+        },
+        "seeds": 2, "per_task": 50, "images": 4, "everyone": True,
+    }  # fmt: skip
+
+
+PRESETS = {"cpu": cpu, "full": full}
+
+
+def parse_duration(text: str | float) -> float:
+    """'12m', '2h', '90s' or '1h30m' in seconds; a number is seconds already.
+
+    Raises:
+        UsageError: if it is none of these.
+    """
+    if not isinstance(text, str):
+        return text
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not parts or not text.strip():
+        raise UsageError(f"--budget must be like 12m, 2h or 1h30m, not '{text}'")
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def parse_settings(given: Mapping[str, Any] | list[str]) -> Mapping[str, Any]:
+    """KEY=VALUE pairs, with numbers and truth values read as in TOML and anything else as text.
+
+    Raises:
+        UsageError: for a pair without '='.
+    """
+    if isinstance(given, Mapping):
+        return given
+    settings: dict[str, Any] = {}
+    for pair in given:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {pair} is not KEY=VALUE")
+        try:
+            value = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        settings[key.strip().replace("-", "_")] = value
+    return settings
+
+
+@dataclass(frozen=True)
+class ConfirmConfig:
+    """What a confirmation is asked for.
+
+    Raises:
+        UsageError: naming the option.
+    """
+
+    out: Path = option(
+        Path("runs/encbench"), "Folder of the run whose prediction.json is put to the test."
+    )
+    encoders: tuple[str, ...] = option(
+        (),
+        "Encoders to train, by spec or by their name in the prediction; may include controls. "
+        "Default: the first two, the middle one and the last of the largest group of encoders of "
+        "one stage of training, and the constant control.",
+        metavar="SPEC...",
+    )
+    preset: str = option(
+        "cpu",
+        "cpu (32 px, four shapes, 1M parameters: minutes a model on two cores) or full (64 px, all "
+        "shapes, every ranked encoder: about an hour on a large GPU).",
+        choices=PRESETS,
+    )
+    budget: float | None = option(
+        None,
+        "Time for everything, such as 12m or 2h. It chooses rivals, seeds and steps, and reports "
+        "what it gave up.",
+        parse=parse_duration,
+    )
+    seeds: int | None = option(None, "Trainings of each encoder.", least=1, shown="the preset's: 2")
+    steps: int | None = option(None, "Training steps of each model.", least=1, shown="the preset's")
+    per_task: int | None = option(
+        None, "GenEval prompts of each task.", least=1, shown="the preset's"
+    )
+    images: int | None = option(None, "Images of each prompt.", least=1, shown="the preset's")
+    from_scratch: bool = option(False, "Start from random weights instead of the shipped backbone.")
+    train: Mapping[str, Any] = option(
+        dict,
+        "Set an option of the trainer, as KEY=VALUE with the keys of encbench train, such as "
+        "coco=FOLDER, network=sana:FOLDER or autoencoder=FOLDER; may be repeated.",
+        flag="--set", metavar="KEY=VALUE", parse=parse_settings,
+    )  # fmt: skip
+    prompts: Path | None = option(
+        None, "GenEval prompts in the published form, for other data than scenes."
+    )
+    detector: str = option(
+        "scenes", "Detector: scenes (the scene judge), or as in encbench geneval score."
+    )
+    colors: str = option("none", "Color classifier, if the detector names no colors; or none.")
+    seed: int = option(
+        0, "Random seed of prompts, noise, bootstrap and the first training.", least=0
+    )
+    device: str = option("auto", DEVICE_HELP)
+    store: Path | None = option(
+        None, "Folder of the embedding store.", shown="$ENCBENCH_CACHE/store"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
