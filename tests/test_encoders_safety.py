@@ -121,6 +121,38 @@ def test_pickled_dense_layer_of_a_sentence_model(tmp_path: Path) -> None:
     assert load_encoder(f"st:{folder}?pickle=true", "cpu").encode(["a"]).pooled is not None
 
 
+def test_a_pickled_module_is_part_of_the_pin(tmp_path: Path) -> None:
+    """Others have safetensors, this one a pickle: other weights, another content hash."""
+    import decoder_checkpoints
+
+    st = checkpoints.sentence_bert(tmp_path / "st", dense=True)
+    t5 = checkpoints.t5(tmp_path / "t5", diffusers=True)
+    sd3 = decoder_checkpoints.pipeline(tmp_path / "sd3")
+    for text, part in (
+        (f"st:{st}?pickle=true", st / "2_Dense"),
+        (f"t5:{t5}?subfolder=text_encoder_2&pickle=true", t5 / "text_encoder_2"),
+        (f"pipeline:{sd3}?pickle=true", sd3 / "text_encoder_2"),
+    ):
+        file = pickled(part)
+        refused(text.replace("&pickle=true", "").replace("?pickle=true", ""), r"pickle=true")
+        before = load_encoder(text, "cpu")
+        state = torch.load(file, weights_only=True)
+        torch.save({n: value + torch.randn(value.shape) for n, value in state.items()}, file)
+        after = load_encoder(text, "cpu")
+        assert before.card.revision != after.card.revision
+        one, other = before.encode(["a dog"]), after.encode(["a dog"])
+        same = torch.equal(one.tokens, other.tokens)
+        assert not (same and (one.pooled is None or torch.equal(one.pooled, other.pooled)))
+
+
+def test_an_adapter_beside_whole_weights_is_refused(copy: Callable[[str], Path]) -> None:
+    """With peft installed its base model would be loaded, which no content hash knows."""
+    for name in ("st", "t5", "clip"):
+        folder = copy(name)
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+        refused(spec(name, folder), "is a LoRA adapter of some/base, .* merge it into")
+
+
 # ------------------------------------------------------------------------- remote code
 
 

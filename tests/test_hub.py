@@ -212,6 +212,81 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
         resolve_model(str(folder), None, patterns=PATTERNS)
 
 
+def test_parts_under_any_name_are_pinned(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "half-a.safetensors", "b": "half-b.safetensors"}}
+    folder = folder_with(
+        tmp_path / "m", **{"half-a__safetensors": b"1", "half-b__safetensors": b"2"}
+    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    patterns = ["model.safetensors", "model.safetensors.index.json"]
+    first = resolve_model(str(folder), None, patterns=patterns).revision
+    (folder / "half-b.safetensors").write_bytes(b"other")
+    assert resolve_model(str(folder), None, patterns=patterns).revision != first
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": "../../model.safetensors"}}', '{"weight_map": {"a": ["x"]}}',
+    ],
+)  # fmt: skip
+def test_damaged_index_of_parts_is_named(tmp_path: Path, index: str) -> None:
+    folder = folder_with(tmp_path / "m", **{"model-1__safetensors": b"w"})
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json is damaged") as caught:
+        resolve_model(str(folder), None, patterns=PATTERNS)
+    assert "\n" not in str(caught.value)
+
+
+MIXED = {"model.safetensors": b"w", "2_Dense/pytorch_model.bin": b"p", "3/pytorch_model.bin": b"q"}
+MIXED_PATTERNS = ["model.safetensors", "pytorch_model.bin", "2_Dense/*.bin", "3/*.safetensors"]
+MIXED_PATTERNS += ["3/pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("changed", sorted(MIXED))
+def test_every_module_that_is_loaded_is_in_the_pin(tmp_path: Path, changed: str) -> None:
+    for name, content in MIXED.items():
+        folder_with((tmp_path / name).parent, **{Path(name).name.replace(".", "__"): content})
+    (tmp_path / "pytorch_model.bin").write_bytes(b"beside safetensors, so never read")
+
+    def pin() -> str:
+        return resolve_model(
+            str(tmp_path), None, patterns=MIXED_PATTERNS, pickle=True, weights_in=("", "2_Dense")
+        ).revision
+
+    first = pin()
+    assert first == digest_files([tmp_path / name for name in MIXED], tmp_path)
+    (tmp_path / changed).write_bytes(b"other")
+    assert pin() != first
+    with pytest.raises(ModelError, match=r"2_Dense has only pickled weights .*\?pickle=true"):
+        resolve_model(str(tmp_path), None, patterns=MIXED_PATTERNS)
+
+
+LOOKED = r"holds no weights \(looked for model\.safetensors, pytorch_model\.bin\)"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["model.fp16.safetensors"], LOOKED + r"; it has model\.fp16\.safetensors: rename"),
+        (["diffusion_pytorch_model.safetensors"], "it has diffusion_pytorch_model"),
+        (["model-q4.gguf"], "it has model-q4"),
+        (["tf_model.h5", "flax_model.msgpack"], r"it has flax_model\.msgpack, tf_model\.h5: "),
+        ([], LOOKED + "$"),
+        (["adapter_config.json", "adapter_model.safetensors"], "is a LoRA adapter of some/base"),
+    ],
+)
+def test_weights_under_other_names_are_named(tmp_path: Path, files: list[str], says: str) -> None:
+    (tmp_path / "part").mkdir()
+    for name in files:
+        (tmp_path / "part" / name).write_text('{"base_model_name_or_path": "some/base"}')
+    patterns = ["part/model.safetensors", "part/pytorch_model.bin"]
+    with pytest.raises(ModelError, match=says) as caught:
+        resolve_model(str(tmp_path), None, patterns=patterns)
+    assert str(tmp_path / "part") in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "source", ["/no/such/folder", "./no-such", "~/no-such-folder", r"C:\models\x", "a/b/c"]
 )
@@ -322,6 +397,39 @@ def test_pickles_of_a_repository(server: FakeHub) -> None:
 def test_pickles_are_left_where_there_are_safetensors(server: FakeHub) -> None:
     resolve_model(REPO, None, patterns=PATTERNS, pickle=True)
     assert not any("pytorch_model.bin" in path for path in server.requests)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_pickled_module_of_a_sentence_model(server: FakeHub, tmp_path: Path, allowed: bool) -> None:
+    import checkpoints
+    import torch
+    from safetensors.torch import load_file
+
+    from encbench.encoders import load_encoder
+
+    folder = checkpoints.sentence_bert(tmp_path / "dense", dense=True)
+    dense = folder / "2_Dense" / "model.safetensors"
+    torch.save(load_file(dense), dense.with_name("pytorch_model.bin"))
+    dense.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"beside safetensors, so never fetched")
+    server.files[COMMIT] = {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+    if not allowed:
+        with pytest.raises(ModelError, match=rf"{REPO}/2_Dense has only pickled .*pickle=true"):
+            load_encoder(f"st:{REPO}", "cpu")
+        assert not any(path.endswith(".bin") for path in server.requests)
+        return
+    text = f"st:{REPO}?pickle=true"
+    pooled = load_encoder(text, "cpu").encode(["a dog"]).pooled
+    fetched = {path for path in server.requests if path.endswith(".bin")}
+    assert fetched == {f"/{REPO}/resolve/{COMMIT}/2_Dense/pytorch_model.bin"}
+    assert "2_Dense/pytorch_model.bin" in json.loads(hub.lock_file().read_text())[REPO]["files"]
+    local = load_encoder(f"st:{folder}?pickle=true", "cpu").encode(["a dog"]).pooled
+    torch.testing.assert_close(pooled, local)
+    server.requests.clear()
+    load_encoder(text, "cpu")
+    assert server.requests == []
 
 
 def test_damaged_download_is_noticed(server: FakeHub) -> None:

@@ -26,6 +26,8 @@ from ..progress import log
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 SAFETENSORS = "*.safetensors"
+OTHER_WEIGHTS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.npz", "*.tflite")
+ADAPTER = "adapter_config.json"
 CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -83,32 +85,46 @@ def cache_dir() -> Path:
 
 
 def resolve_model(
-    source: str, revision: str | None, *, patterns: Sequence[str], pickle: bool = False
+    source: str,
+    revision: str | None,
+    *,
+    patterns: Sequence[str],
+    pickle: bool = False,
+    weights_in: Sequence[str] | None = None,
 ) -> ResolvedModel:
     """Find a model's files, downloading those that are not there.
+
+    Every file that matches is part of the pin. Of pickled weights only those are taken (and
+    need ``pickle``) that lie in a folder without safetensors.
 
     Args:
         source: a local folder, else a hub id.
         revision: hub commit, tag or branch; None = what the lock file says, else 'main'. For a
             folder, the content hash that it must have.
         patterns: which files, as shell patterns over paths inside the repository
-            (``*`` matches ``/`` too); the model card is fetched in any case. A pattern that
-            matches ``model.safetensors`` makes weights mandatory.
-        pickle: also take pickled weights (:data:`PICKLES`), where there are no safetensors.
+            (``*`` matches ``/`` too); the model card is fetched in any case.
+        pickle: also take pickled weights (:data:`PICKLES`).
+        weights_in: folders inside the repository ('' = its root) that must hold weights. By
+            default the one folder for which a pattern names safetensors; none if there are
+            several such folders.
 
     Raises:
         ModelError: if the folder or the weights are not there, or a file was changed.
         DownloadError: if the hub cannot be reached or refuses.
         StoreError: if the disk is full or the cache cannot be written.
     """
+    if weights_in is None:
+        named = sorted({_home(p) for p in patterns if p.endswith(".safetensors")})
+        weights_in = named if len(named) == 1 else ()
+    wanted = WantedFiles(tuple(patterns), pickle, tuple(weights_in))
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return _resolve_folder(folder, revision, patterns, pickle)
+        return _resolve_folder(folder, revision, wanted)
     if folder.exists():
         raise ModelError(f"{source} is a file; name the folder that it lies in")
     if source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
         raise ModelError(f"there is no folder {source}; check the path, or name a hub repository")
-    return _resolve_repository(source, revision, patterns, pickle)
+    return _resolve_repository(source, revision, wanted)
 
 
 def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownload]:
@@ -135,12 +151,8 @@ def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownlo
 # ---------------------------------------------------------------------------- local folders
 
 
-def _resolve_folder(
-    folder: Path, revision: str | None, patterns: Sequence[str], pickle: bool
-) -> ResolvedModel:
-    everything = _select(folder, ["*"], ())
-    files = _weighed(folder, everything, patterns, pickle, str(folder))
-    content = _combined(digest_each(files))
+def _resolve_folder(folder: Path, revision: str | None, wanted: WantedFiles) -> ResolvedModel:
+    content = _combined(digest_each(wanted.choose(folder, (), str(folder))))
     if revision and not content.startswith(revision):
         raise ModelError(
             f"{folder} has content hash {content[:12]}..., not {revision}; "
@@ -164,43 +176,100 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _weighed(
-    folder: Path, listing: Iterable[str], patterns: Sequence[str], pickle: bool, who: str
-) -> dict[str, Path]:
-    """The files of a folder to use, which must hold weights if the patterns ask for them.
+def _home(name: str) -> str:
+    return name.rpartition("/")[0]
 
-    Args:
-        listing: all names the model has, also those that are not in the folder.
-    """
-    files = _select(folder, patterns, PICKLES)
-    if not _matches("model.safetensors", patterns):
-        if not files:
-            raise ModelError(f"{who} holds none of {', '.join(patterns)}")
-        return files
-    if not any(_matches(name, [SAFETENSORS]) for name in files):
-        pickled = [n for n in listing if _matches(n, patterns) and _matches(n, PICKLES)]
-        if pickled and not pickle:
+
+def _inside(who: str, home: str) -> str:
+    return f"{who}/{home}" if home else who
+
+
+@dataclass(frozen=True)
+class WantedFiles:
+    """Which files of a model are used: see :func:`resolve_model`."""
+
+    patterns: tuple[str, ...]
+    pickle: bool
+    weights_in: tuple[str, ...]
+
+    def choose(self, folder: Path, listing: Sequence[str], who: str) -> dict[str, Path]:
+        """The files of a folder that are used, by name.
+
+        Args:
+            listing: names that the repository has, also of files that are not in the folder.
+
+        Raises:
+            ModelError: if weights or parts of them are missing, or are pickled without leave.
+        """
+        files = _select(folder, self.patterns, ())
+        for part in shards_of(files):
+            if not (folder / part).is_file():
+                raise ModelError(f"{who} lacks {part}, a part of its weights")
+            files[part] = folder / part
+        safe = {_home(name) for name in files if _matches(name, [SAFETENSORS])}
+        there = [*files, *(name for name in listing if _matches(name, self.patterns))]
+        pickled = [n for n in there if _matches(n, PICKLES) and _home(n) not in safe]
+        if pickled and not self.pickle:
+            home, _, name = pickled[0].rpartition("/")
             raise ModelError(
-                f"{who} has only pickled weights ({pickled[0]}), which can run code when loaded; "
-                "add ?pickle=true to its spec if you trust them"
+                f"{_inside(who, home)} has only pickled weights ({name}), which can run code when "
+                "loaded; add ?pickle=true to its spec if you trust them"
             )
-        files = _select(folder, patterns, ())
-        if not any(_matches(name, PICKLES) for name in files):
-            raise ModelError(f"{who} holds no weights ({SAFETENSORS})")
-    _check_shards(files, who)
-    return files
+        for home in self.weights_in:
+            if home not in safe | {_home(name) for name in pickled}:
+                raise self._lacks_weights(folder, home, listing, who)
+        used = {n: p for n, p in files.items() if n in pickled or not _matches(n, PICKLES)}
+        if not used:
+            raise ModelError(f"{who} holds none of {', '.join(self.patterns)}")
+        return used
+
+    def _lacks_weights(
+        self, folder: Path, home: str, listing: Sequence[str], who: str
+    ) -> ModelError:
+        """What was looked for, what is there instead, and what to do about it."""
+        names = listing or list(_select(folder, ["*"], ()))
+        beside = [n.rpartition("/")[2] for n in names if _home(n) == home]
+        where = _inside(who, home)
+        if ADAPTER in beside:
+            return ModelError(f"{where} is {describe_adapter(folder / home)}")
+        looked = [p.rpartition("/")[2] for p in self.patterns if _home(p) == home]
+        looked = [p for p in looked if _matches(p, [SAFETENSORS, *PICKLES])]
+        other = [n for n in beside if _matches(n, [SAFETENSORS, *PICKLES, *OTHER_WEIGHTS])]
+        instead = f"; it has {', '.join(other[:3])}: rename or convert it" if other else ""
+        return ModelError(f"{where} holds no weights (looked for {', '.join(looked)}){instead}")
 
 
-def _check_shards(files: Mapping[str, Path], who: str) -> None:
-    """Every part that an index of sharded weights names must be there."""
+def describe_adapter(folder: Path) -> str:
+    """What a folder with a LoRA adapter is and how it can be used, for an error."""
+    try:
+        base = read_json(folder / ADAPTER)["base_model_name_or_path"]
+    except (EncbenchError, KeyError, TypeError):
+        base = "another model"
+    return (
+        f"a LoRA adapter of {base}, no whole model: merge it into that model (peft: "
+        "merge_and_unload), save the result, and name its folder"
+    )
+
+
+def shards_of(files: Mapping[str, Path]) -> list[str]:
+    """The parts that indices of sharded weights name, where there is no whole file beside.
+
+    Raises:
+        ModelError: if an index is damaged.
+    """
+    found: set[str] = set()
     for name, path in files.items():
-        if not name.endswith((".safetensors.index.json", ".bin.index.json")):
+        whole = name.removesuffix(".index.json")
+        if whole == name or whole in files or not _matches(whole, [SAFETENSORS, *PICKLES]):
             continue
-        parts = set(read_json(path).get("weight_map", {}).values())
-        beside = name.rpartition("/")[0]
-        missing = sorted(p for p in parts if (f"{beside}/{p}" if beside else p) not in files)
-        if missing:
-            raise ModelError(f"{who} lacks {missing[0]}, a part of its weights that {name} names")
+        try:
+            parts = set(read_json(path)["weight_map"].values())
+            if not all(re.fullmatch(r"[^/\\]+", part) for part in parts):
+                raise ValueError("a part is no file name")
+        except (EncbenchError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path} is damaged ({error}); download it again") from error
+        found |= {f"{_home(name)}/{part}".lstrip("/") for part in parts}
+    return sorted(found)
 
 
 def _license(folder: Path) -> str:
@@ -273,21 +342,22 @@ def _combined(hashes: Mapping[str, str]) -> str:
 # ------------------------------------------------------------------------ hub repositories
 
 
-def _resolve_repository(
-    repo: str, revision: str | None, patterns: Sequence[str], pickle: bool
-) -> ResolvedModel:
+def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) -> ResolvedModel:
     locked = _locked(repo, revision)
-    wanted = locked.get("revision") or revision
-    allow, ignore = [*patterns, CARD], list(PICKLES)
-    folder = _fetch(repo, wanted, allow, ignore)
+    allow = [*wanted.patterns, CARD]
+    folder = _fetch(repo, locked.get("revision") or revision, allow, PICKLES)
     commit = folder.name
-    listing: Iterable[str] = ()
-    if _matches("model.safetensors", patterns) and not _select(folder, [SAFETENSORS], ()):
-        if pickle:
-            folder = _fetch(repo, commit, allow, [])
-        else:
-            listing = _listing(repo, commit, folder)
-    files = _weighed(folder, listing, patterns, pickle, repo)
+    files = _select(folder, wanted.patterns, PICKLES)
+    safe = {_home(name) for name in files if _matches(name, [SAFETENSORS])}
+    listing: Sequence[str] = ()
+    if wanted.pickle:
+        allow = [p for p in allow if not (_matches(p, PICKLES) and _home(p) in safe)]
+    elif not safe.issuperset(wanted.weights_in):
+        listing = _listing(repo, commit, folder)
+    parts = shards_of(files)
+    if wanted.pickle or parts:
+        folder = _fetch(repo, commit, [*allow, *parts], () if wanted.pickle else PICKLES)
+    files = wanted.choose(folder, listing, repo)
     hashes = digest_each(files)
     _verify(repo, files, hashes, locked.get("files", {}))
     if locked.get("revision") != commit or not hashes.items() <= locked.get("files", {}).items():
@@ -296,13 +366,17 @@ def _resolve_repository(
     return ResolvedModel(folder, commit, _license(folder))
 
 
-def _fetch(repo: str, revision: str | None, allow: list[str], ignore: list[str]) -> Path:
+def _fetch(repo: str, revision: str | None, allow: Sequence[str], ignore: Sequence[str]) -> Path:
     """The snapshot folder that holds the files; no request is made if it holds them all."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     download = partial(
-        snapshot_download, repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore
+        snapshot_download,
+        repo,
+        revision=revision,
+        allow_patterns=list(allow),
+        ignore_patterns=list(ignore),
     )
     try:
         if _COMMIT.fullmatch(revision or ""):

@@ -147,11 +147,11 @@ def _load_hub(
         config.get("architectures") or ()
     )
     tokenizer = load_tokenizer(spec, model_folder(resolved) / parts_of(spec)[1])
-    longest = text.max_position_embeddings
-    tokenizer = HubTokenizer(tokenizer, max_length_of(spec, longest, longest))
     model_class = (
         transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     )
+    longest = text.max_position_embeddings
+    tokenizer = HubTokenizer(tokenizer, max_length_of(spec, longest, longest))
     model = load_transformers(model_class, spec, folder, dtype, config=text)
     tower = HubTower(model.requires_grad_(False).to(device), spec.layer)
     if vision is None or not (folder / "preprocessor_config.json").is_file():
@@ -198,13 +198,14 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
         if not (model_folder(about) / CONFIG).is_file():
             patterns = patterns_of(spec, "preprocessor_config.json")
             return resolve_model(source, spec.revision, patterns=patterns, pickle=pickle)
-    first = resolve_model(source, spec.revision, patterns=[*small, "open_clip*.safetensors"])
+    first = resolve_model(
+        source, spec.revision, patterns=[*small, "open_clip*.safetensors"], weights_in=()
+    )
     if any(model_folder(first).glob("open_clip*.safetensors")):
         return first
-    weights = (
-        ["model.safetensors", "open_clip*", file] if file else ["model.safetensors", "open_clip*"]
-    )
-    return resolve_model(source, spec.revision, patterns=[*small, *weights], pickle=pickle)
+    weights = ["model.safetensors", "open_clip*.bin", "open_clip*.pt", "pytorch_model.bin", file]
+    patterns = [*small, *filter(None, weights)]
+    return resolve_model(source, spec.revision, patterns=patterns, pickle=pickle)
 
 
 def _requires(spec: EncoderSpec) -> list[tuple[str, str | None]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..files import read_json
-from .hf import check_weights, quiet, readable_errors, spread_arguments
+from .hf import quiet, readable_errors, refuse_adapter, spread_arguments
 from .spec import EncoderSpec
 
 INDEX = "model.safetensors.index.json"
@@ -48,15 +48,12 @@ def stored_weights(spec: EncoderSpec, folder: Path) -> dict[str, StoredTensor]:
     """
     from safetensors import safe_open
 
-    check_weights(spec, folder)
+    refuse_adapter(folder)
     with readable_errors(spec, folder, "weights"):
-        if (folder / INDEX).is_file():
-            shards = read_json(folder / INDEX)["weight_map"]
-            missing = sorted({s for s in shards.values() if not (folder / Path(s).name).is_file()})
-            if missing:
-                raise ModelError(f"{folder} lacks {missing[0]}, a part of its weights")
-            return {n: StoredTensor(folder / Path(s).name, n) for n, s in shards.items()}
         single = folder / "model.safetensors"
+        if (folder / INDEX).is_file() and not single.is_file():
+            shards = read_json(folder / INDEX)["weight_map"]
+            return {n: StoredTensor(folder / Path(s).name, n) for n, s in shards.items()}
         files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{folder} has only pickled weights; this adapter reads safetensors")

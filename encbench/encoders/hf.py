@@ -15,13 +15,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.hub import ResolvedModel, cache_dir
+from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter
 from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
 from ..types import EncoderCard
@@ -295,7 +294,7 @@ def load_transformers(
     Raises:
         ModelError: if weights are missing, broken or only pickled, or it brings its own code.
     """
-    check_weights(spec, folder)
+    refuse_adapter(folder)
     if "auto_map" in read_model_config(folder):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "model"), quiet():
@@ -318,22 +317,14 @@ def load_transformers(
     return model.eval()
 
 
-def check_weights(spec: EncoderSpec, folder: Path) -> None:
-    """Weights must be there, and be safetensors unless the spec says ``pickle=true``.
+def refuse_adapter(folder: Path) -> None:
+    """Stop at a folder of adapter weights: the base model under them is in no content hash.
 
     Raises:
-        ModelError: naming the folder or the pickled file.
+        ModelError: saying how to use it.
     """
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(chain.from_iterable(folder.glob(p) for p in ("*.bin", "*.pt", "*.pth")))
-    if not pickled:
-        raise ModelError(f"{folder} holds no weights (*.safetensors)")
-    if not spec.flag("pickle"):
-        raise ModelError(
-            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when "
-            f"loaded; add ?pickle=true to '{spec}' if you trust them"
-        )
+    if (folder / ADAPTER).is_file():
+        raise ModelError(f"{folder} is {describe_adapter(folder)}")
 
 
 @contextmanager

@@ -143,7 +143,7 @@ class PipelineEncoder(BatchedEncoder):
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> PipelineEncoder:
     folder = model_folder(resolved)
-    recipe = prompt_recipe(spec, _default(spec, folder))
+    recipe = _recipe(spec, folder)
     if spec.layer != "last":
         raise UsageError(f"layer={spec.layer} of '{spec}': recipe={recipe.name} says which layers")
     dtype = dtype_of(spec, device)
@@ -152,8 +152,6 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     import transformers
 
     layout = LAYOUTS[recipe.name]
-    for number, kind in enumerate(layout.kinds):
-        _check(folder, spec, recipe, number, kind)
     models, tokenizers = [], []
     for number, kind in enumerate(layout.kinds):
         model_part, tokenizer_part = _names(number)
@@ -193,17 +191,16 @@ def _check(folder: Path, spec: EncoderSpec, recipe: PromptRecipe, number: int, k
         )
 
 
-def _default(spec: EncoderSpec, folder: Path) -> str:
-    """The recipe of the pipeline's own class.
+def _recipe(spec: EncoderSpec, folder: Path) -> PromptRecipe:
+    """The recipe that a spec names, else that of the pipeline's own class.
 
     Raises:
-        UsageError: if the spec names none and the class is not one of these.
+        UsageError: if it names none and the class is not one of these.
     """
     if spec.get("recipe"):
-        return ""
-    kind = (
-        read_model_config(folder, INDEX).get("_class_name") if (folder / INDEX).is_file() else None
-    )
+        return prompt_recipe(spec)
+    named = (folder / INDEX).is_file()
+    kind = read_model_config(folder, INDEX).get("_class_name") if named else None
     if kind not in CLASSES:
         known = ", ".join(r.name for r in RECIPES.values() if "pipeline" in r.families)
         what = f"{kind} of {spec.source} has no recipe" if kind else f"{spec.source} names no class"
@@ -211,7 +208,7 @@ def _default(spec: EncoderSpec, folder: Path) -> str:
             f"{what} here; add ?recipe= with one of {known}, or name its text encoder alone, e.g. "
             f"t5:{spec.source}?subfolder=text_encoder"
         )
-    return CLASSES[kind]
+    return RECIPES[CLASSES[kind]]
 
 
 def _names(number: int) -> tuple[str, str]:
@@ -221,11 +218,20 @@ def _names(number: int) -> tuple[str, str]:
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
-    most = max(len(layout.kinds) for layout in LAYOUTS.values())
-    parts = [spec.with_options(subfolder=_names(number)[0]) for number in range(most)]
-    patterns = [pattern for part in parts for pattern in patterns_of(part)]
+    configs = [INDEX, "text_encoder*/config.json", "tokenizer*/tokenizer_config.json"]
+    folder = model_folder(resolve_model(spec.source, spec.revision, patterns=configs))
+    recipe = _recipe(spec, folder)
+    parts = []
+    for number, kind in enumerate(LAYOUTS[recipe.name].kinds):
+        _check(folder, spec, recipe, number, kind)
+        parts.append(_names(number)[0])
+    patterns = [p for part in parts for p in patterns_of(spec.with_options(subfolder=part))]
     return resolve_model(
-        spec.source, spec.revision, patterns=[INDEX, *patterns], pickle=spec.flag("pickle")
+        spec.source,
+        spec.revision,
+        patterns=[INDEX, *patterns],
+        pickle=spec.flag("pickle"),
+        weights_in=parts,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..data.hub import ResolvedModel, resolve_model
-from ..errors import ModelError, UsageError
+from ..errors import EncbenchError, ModelError, UsageError
+from ..files import read_json
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
+    WEIGHT_FILES,
     HubTokenizer,
     card_of,
-    check_weights,
     count_parameters,
     dtype_of,
     max_length_of,
@@ -25,22 +25,16 @@ from .hf import (
     quiet,
     read_model_config,
     readable_errors,
+    refuse_adapter,
     refuse_remote_code,
 )
 from .pooling import select_layer
 from .spec import EncoderSpec
 
-PATTERNS = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "model.safetensors",
-    "*/model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "*/pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
+SMALL_FILES = ("*.json", "*.txt", "*.model")
+WEIGHTED = (
+    "Transformer", "Dense", "StaticEmbedding", "LayerNorm", "LSTM", "CNN", "WeightedLayerPooling",
+)  # fmt: skip
 
 
 class SentenceEncoder(BatchedEncoder):
@@ -141,35 +135,32 @@ class StaticEncoder(BatchedEncoder):
         return Hidden(tokens, features["sentence_embedding"])
 
 
-def _check_modules(spec: EncoderSpec, folder: Path) -> Path:
-    """Refuse modules that bring code, or pickled weights, before anything is imported.
+def _modules(spec: EncoderSpec, folder: Path) -> list[tuple[str, str]]:
+    """Class and subfolder of each module; a folder without a list of them is one transformer.
 
-    Returns:
-        the folder of the first module.
+    Raises:
+        ModelError: if the list is damaged, points elsewhere, or names code of the model's own.
     """
-    if not (folder / "modules.json").is_file():
-        check_weights(spec, folder)
-        return folder
+    path = folder / "modules.json"
+    if not path.is_file():
+        return [("Transformer", "")]
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
-        listed = [(str(m["type"]), folder / str(m["path"])) for m in modules]
-        first = listed[0][1]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(f"{folder / 'modules.json'} is damaged; download it again") from error
+        listed = [(str(m["type"]), str(m["path"])) for m in read_json(path)]
+    except (EncbenchError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged; download it again") from error
+    if not listed:
+        raise ModelError(f"{path} lists no modules; download it again")
     for kind, part in listed:
         if not kind.startswith("sentence_transformers."):
             refuse_remote_code(spec, f"{kind} in modules.json")
-        if not part.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{folder / 'modules.json'} points outside its folder: {part}")
-        has_weights = any(part.glob("*.safetensors")) or any(part.glob("pytorch_model*.bin"))
-        if has_weights or kind.endswith((".Transformer", ".Dense", ".StaticEmbedding")):
-            check_weights(spec, part)
-    return first
+        if ".." in Path(part).parts or Path(part).is_absolute():
+            raise ModelError(f"{path} points outside its folder: {part}")
+    return [(kind.rpartition(".")[2], part.strip("/")) for kind, part in listed]
 
 
 def _check_complete(spec: EncoderSpec, folder: Path, model: Any) -> None:
     """Refuse a checkpoint that lacks weights: the library would fill them in at random."""
-    if spec.flag("remote_code") or (folder / "adapter_config.json").is_file():
+    if spec.flag("remote_code"):
         return
     from transformers import AutoModel
 
@@ -190,7 +181,8 @@ def _load(
     spec: EncoderSpec, resolved: ResolvedModel, device: torch.device
 ) -> SentenceEncoder | StaticEncoder:
     folder, dtype = model_folder(resolved), dtype_of(spec, device)
-    first = _check_modules(spec, folder)
+    first = folder / _modules(spec, folder)[0][1]
+    refuse_adapter(first)
     if (first / "config.json").is_file() and "auto_map" in read_model_config(first):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "model"), quiet():
@@ -223,9 +215,19 @@ def _load(
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
-    code = ["*.py"] if spec.flag("remote_code") else []
+    """Weights are looked for module by module: each has its own."""
+    small = [*SMALL_FILES, *(["*.py"] if spec.flag("remote_code") else [])]
+    about = resolve_model(spec.source, spec.revision, patterns=small)
+    modules = _modules(spec, model_folder(about))
+    folders = [f"{part}/" if part else "" for _, part in modules]
+    below = [f"{part}*/" for part in folders if part]
+    weights = [part + name for part in (*folders, *below) for name in WEIGHT_FILES]
     return resolve_model(
-        spec.source, spec.revision, patterns=[*PATTERNS, *code], pickle=spec.flag("pickle")
+        spec.source,
+        spec.revision,
+        patterns=[*small, *weights],
+        pickle=spec.flag("pickle"),
+        weights_in=[part for kind, part in modules if kind in WEIGHTED],
     )
 
 
