@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from .media import write_gallery
 from .progress import log
 from .ranking import predict
 from .records import (
+    Failure,
     Prediction,
     RunRecord,
     clean,
@@ -62,7 +63,7 @@ class Outcome:
 
     prediction: Prediction | None
     report: Path | None
-    failed: tuple[dict[str, str], ...]
+    failed: tuple[Failure, ...]
 
 
 def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
@@ -128,9 +129,7 @@ def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
     return found
 
 
-def probe_all(
-    config: RunConfig, data: Data | None = None
-) -> tuple[list[Path], list[dict[str, str]]]:
+def probe_all(config: RunConfig, data: Data | None = None) -> tuple[list[Path], list[Failure]]:
     """Every encoder and control through every probe. An encoder that fails is told and noted,
     and the others go on.
 
@@ -168,21 +167,21 @@ def _probe_all(
     probes = [p for p in probes if _possible(p, data)]
     names = names_of(specs)
     records: list[Path] = []
-    failed: list[dict[str, str]] = []
+    failed: list[Failure] = []
     candidates = [spec for spec in specs if spec.family != "control"]
     for number, spec in enumerate(specs):
-        if spec.shuffled is not None and any(row["spec"] == str(spec.shuffled) for row in failed):
+        if spec.shuffled is not None and any(row.spec == str(spec.shuffled) for row in failed):
             continue
         if failed and number == len(failed) == len(candidates):  # candidates come first
             others = f" ({number - 1} others failed, too)" if number > 1 else ""
-            raise EncbenchError(f"{failed[0]['spec']} failed: {failed[0]['error']}{others}")
+            raise EncbenchError(f"{failed[0].spec} failed: {failed[0].error}{others}")
         try:
             records += _probe_one(config, spec, names[spec], data, images, store, device, probes)
         except (StoreError, DataError, ProcessError):
             raise  # it would hit the next encoder, too
         except EncbenchError as error:
             log.warning("%s failed; going on with the others", names[spec])
-            failed.append({"spec": str(spec), "error": str(error)})
+            failed.append(Failure(str(spec), str(error)))
     return records, failed
 
 
@@ -201,7 +200,7 @@ def rank(
     folder: Path,
     *,
     records: Sequence[Path] | None = None,
-    failed: Sequence[Mapping[str, str]] = (),
+    failed: Sequence[Failure] = (),
 ) -> Prediction:
     """Write ``prediction.json`` from a run's records, or from all that the folder holds.
 
@@ -345,18 +344,16 @@ def _record(
     started = time.perf_counter()
     context = Context(encoder, pool, data, images, options)
     found = probe.run(context, seed=config.seed, limit=config.limit)
-    spec = asdict(probe.spec) | {"dataset": dataset}
     if images and "images" in probe.spec.reads:
-        spec["dataset"] += f" + {images.card.spec}@{images.card.revision}"
-    if found.main_metric:
-        spec["main_metric"] = found.main_metric
+        dataset += f" + {images.card.spec}@{images.card.revision}"
+    main_metric = found.main_metric or probe.spec.main_metric
     record = RunRecord(
         key=key,
         name=name,
-        card=asdict(encoder.card) | {"spec": str(encoder.spec)},
+        card=dataclasses.replace(encoder.card, spec=str(encoder.spec)),
         pooling=pool,
-        probe=spec,
-        scores={score: asdict(value) for score, value in found.scores.items()},
+        probe=dataclasses.replace(probe.spec, dataset=dataset, main_metric=main_metric),
+        scores=dict(found.scores),
         item_scores={score: list(columns) for score, columns in found.item_scores.items()},
         series=dict(found.series),
         notes=list(found.notes),

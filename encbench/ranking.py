@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -24,6 +23,9 @@ from scipy.stats import norm, spearmanr
 from .errors import EncbenchError
 from .intervals import LEVEL, RESAMPLES, combine, resampled_means
 from .records import (
+    Advice,
+    AppliedRule,
+    Failure,
     PairedDifference,
     Prediction,
     Ranked,
@@ -33,15 +35,17 @@ from .records import (
     read_items,
     read_record,
 )
+from .types import Estimate
 
-RULE = {
-    "name": "retrieval-scaled",
-    "version": 1,
-    "probe": "retrieval",
-    "pooling": "mean",
-    "text": "caption retrieval, re-encoded images, floor-to-ceiling scale at k = 2 "
+RULE = AppliedRule(
+    name="retrieval-scaled",
+    version=1,
+    text="caption retrieval, re-encoded images, floor-to-ceiling scale at k = 2 "
     "(recall at 2 where there are no images), mean pooling over real tokens",
-}
+    probe="retrieval",
+    pooling="mean",
+    resamples=RESAMPLES,
+)
 SATURATED = 0.98
 ALPHA = 0.05
 UNINFORMED = ("control:constant", "control:random")  # and each encoder's own shuffle
@@ -56,7 +60,7 @@ class Entrant:
 
     @property
     def spec(self) -> str:
-        return str(self.record.card["spec"])
+        return self.record.card.spec
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,10 @@ class Comparison:
     draws: Float[np.ndarray, "B E"]
     items: int
 
-    def interval(self, spec: str) -> tuple[float, float]:
-        low, high = np.percentile(self.draws[:, self.specs.index(spec)], LEVEL)
-        return float(low), float(high)
+    def score(self, spec: str) -> Estimate:
+        place = self.specs.index(spec)
+        low, high = np.percentile(self.draws[:, place], LEVEL)
+        return Estimate(float(self.values[place]), float(low), float(high))
 
 
 def compare_encoders(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
@@ -172,7 +177,7 @@ def _named(entrant: Entrant, unclear: set[str]) -> Entrant:
     return Entrant(dataclasses.replace(entrant.record, name=entrant.spec), entrant.items)
 
 
-def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) -> Prediction:
+def predict(paths: Sequence[Path], *, failed: Sequence[Failure] = ()) -> Prediction:
     """Rank encoders from the files of their records.
 
     Raises:
@@ -180,16 +185,16 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
     """
     everything, variants = load(paths)
     _same_data(everything)
-    primary = [e for e in everything if e.record.probe["name"] == RULE["probe"]]
+    primary = [e for e in everything if e.record.probe.name == RULE.probe]
     if not primary:
         raise EncbenchError(
             "the ranking rests on the retrieval probe, and there is no record of it; give captions"
         )
     seed = primary[0].record.seed
-    metric = str(primary[0].record.probe["main_metric"])
+    metric = primary[0].record.probe.main_metric
     comparison = compare_encoders(primary, metric, seed)
     of = {entrant.spec: entrant.record for entrant in primary}
-    candidates = [spec for spec in comparison.specs if not of[spec].control]
+    candidates = [spec for spec in comparison.specs if not of[spec].card.control]
     order = _order(comparison, of, metric, candidates)
     among = paired_differences(
         comparison, [_better_first(comparison, *p) for p in combinations(candidates, 2)]
@@ -199,7 +204,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
     values = dict(zip(comparison.specs, comparison.values.tolist(), strict=True))
     warnings = _warnings(primary, comparison, order, candidates, failed)
     return Prediction(
-        rule={**RULE, "metric": metric, "resamples": RESAMPLES},
+        rule=dataclasses.replace(RULE, metric=metric),
         data=_data(everything),
         order=order,
         pairs=among + against,
@@ -207,7 +212,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
         sensitivity=_sensitivity(variants, primary, metric, best_first, seed),
         advice=advise(order, among, against),
         warnings=warnings,
-        failed=[dict(row) for row in failed],
+        failed=list(failed),
         records=sorted({e.record.key for e in everything}),
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -216,7 +221,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Mapping[str, str]] = ()) 
 
 def advise(
     order: Sequence[Ranked], among: Sequence[PairedDifference], against: Sequence[PairedDifference]
-) -> dict[str, Any]:
+) -> Advice:
     """What to use, in words: the winner, what cannot be told from it, the cheapest of these.
 
     Cost is the number of parameters, since that is the same on every machine. A control is
@@ -224,16 +229,14 @@ def advise(
     """
     candidates = [row for row in order if not row.control]
     if not candidates:
-        text = "No encoder to recommend: only controls were ranked."
-        return {"text": text, "use": None, "tied": [], "cheapest": None}
+        return Advice("No encoder to recommend: only controls were ranked.")
     winner = candidates[0]
     beaten = [p for p in against if p.a == winner.spec]
     if not beaten or not all(p.distinguishable and p.difference > 0 for p in beaten):
-        text = (
+        return Advice(
             f"Use none on this evidence: even the best, {winner.name}, is not clearly better than "
             "controls that carry no information."
         )
-        return {"text": text, "use": None, "tied": [], "cheapest": None}
     unclear = {p.b for p in among if p.a == winner.spec and not p.distinguishable}
     tied = [row for row in candidates[1:] if row.spec in unclear]
     text = f"Use {winner.name}"
@@ -243,12 +246,7 @@ def advise(
         text += f"; cheapest of these: {cheapest.name}"
     elif len(candidates) == 1:
         text += "; it is the only candidate, and better than the controls without information"
-    return {
-        "text": text + ".",
-        "use": winner.spec,
-        "tied": [row.spec for row in tied],
-        "cheapest": cheapest.spec,
-    }
+    return Advice(text + ".", winner.spec, tuple(row.spec for row in tied), cheapest.spec)
 
 
 # ---------------------------------------------------------------------------- inside
@@ -262,9 +260,9 @@ def _order(
     spread = rank_values(comparison.draws[:, columns])
     limits = np.percentile(spread, LEVEL, axis=0, method="inverted_cdf") if columns else None
     rows = []
-    for i, spec in enumerate(comparison.specs):
+    for spec in comparison.specs:
         record = of[spec]
-        low, high = comparison.interval(spec)
+        score = comparison.score(spec)
         rank: dict[str, int] = {}
         if spec in candidates and limits is not None:
             c = candidates.index(spec)
@@ -277,15 +275,15 @@ def _order(
             Ranked(
                 spec=spec,
                 name=record.name,
-                control=record.control,
-                value=float(comparison.values[i]),
-                low=low,
-                high=high,
+                control=record.card.control,
+                value=score.value,
+                low=score.low,
+                high=score.high,
                 n=comparison.items,
-                unscored=int(record.scores[metric].get("unscored", 0)),
-                parameters=int(record.card.get("parameters", 0)),
+                unscored=record.scores[metric].unscored,
+                parameters=record.card.parameters,
                 pooling=record.pooling,
-                stage=str(record.card.get("stage", "final")),
+                stage=record.card.stage,
                 **rank,
             )
         )
@@ -308,8 +306,8 @@ def _against_controls(specs: Sequence[str], candidates: Sequence[str]) -> list[t
 
 
 def _same_data(entrants: Sequence[Entrant]) -> None:
-    for probe in {e.record.probe["name"] for e in entrants}:
-        pins = {e.record.probe["dataset"] for e in entrants if e.record.probe["name"] == probe}
+    for probe in {e.record.probe.name for e in entrants}:
+        pins = {e.record.probe.dataset for e in entrants if e.record.probe.name == probe}
         if len(pins) > 1:
             raise EncbenchError(
                 f"the {probe} records are of different data ({', '.join(sorted(pins))}); "
@@ -318,9 +316,7 @@ def _same_data(entrants: Sequence[Entrant]) -> None:
 
 
 def _data(entrants: Sequence[Entrant]) -> dict[str, str]:
-    return dict(
-        sorted({e.record.probe["name"]: e.record.probe["dataset"] for e in entrants}.items())
-    )
+    return dict(sorted({e.record.probe.name: e.record.probe.dataset for e in entrants}.items()))
 
 
 def _rivals(
@@ -328,25 +324,25 @@ def _rivals(
 ) -> list[RivalOrder]:
     """Every other score that orders encoders, by the probe's own word."""
     found = []
-    for name in sorted({e.record.probe["name"] for e in everything}):
-        entrants = [e for e in everything if e.record.probe["name"] == name]
+    for name in sorted({e.record.probe.name for e in everything}):
+        entrants = [e for e in everything if e.record.probe.name == name]
         probe = entrants[0].record.probe
-        named = dict.fromkeys([probe["main_metric"], *probe.get("orders", [])])
+        named = dict.fromkeys([probe.main_metric, *probe.orders])
         for score in named:
-            if name == RULE["probe"] and score == probe["main_metric"]:
+            if name == RULE.probe and score == probe.main_metric:
                 continue
             having = {e.spec: e.record.scores[score] for e in entrants if score in e.record.scores}
             if not having:
                 continue
-            better = -1 if probe.get("direction", "higher") == "higher" else 1
+            better = -1 if probe.direction == "higher" else 1
             order = sorted(
                 (s for s in candidates if s in having),
-                key=lambda s: (better * having[s]["value"], s),
+                key=lambda s: (better * having[s].value, s),
             )
-            values = [having[s]["value"] for s in having]
+            values = [having[s].value for s in having]
             agreement = None
             if len(order) > 2:
-                theirs = [better * -1 * having[s]["value"] for s in order]
+                theirs = [better * -1 * having[s].value for s in order]
                 if len(set(theirs)) > 1:  # else there is no order to agree with
                     agreement = float(spearmanr(theirs, [primary[s] for s in order]).statistic)
             found.append(
@@ -354,11 +350,8 @@ def _rivals(
                     probe=name,
                     score=score,
                     order=order,
-                    scores={
-                        s: {k: row[k] for k in ("value", "low", "high")}
-                        for s, row in having.items()
-                    },
-                    direction=probe.get("direction", "higher"),
+                    scores={s: Estimate(row.value, row.low, row.high) for s, row in having.items()},
+                    direction=probe.direction,
                     published=score.split("/")[0].split("@")[0] == "published",
                     saturated=score.startswith("identification")
                     and sum(v >= SATURATED for v in values) > len(values) / 2,
@@ -379,8 +372,10 @@ def _sensitivity(
     groups: dict[str, dict[str, Entrant]] = {}
     for entrant in variants:
         record = entrant.record
-        if record.probe["name"] == RULE["probe"] and metric in record.item_scores:
-            named = dataclasses.replace(record, card={**record.card, "spec": record.variant_of})
+        if record.probe.name == RULE.probe and metric in record.item_scores:
+            named = dataclasses.replace(
+                record, card=dataclasses.replace(record.card, spec=record.variant_of)
+            )
             groups.setdefault(record.variant, {})[record.variant_of] = Entrant(named, entrant.items)
     found = []
     for variant, group in sorted(groups.items()):
@@ -397,16 +392,12 @@ def _sensitivity(
                 if np.percentile(difference, LEVEL[0]) > 0:
                     clear.append([ranked[i], ranked[j]])
         asked = dict(parse_qsl(variant))
-        scores = {}
-        for spec in ranked:
-            low, high = comparison.interval(spec)
-            scores[spec] = {"value": values[spec], "low": low, "high": high}
         found.append(
             Variant(
                 layer=asked.get("layer", "as ranked"),
                 pooling=asked.get("pool", "as ranked"),
                 order=sorted(ranked, key=lambda spec: (-values[spec], spec)),
-                scores=scores,
+                scores={spec: comparison.score(spec) for spec in ranked},
                 flips=flips,
                 clear_flips=clear,
             )
@@ -419,7 +410,7 @@ def _warnings(
     comparison: Comparison,
     order: Sequence[Ranked],
     candidates: Sequence[str],
-    failed: Sequence[Mapping[str, str]],
+    failed: Sequence[Failure],
 ) -> list[str]:
     found = []
     if comparison.items < 100:
@@ -428,7 +419,7 @@ def _warnings(
             "The published protocol uses 1,000."
         )
     for row in order:
-        if row.pooling != RULE["pooling"]:
+        if row.pooling != RULE.pooling:
             found.append(
                 f"{row.name} is ranked with pool={row.pooling}, as its spec says, not with the "
                 "rule's mean over real tokens."
@@ -436,7 +427,7 @@ def _warnings(
     counts = {len(e.items["item"]) for e in primary}
     if len(counts) > 1:
         found.append("Encoders were scored on different items; only those in common are compared.")
-    found.extend(f"{row['spec']} failed and is not ranked: {row['error']}" for row in failed)
+    found.extend(f"{row.spec} failed and is not ranked: {row.error}" for row in failed)
     if len(candidates) == 1:
         found.append("There is one candidate; a ranking needs a rival.")
     return found

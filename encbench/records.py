@@ -1,7 +1,8 @@
 """What is written down: run records, predictions and verdicts, as JSON with a schema version.
 
 Records are the only seam between probes and reports. Fields are only ever added, with a
-default, so that an old file loads for ever; a file of a newer schema is refused by name.
+default, so that an old file loads for ever; a file of a newer schema is refused by name. A
+record becomes JSON in :func:`clean` and is read back, every type checked, in :func:`_read`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import RecordError
 from .files import OLD_NAMES, digest, read_json, with_current_names, write_gzip, write_json
-from .types import Cell
+from .schema import load_dataclass
+from .types import NULLABLE, Cell, EncoderCard, Estimate, Keyed, ProbeSpec, Score
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 PACKAGES = (
     "encbench", "torch", "transformers", "open_clip_torch", "sentence-transformers", "timm",
     "faiss-cpu", "faiss-gpu-cu12", "numpy", "scikit-learn", "pandas", "pycocotools", "tokenizers",
@@ -41,15 +44,15 @@ class RunRecord:
     Attributes:
         key: hash of everything the scores depend on; equal keys mean equal scores.
         name: the encoder's short name, unique within a run.
-        card: the EncoderCard as a dict.
+        card: of the encoder.
         pooling: the pooling that was measured.
-        probe: the ProbeSpec as a dict, data set and pin filled in.
-        scores: name -> {value, n, low, high, unscored}.
+        probe: its spec, data set and pin filled in.
+        scores: by name.
         item_scores: see ``types.Measurement``.
         items: file with one row per item, relative to the record's folder ('' = none).
-        series: plot data by name.
+        series: plot data by name, in the probe's own form.
         notes: warnings in words.
-        config: the resolved configuration of the run.
+        config: the resolved configuration of the run, as JSON.
         seed: of the run.
         provenance: commit, packages, device, time.
         seconds: how long the probe took.
@@ -59,10 +62,10 @@ class RunRecord:
 
     key: str
     name: str
-    card: dict[str, Any]
+    card: EncoderCard
     pooling: str
-    probe: dict[str, Any]
-    scores: dict[str, dict[str, Any]]
+    probe: ProbeSpec
+    scores: dict[str, Score]
     item_scores: dict[str, list[str]] = field(default_factory=dict)
     items: str = ""
     series: dict[str, Any] = field(default_factory=dict)
@@ -77,18 +80,47 @@ class RunRecord:
     kind: str = "run"
 
     @property
-    def control(self) -> bool:
-        return bool(self.card.get("control"))
-
-    @property
-    def main(self) -> dict[str, Any]:
+    def main(self) -> Score:
         """The probe's main score."""
-        return self.scores[self.probe["main_metric"]]
+        return self.scores[self.probe.main_metric]
+
+
+@dataclass(frozen=True)
+class Failure(Keyed):
+    """An encoder that could not be measured or trained (then with the training's seed), and why."""
+
+    spec: str
+    error: str
+    seed: int | None = None
+
+
+# ------------------------------------------------------------------------------ prediction
+
+
+@dataclass(frozen=True)
+class AppliedRule(Keyed):
+    """A ranking rule as a prediction used it.
+
+    Attributes:
+        name, version: of the rule.
+        text: the rule in a sentence.
+        probe, metric: the score that ranks (of a sum, its first term's).
+        pooling: that it asks for.
+        resamples: of the bootstrap behind the intervals.
+    """
+
+    name: str = ""
+    version: int = 0
+    text: str = ""
+    probe: str = "retrieval"
+    metric: str = "score"
+    pooling: str = "mean"
+    resamples: int = 0
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One encoder's place by the primary rule.
+    """One encoder's place by a rule.
 
     ``rank`` counts candidates only and is None for a control; ``rank_low`` and
     ``rank_high`` are its 95 % interval.
@@ -97,9 +129,9 @@ class Ranked:
     spec: str
     name: str
     control: bool
-    value: float
-    low: float
-    high: float
+    value: float = field(metadata=NULLABLE)
+    low: float = field(metadata=NULLABLE)
+    high: float = field(metadata=NULLABLE)
     n: int
     unscored: int = 0
     rank: int | None = None
@@ -109,35 +141,55 @@ class Ranked:
     pooling: str = "mean"
     stage: str = "final"
 
+    @property
+    def score(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The paired difference a - b by the primary rule, with its 95 % interval.
+    """The paired difference a - b by a rule, with its 95 % interval.
 
-    ``p`` is two-sided, ``p_holm`` corrected over all pairs in the file."""
+    ``p`` is two-sided, ``p_holm`` corrected over all pairs of that rule."""
 
     a: str
     b: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
+    difference: float = field(metadata=NULLABLE)
+    low: float = field(metadata=NULLABLE)
+    high: float = field(metadata=NULLABLE)
+    p: float = field(metadata=NULLABLE)
+    p_holm: float = field(metadata=NULLABLE)
     distinguishable: bool
+
+
+@dataclass(frozen=True)
+class Advice(Keyed):
+    """What to use, in words (``text``) and by spec.
+
+    Attributes:
+        use: the winner; None if no encoder can be recommended.
+        tied: not distinguishable from it.
+        cheapest: of these and the winner, the one with the fewest parameters.
+    """
+
+    text: str
+    use: str | None = None
+    tied: tuple[str, ...] = ()
+    cheapest: str | None = None
 
 
 @dataclass(frozen=True)
 class RivalOrder:
     """Another way to order the same encoders, named beside the primary rule, never mixed in.
 
-    ``scores`` maps a spec to {value, low, high}; ``order`` holds candidates best first.
+    ``scores`` maps a spec to its score; ``order`` holds candidates best first.
     ``agreement`` is Spearman's correlation with the primary order over candidates
     (None for fewer than three)."""
 
     probe: str
     score: str
     order: list[str]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, Estimate]
     direction: str = "higher"
     published: bool = False
     saturated: bool = False
@@ -154,28 +206,33 @@ class Variant:
     layer: str
     pooling: str
     order: list[str]
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, Estimate]
     flips: list[list[str]] = field(default_factory=list)
     clear_flips: list[list[str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the probes say before anything is trained.
+@dataclass(frozen=True, kw_only=True)
+class RuleOrder:
+    """What one rule says: the order with intervals, paired differences, what to use."""
 
-    ``advice`` holds 'text', 'use', 'tied', 'cheapest'. ``hash`` is the sha256 of
-    everything else; see :func:`body_hash`.
-    """
-
-    rule: dict[str, Any]
-    data: dict[str, str]
+    rule: AppliedRule = AppliedRule()
     order: list[Ranked]
-    pairs: list[PairedDifference]
-    rivals: list[RivalOrder]
-    sensitivity: list[Variant]
-    advice: dict[str, Any]
+    pairs: list[PairedDifference] = field(default_factory=list)
+    advice: Advice = Advice("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(RuleOrder):
+    """What the probes say before anything is trained: the primary rule's order, and beside it
+    ``others``, those of further rules. ``hash`` is the sha256 of everything else; see
+    :func:`body_hash`."""
+
+    data: dict[str, str] = field(default_factory=dict)
+    rivals: list[RivalOrder] = field(default_factory=list)
+    sensitivity: list[Variant] = field(default_factory=list)
+    others: list[RuleOrder] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     records: list[str] = field(default_factory=list)
     seed: int = 0
     created: str = ""
@@ -184,21 +241,118 @@ class Prediction:
     kind: str = "prediction"
 
 
+# --------------------------------------------------------------------------------- verdict
+
+
+@dataclass(frozen=True)
+class PlannedTraining(Keyed):
+    """One encoder of a confirmation, as the prediction has it."""
+
+    spec: str
+    name: str
+    stage: str
+    control: bool
+    predicted: Estimate
+    parameters: int
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class ConfirmPlan(Keyed):
+    """Everything that a verdict depends on, fixed before the first step.
+
+    Attributes:
+        prediction: its hash; '' = still to be made.
+        preset: whose values are the defaults.
+        encoders: best predicted first, controls last.
+        seeds: of the trainings.
+        train: values of ``flow.config.TrainConfig`` but for encoder, seed and place, as JSON.
+        per_task, images, steps: of scoring; ``steps`` are numbers of sampling steps.
+        prompts: file of prompts, or '' for those of the world.
+        prompt_pins: hash of each group of prompts.
+        primary: cell of both verdicts.
+        backbone: what tells the backbone from any other; '' = from scratch.
+        detector, colors: who judges.
+        budget: in seconds; None = none was given.
+        gave_up: what the budget cost, in words.
+        seed: of prompts, noise and bootstrap.
+    """
+
+    prediction: str
+    preset: str
+    encoders: tuple[PlannedTraining, ...]
+    seeds: tuple[int, ...]
+    train: dict[str, Any]
+    per_task: int
+    images: int
+    prompts: str
+    prompt_pins: dict[str, str]
+    primary: Cell
+    backbone: str
+    detector: str
+    colors: str
+    steps: tuple[int, ...] = (1, 2, 4, 16)
+    budget: float | None = None
+    gave_up: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def trained(self) -> tuple[PlannedTraining, ...]:
+        return tuple(e for e in self.encoders if not e.control)
+
+    @property
+    def digest(self) -> str:
+        return digest(clean(asdict(self)))
+
+
+@dataclass(frozen=True)
+class Reach(Keyed):
+    """What a plan can show.
+
+    Attributes:
+        smallest_p: that a perfect order would reach.
+        prompts, images: of an encoder in the primary cell.
+        regret_half_width: that a regret's interval can be expected to have.
+        choice, rule: the verdicts that are possible.
+    """
+
+    smallest_p: float
+    prompts: int
+    images: int
+    regret_half_width: float
+    choice: tuple[str, ...]
+    rule: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CurvePoint(Keyed):
+    """A score on the way through a training: 4 steps, the primary cell's prompts."""
+
+    step: int
+    stage: str
+    value: float = field(metadata=NULLABLE)
+
+
+@dataclass(frozen=True)
+class GapPoint(Keyed):
+    """|u - v| / |v| around a time t, at the end of a training."""
+
+    t: float
+    value: float = field(metadata=NULLABLE)
+
+
 @dataclass(frozen=True)
 class TrainedEncoder:
     """What came out for one encoder, mean over its trainings (one for each seed).
 
     Attributes:
-        predicted: {value, low, high} by the primary rule of the prediction.
+        predicted: by the primary rule of the prediction.
         predicted_rank: among the trained encoders of the experiment; None for a control.
         training_seconds: of each training; ``folders`` where each lies, relative to the run.
-        scores: cell -> {value, low, high, n}: GenEval's overall score, n prompts.
-        tasks: cell -> task -> share of right images.
-        by_seed: cell -> the score of each training, in the order of ``seeds``.
-        parent: cell -> {value, low, high, n} of the checkpoint at the switch, sampled as plain
-            flow matching.
-        curve: {step, stage, value} through training: 4 steps, tier B.
-        gap: {t, value}: |u - v| / |v| by t at the end of training.
+        scores: the metric's value in each cell, over n prompts.
+        tasks: share of right images by task, in each cell.
+        by_seed: the score of each training, in the order of ``seeds``.
+        parent: scores of the checkpoint at the switch, sampled as plain flow matching.
         grid: image file relative to the run: a row for each prompt, a column for each number
             of steps, first seed.
     """
@@ -207,20 +361,78 @@ class TrainedEncoder:
     name: str
     stage: str
     control: bool
-    predicted: dict[str, float]
+    predicted: Estimate
     seeds: list[int]
-    scores: dict[Cell, dict[str, float]]
+    scores: dict[Cell, Score]
     predicted_rank: int | None = None
     parameters: int = 0
     tasks: dict[Cell, dict[str, float]] = field(default_factory=dict)
     by_seed: dict[Cell, list[float]] = field(default_factory=dict)
-    parent: dict[Cell, dict[str, float]] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    gap: list[dict[str, float]] = field(default_factory=list)
+    parent: dict[Cell, Score] = field(default_factory=dict)
+    curve: list[CurvePoint] = field(default_factory=list)
+    gap: list[GapPoint] = field(default_factory=list)
     training_seconds: list[float] = field(default_factory=list)
     scoring_seconds: list[float] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     grid: str = ""
+
+
+@dataclass(frozen=True)
+class Lead(Keyed):
+    """The predicted winner's paired lead over one rival; ``high_corrected`` is the upper end
+    of the interval corrected over all rivals."""
+
+    rival: str
+    lead: Estimate
+    high_corrected: float
+
+
+@dataclass(frozen=True)
+class ChoiceVerdict(Keyed):
+    """``verdict``: 'confirmed', 'overturned by <spec>' or "can't tell"; why, in words."""
+
+    verdict: str
+    why: str = ""
+    winner: str = ""
+    leads: tuple[Lead, ...] = ()
+
+
+@dataclass(frozen=True)
+class OrderVerdict(Keyed):
+    """``verdict``: 'confirmed', 'not confirmed' or "can't tell"; why, in words.
+
+    Attributes:
+        statistic: size-weighted mean of Spearman within strata.
+        p: one-sided, by permutation within strata; exact if ``exact``.
+        regret: top-1 regret; see the verdict's rules.
+        smallest_p: what a perfect order would reach.
+        score_range: best minus worst mean score.
+        seed_deviation: of one training's score; None with one seed.
+        seed_correlation: Pearson's correlation of encoders' scores between seeds, mean over
+            pairs of seeds: the ceiling of any prediction. None with one seed.
+    """
+
+    verdict: str = "can't tell"
+    why: str = "no encoder was trained"
+    statistic: Estimate = UNKNOWN
+    p: float = field(default=math.nan, metadata=NULLABLE)
+    exact: bool = True
+    regret: Estimate = UNKNOWN
+    smallest_p: float = 1.0
+    score_range: float = 0.0
+    seed_deviation: float | None = None
+    seed_correlation: float | None = None
+
+
+@dataclass(frozen=True)
+class ControlLead(Keyed):
+    """The best trained encoder against the constant control in the primary cell."""
+
+    best: str
+    control: str
+    difference: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -244,30 +456,27 @@ class Verdict:
     Attributes:
         prediction: hash of the prediction that was put to the test.
         rules: the rules of both verdicts and the correction, as fixed before training.
-        plan: what was trained and scored, fixed before training: preset, world, side, network,
-            steps, batch, seeds, images, prompts, cells, backbone, budget and what it gave up
-            ('gave_up'), what was within reach ('reach').
+        plan: what was trained and scored.
         encoders: best predicted first, controls last.
-        choice: {verdict, why, winner, leads: [{rival, lead: {value, low, high}, high_corrected}]}.
-        rule: {verdict, why, statistic: {value, low, high}, p, exact, regret: {value, low, high},
-            smallest_p, score_range, seed_deviation, seed_correlation}.
-        control: {best, control, difference, low, high}: the best trained encoder against the
-            constant control in the primary cell; empty without one.
+        choice, rule: the two verdicts.
         primary: the cell of both verdicts.
-        failed: {spec, seed, error} of trainings that failed; the same command tries them again.
+        reach: what the plan could show; None in files of early versions.
+        control: None without a constant control.
+        failed: trainings that failed; the same command tries them again.
     """
 
     prediction: str
     rules: dict[str, str]
-    plan: dict[str, Any]
+    plan: ConfirmPlan
     encoders: list[TrainedEncoder]
-    choice: dict[str, Any]
-    rule: dict[str, Any]
+    choice: ChoiceVerdict
+    rule: OrderVerdict
     primary: Cell
-    control: dict[str, Any] = field(default_factory=dict)
+    reach: Reach | None = None
+    control: ControlLead | None = None
     exploratory: list[Predictor] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -277,6 +486,7 @@ class Verdict:
     kind: str = "verdict"
 
 
+T = TypeVar("T", RunRecord, Prediction, Verdict)
 Hashed = TypeVar("Hashed", Prediction, Verdict)
 
 
@@ -300,16 +510,23 @@ def clean(value: Any) -> Any:
     return value
 
 
-def _load(cls: type, value: Any, path: Path, kind: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.get("kind") != kind:
+def _read(cls: type[T], path: Path, raw: Any, again: str) -> T:
+    """A record of this or any earlier schema from its JSON; ``again`` says what makes it anew."""
+    kind = next(f.default for f in dataclasses.fields(cls) if f.name == "kind")
+    if not isinstance(raw, dict) or raw.get("kind") != kind:
         raise RecordError(f"{path} is not an encbench {kind} file")
-    if value.get("schema", 0) > SCHEMA:
+    value = with_current_names(raw)
+    if kind == "verdict":  # the first ones had {} for no control and the reach within the plan
+        plan = value.get("plan")
+        reach = plan.get("reach") if isinstance(plan, dict) else None
+        value = {"reach": reach} | value | {"control": value.get("control") or None}
+    record = load_dataclass(cls, value, str(path), lambda text: RecordError(f"{text}; {again}"))
+    if record.schema > SCHEMA:
         raise RecordError(
-            f"{path} has schema {value['schema']}, newer than this encbench reads ({SCHEMA}); "
+            f"{path} has schema {record.schema}, newer than this encbench reads ({SCHEMA}); "
             "update encbench"
         )
-    known = {f.name for f in dataclasses.fields(cls)}
-    return {k: v for k, v in with_current_names(value).items() if k in known}
+    return record
 
 
 def write_record(path: Path, record: RunRecord, items: pd.DataFrame | None = None) -> None:
@@ -332,13 +549,9 @@ def read_record(path: Path) -> RunRecord:
     """Read a record of this or any earlier schema.
 
     Raises:
-        RecordError: naming the file, if it is missing, damaged or newer.
+        RecordError: naming file and key, if it is missing, damaged or newer.
     """
-    value = _load(RunRecord, read_json(path), path, "run")
-    try:
-        return RunRecord(**value)
-    except TypeError as error:
-        raise RecordError(f"{path} lacks something: {error}; remove it and run again") from error
+    return _read(RunRecord, path, read_json(path), "remove it and run again")
 
 
 def read_items(path: Path, record: RunRecord) -> pd.DataFrame:
@@ -406,67 +619,28 @@ def read_prediction(path: Path) -> Prediction:
     """Read a prediction and check its hash.
 
     Raises:
-        RecordError: if the file is missing, damaged, newer, or was changed after it was made.
+        RecordError: naming file and key, if it is missing, damaged, newer, or was changed after
+            it was made.
     """
-    value = _load(Prediction, read_json(path), path, "prediction")
-    try:
-        prediction = Prediction(
-            **{
-                **value,
-                "order": [Ranked(**row) for row in value["order"]],
-                "pairs": [PairedDifference(**row) for row in value["pairs"]],
-                "rivals": [RivalOrder(**row) for row in value["rivals"]],
-                "sensitivity": [Variant(**row) for row in value["sensitivity"]],
-            }
-        )
-    except (TypeError, KeyError) as error:
-        raise RecordError(f"{path} lacks something: {error}; run 'encbench rank' again") from error
-    _check_hash(path, prediction.hash)
-    return prediction
+    return _read_hashed(Prediction, path, "run 'encbench rank' again")
 
 
 def read_verdict(path: Path) -> Verdict:
     """Read a verdict and check its hash.
 
     Raises:
-        RecordError: if the file is missing, damaged, newer, or was changed after it was made.
+        RecordError: naming file and key, if it is missing, damaged, newer, or was changed after
+            it was made.
     """
-    value = _load(Verdict, read_json(path), path, "verdict")
-    try:
-        verdict = Verdict(
-            **{
-                **value,
-                "primary": Cell.parse(value["primary"]),
-                "encoders": [
-                    TrainedEncoder(**row | {name: _by_cell(row.get(name, {})) for name in BY_CELL})
-                    for row in value["encoders"]
-                ],
-                "exploratory": [
-                    Predictor(**row | {"cell": Cell.parse(row["cell"])})
-                    for row in value.get("exploratory", [])
-                ],
-            }
-        )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RecordError(
-            f"{path} lacks something: {error}; run 'encbench confirm' again"
-        ) from error
-    _check_hash(path, verdict.hash)
-    return verdict
+    return _read_hashed(Verdict, path, "run 'encbench confirm' again")
 
 
-BY_CELL = ("scores", "tasks", "by_seed", "parent")
-"""Fields of TrainedEncoder that are keyed by cell."""
-
-
-def _by_cell(table: dict[str, Any]) -> dict[Cell, Any]:
-    return {Cell.parse(key): value for key, value in table.items()}
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    raw = {k: v for k, v in read_json(path).items() if k != "hash"}
-    if digest(raw) != expected:
+def _read_hashed(cls: type[Hashed], path: Path, again: str) -> Hashed:
+    raw = read_json(path)
+    record = _read(cls, path, raw, again)
+    if digest({k: v for k, v in raw.items() if k != "hash"}) != record.hash:
         raise RecordError(f"{path} was changed after it was made (its hash does not fit)")
+    return record
 
 
 # -------------------------------------------------------------------------- provenance

@@ -35,7 +35,9 @@ def load_dataclass(cls: type[T], value: Any, where: str, error: MakeError = Reco
 
     Args:
         cls: a dataclass. Its fields may be bool, int (64 bits), float (finite), str, Path, Any,
-            None, Literal, unions, other dataclasses, and lists, tuples and mappings of these.
+            None, Literal, unions, other dataclasses, and lists, tuples and mappings of these; a
+            class with a ``parse`` is read from its text, also as a key. A field with "null" in its
+            metadata takes that for null; see ``types.NULLABLE``.
         value: as the JSON reader gave it.
         where: the file, and the line or key in it; the message begins with it.
         error: the class of error to raise.
@@ -48,7 +50,9 @@ def load_dataclass(cls: type[T], value: Any, where: str, error: MakeError = Reco
     values = {}
     for field, kind in _fields(cls):  # type: ignore[arg-type]
         name = field.name
-        if name in value:
+        if value.get(name, 0) is None and "null" in field.metadata:
+            values[name] = field.metadata["null"]
+        elif name in value:
             values[name] = check_value(kind, value[name], f"{where}: {name}", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{where} has no '{name}'")
@@ -108,12 +112,20 @@ def check_value(kind: Any, value: Any, where: str, error: MakeError = RecordErro
         return value
     if dataclasses.is_dataclass(origin):
         return load_dataclass(origin, value, where, error)  # type: ignore[arg-type]
+    if hasattr(origin, "parse") and isinstance(value, str):
+        try:
+            return origin.parse(value)
+        except ValueError as problem:
+            raise error(f"{where}: {problem}") from problem
     if not _fits(origin, value):
         expected = _WORDS.get(origin, getattr(origin, "__name__", str(origin)))
         raise error(f"{where} must be {expected}, not {describe_value(value)}")
     if isinstance(value, dict):
-        item = args[1] if args else Any
-        return {k: check_value(item, each, f"{where}.{k}", error) for k, each in value.items()}
+        name, item = args or (str, Any)
+        return {
+            check_value(name, k, where, error): check_value(item, each, f"{where}.{k}", error)
+            for k, each in value.items()
+        }
     if isinstance(value, list):
         return _check_list(origin, args, value, where, error)
     if origin is float:

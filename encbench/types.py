@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -11,6 +12,21 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from PIL.Image import Image
 from torch import Tensor
+
+
+class Keyed(Mapping[str, Any]):
+    """Lets a dataclass be read like the JSON object that it was: a bridge for reports, to be
+    removed when they read attributes."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(vars(self))
+
+    def __len__(self) -> int:
+        return len(vars(self))
+
+    def __getitem__(self, name: str) -> Any:
+        return vars(self)[name]
+
 
 # --------------------------------------------------------------------- text encoders
 
@@ -34,7 +50,7 @@ class TextFeatures:
 
 
 @dataclass(frozen=True)
-class EncoderCard:
+class EncoderCard(Keyed):
     """Who an encoder is: enough to tell two encodings apart and to report on them.
 
     Attributes:
@@ -192,19 +208,32 @@ class ReEncoder(Protocol):
 # ----------------------------------------------------------------------------- probes
 
 
+NULLABLE = {"null": math.nan}
+"""Metadata of a dataclass field for a number that may be NaN, which is null in JSON."""
+
+
 @dataclass(frozen=True)
-class Score:
+class Estimate(Keyed):
+    """A value with its 95 % interval."""
+
+    value: float = field(metadata=NULLABLE)
+    low: float = field(metadata=NULLABLE)
+    high: float = field(metadata=NULLABLE)
+
+
+@dataclass(frozen=True)
+class Score(Keyed):
     """A value with its 95 % interval. ``n``: items behind it; ``unscored``: items that failed."""
 
-    value: float
+    value: float = field(metadata=NULLABLE)
     n: int
-    low: float
-    high: float
+    low: float = field(metadata=NULLABLE)
+    high: float = field(metadata=NULLABLE)
     unscored: int = 0
 
 
 @dataclass(frozen=True)
-class ProbeSpec:
+class ProbeSpec(Keyed):
     """What a probe measures.
 
     Attributes:

@@ -116,7 +116,7 @@ def draw_steps(c: Confirmation) -> Drawing | str:
             (xs, ys), low, high = _by_steps(c, row, c.primary.group)
             axes.fill_between(xs, low, high, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(xs, ys, color=BLUE, linewidth=1.6, marker="o", markersize=3)
-            parent = row.parent.get(c.verdict.primary) or {}
+            parent: Any = row.parent.get(c.verdict.primary) or {}
             if text.is_number(parent.get("value")):
                 axes.plot(
                     [c.primary.steps],

@@ -210,9 +210,7 @@ def _room(values: Sequence[Real]) -> tuple[float, float]:
     return float(low - room), float(high + room)
 
 
-def _cross(
-    axes: Axes, marks: Marks, row: TrainedEncoder, across: dict[str, Any], down: dict[str, Any]
-) -> Point:
+def _cross(axes: Axes, marks: Marks, row: TrainedEncoder, across: Any, down: Any) -> Point:
     """Draw one encoder with both intervals, and say what its label must know."""
     mark = marks.look(row)
     x, y = float(across["value"]), float(down["value"])

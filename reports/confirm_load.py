@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from encbench.errors import RecordError
-from encbench.records import Predictor, Ranked, TrainedEncoder, Verdict, read_verdict
-from encbench.types import Cell
+from encbench.records import Advice, Predictor, Ranked, TrainedEncoder, Verdict, read_verdict
+from encbench.types import Cell, Score
 
 from . import text
 from .load import Run
@@ -56,9 +55,7 @@ class Confirmation:
     def brief(self) -> dict[str, str]:
         """Spec -> a name short enough for a sentence; also of those whose training failed."""
         names = dict(self.ranked.names)
-        for row in self.verdict.plan.get("encoders") or []:
-            if isinstance(row, dict) and row.get("spec"):
-                names[str(row["spec"])] = str(row.get("name") or row["spec"])
+        names |= {row.spec: row.name for row in self.verdict.plan.encoders}
         names |= {row.spec: row.name for row in self.verdict.encoders}
         return text.short_names(names, 40)
 
@@ -102,7 +99,7 @@ class Confirmation:
 
     def entry(
         self, row: TrainedEncoder, steps: int | None = None, group: Group | None = None
-    ) -> dict[str, Any] | None:
+    ) -> Score | None:
         """An encoder's score in a cell, the primary one by default; None where there is none."""
         tier, combos = group or self.primary.group
         cell = self.primary._replace(steps=steps or self.primary.steps, tier=tier, combos=combos)
@@ -157,7 +154,6 @@ def load_confirmation(ranked: Run) -> Confirmation | None:
     if not path.exists():
         return None
     verdict = read_verdict(path)
-    _check(path, verdict)
     order = [
         Ranked(
             spec=row.spec,
@@ -173,36 +169,13 @@ def load_confirmation(ranked: Run) -> Confirmation | None:
         )
         for row in verdict.encoders
     ]
-    advice = {"use": verdict.choice.get("winner")}
+    advice = Advice("", verdict.choice.winner)
     prediction = dataclasses.replace(ranked.prediction, order=order, advice=advice)
     return Confirmation(dataclasses.replace(ranked, prediction=prediction), ranked, verdict)
 
 
 def _float(value: Any) -> float:
     return float(value) if text.is_number(value) else float("nan")
-
-
-def _check(path: Path, verdict: Verdict) -> None:
-    """Refuse a verdict whose parts are not of the kind that the schema names."""
-    objects = (verdict.rules, verdict.plan, verdict.choice, verdict.rule, verdict.control)
-    whole = all(isinstance(value, dict) for value in (*objects, verdict.provenance))
-    for row in verdict.encoders:
-        tables = (row.scores, row.tasks, row.parent)
-        whole = whole and isinstance(row.predicted, dict) and all(map(_table, tables))
-        whole = whole and all(_rows(value) for value in (row.curve, row.gap))
-        whole = whole and isinstance(row.by_seed, dict)
-    if not (whole and _rows(verdict.failed) and _rows(verdict.choice.get("leads") or [])):
-        raise RecordError(
-            f"{path} is not laid out like a verdict; remove it and run 'encbench confirm' again"
-        )
-
-
-def _table(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values())
-
-
-def _rows(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 # -------------------------------------------------------------------------------- pictures

@@ -110,7 +110,7 @@ def lead_table(c: Confirmation) -> Table | None:
     head = ("Rival", "Lead of the predicted first", "Upper end, corrected", "Which is better")
     rows = []
     for entry in c.verdict.choice.get("leads") or []:
-        lead = entry.get("lead") if isinstance(entry.get("lead"), dict) else {}
+        lead = entry.get("lead") or {}
         low, top = lead.get("low"), entry.get("high_corrected")
         better = "not settled"
         if text.is_number(top) and top < 0:
@@ -205,7 +205,8 @@ def confirmation_csv(c: Confirmation) -> str:
     for row in c.rows:
         seconds = [s for s in row.training_seconds if text.is_number(s)]
         for key, entry in row.scores.items():
-            parent, shares = row.parent.get(key) or {}, row.tasks.get(key) or {}
+            parent: Any = row.parent.get(key) or {}
+            shares = row.tasks.get(key) or {}
             rows.append(
                 (
                     row.spec, row.name, row.stage, row.control,

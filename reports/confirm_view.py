@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from encbench.files import write_atomic
-from encbench.records import Verdict
+from encbench.records import Verdict, clean
 from encbench.types import Cell
 
 from . import confirm_tables, confirm_words
@@ -90,7 +90,9 @@ def build_view(ranked: Run) -> View | None:
         predictors=confirm_tables.predictors(c, primary=True),
         other_predictors=confirm_tables.predictors(c, primary=False),
         plan=confirm_words.plan_rows(c),
-        plan_json=json.dumps(c.verdict.plan, indent=2, ensure_ascii=False, sort_keys=True),
+        plan_json=json.dumps(
+            clean(asdict(c.verdict.plan)), indent=2, ensure_ascii=False, sort_keys=True
+        ),
         provenance=confirm_words.provenance_rows(c),
         files={
             "confirmation.csv": confirm_tables.confirmation_csv(c),

@@ -119,7 +119,7 @@ def _choice(c: Confirmation) -> Statement:
     return Statement(title, c.named(answer), kind(answer), _why(c, c.verdict.choice), tuple(more))
 
 
-def _why(c: Confirmation, verdict: Mapping[str, Any]) -> str:
+def _why(c: Confirmation, verdict: Any) -> str:
     why = c.named(verdict.get("why"))
     first = why[:1] if why.startswith("p =") else why[:1].upper()  # a p-value stays small
     return f"{first}{why[1:].rstrip('.')}." if why else ""
@@ -156,7 +156,7 @@ def _rule(c: Confirmation) -> Statement:
             f"The same encoders' scores correlate with {number(ceiling, 2)} between seeds: no "
             "prediction can be expected to do much better."
         )
-    reach = c.verdict.plan.get("reach") or {}
+    reach: Any = c.verdict.reach or {}
     possible = [str(v) for v in reach.get("rule") or []]
     if possible == [OPEN]:
         more.append("The plan could not have told: it has too few encoders or seeds.")
@@ -177,7 +177,7 @@ def _p(p: Any) -> str:
 
 def _control(c: Confirmation) -> Statement:
     title = "Does the best trained encoder beat a constant, which knows nothing of the prompt?"
-    control = c.verdict.control
+    control: Any = c.verdict.control or {}
     difference, low, high = (control.get(k) for k in ("difference", "low", "high"))
     if not is_number(difference):
         why = "The constant control was not trained, so nothing says what is chance."
@@ -267,8 +267,9 @@ def rules(c: Confirmation) -> list[tuple[str, str]]:
 def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
     """What was fixed before training, as label and value."""
     p = c.verdict.plan
-    train, reach = p.get("train") or {}, p.get("reach") or {}
-    entries = [row for row in p.get("encoders") or [] if isinstance(row, dict)]
+    train: Any = p.train
+    reach: Any = c.verdict.reach or {}
+    entries = p.encoders
     named = {
         control: listing(
             (c.name(row.get("spec")) for row in entries if bool(row.get("control")) == control), 20
@@ -316,7 +317,7 @@ def _training(train: Mapping[str, Any]) -> str:
     return f"{count(steps)} steps{batch}{then}; the same data, order and noise for every encoder"
 
 
-def _start(p: Mapping[str, Any]) -> str:
+def _start(p: Any) -> str:
     if "backbone" not in p:
         return ""
     if not p["backbone"]:
@@ -324,7 +325,7 @@ def _start(p: Mapping[str, Any]) -> str:
     return f"one backbone ({str(p['backbone'])[:20]}…), pretrained on no encoder; a new connector"
 
 
-def _scored(p: Mapping[str, Any]) -> str:
+def _scored(p: Any) -> str:
     if not is_number(p.get("per_task")):
         return ""
     steps = listing(map(str, p.get("steps") or []), 9)
@@ -337,13 +338,13 @@ def _scored(p: Mapping[str, Any]) -> str:
     )
 
 
-def _judge(p: Mapping[str, Any]) -> str:
+def _judge(p: Any) -> str:
     colors = p.get("colors")
     named = f", colors by {colors}" if colors and colors != "none" else ""
     return f"{p['detector']}{named}" if p.get("detector") else ""
 
 
-def _reach(reach: Mapping[str, Any]) -> str:
+def _reach(reach: Any) -> str:
     told = []
     if is_number(reach.get("prompts")):
         told.append(

@@ -18,6 +18,7 @@ from encbench.records import (
     read_prediction,
     read_record,
 )
+from encbench.types import Score
 
 from .text import short_names
 
@@ -68,7 +69,7 @@ class Run:
     def record(self, spec: str, probe: str) -> RunRecord | None:
         return self._base.get((spec, probe))
 
-    def score(self, spec: str, probe: str, name: str) -> dict[str, Any] | None:
+    def score(self, spec: str, probe: str, name: str) -> Score | None:
         """One score of one encoder: {value, n, low, high, unscored}, or None."""
         record = self.record(spec, probe)
         entry = record.scores.get(name) if record else None
@@ -199,7 +200,7 @@ def load_run(folder: Path) -> Run:
     keys, specs = set(prediction.records), {row.spec for row in prediction.order}
     records = tuple(
         record
-        for record in (_checked(path, read_record(path)) for path in find_records(folder))
+        for record in map(read_record, find_records(folder))
         if not keys or record.key in keys or record.variant_of in specs
     )
     return Run(
@@ -219,19 +220,3 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecordError(f"{path} does not hold a JSON object; remove it and run again")
     return value
-
-
-def _checked(path: Path, record: RunRecord) -> RunRecord:
-    """Refuse a record whose parts are not of the kind that the schema names."""
-    whole = (
-        isinstance(record.probe, dict)
-        and {"name", "main_metric"} <= record.probe.keys()
-        and isinstance(record.card, dict)
-        and isinstance(record.series, dict)
-        and isinstance(record.notes, list)
-        and isinstance(record.scores, dict)
-        and all(isinstance(entry, dict) for entry in record.scores.values())
-    )
-    if not whole:
-        raise RecordError(f"{path} is not laid out like a run record; remove it and run again")
-    return record

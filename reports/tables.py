@@ -274,7 +274,7 @@ def encoder_table(run: Run) -> Table:
     head = ("Encoder", "Spec", "Revision", "Width", "Layer", "Pooling", "Recipe", "Precision")
     rows = []
     for row in run.prediction.order:
-        card = next((r.card for r in run.records if r.card.get("spec") == row.spec), {})
+        card: Any = next((r.card for r in run.records if r.card.get("spec") == row.spec), {})
         tag = "control" if row.control else ""
         cells = [
             text_cell(text.clean_text(row.name), tag=tag),
@@ -354,7 +354,7 @@ def scores_csv(run: Run) -> str:
         for name, entry in record.scores.items():
             rows.append(
                 (
-                    record.card.get("spec"), record.name, record.control, record.card.get("layer"),
+                    record.card.spec, record.name, record.card.control, record.card.layer,
                     record.pooling, record.probe["name"], record.probe.get("version"),
                     record.probe.get("dataset"), name, entry.get("value"), entry.get("low"),
                     entry.get("high"), entry.get("n"), entry.get("unscored"),

@@ -7,7 +7,7 @@ it needs, yields none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from encbench.records import PairedDifference, Ranked
@@ -191,7 +191,7 @@ def _disentanglement(run: Run) -> Iterator[str]:
         )
 
 
-def _clear(a: dict[str, Any], b: dict[str, Any]) -> int:
+def _clear(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
     """1 where a's interval lies above b's, -1 where below, 0 where they meet."""
     ends: list[Any] = [x.get(end) for x in (a, b) for end in ("low", "high")]
     if not all(is_number(x) for x in ends):
@@ -262,7 +262,7 @@ def _unscored(run: Run) -> Iterator[str]:
         )
 
 
-def failure(entry: dict[str, Any]) -> tuple[str, str]:
+def failure(entry: Any) -> tuple[str, str]:
     """Name and reason of an encoder that could not be measured."""
     name = str(entry.get("name") or entry.get("spec") or "an encoder")
     told = entry.get("error") or entry.get("reason") or entry.get("message")

@@ -19,7 +19,14 @@ from PIL import Image, ImageDraw
 
 from encbench.files import digest, write_json
 from encbench.ranking import predict
-from encbench.records import RunRecord, find_records, write_prediction, write_record
+from encbench.records import (
+    Failure,
+    RunRecord,
+    find_records,
+    write_prediction,
+    write_record,
+)
+from encbench.types import EncoderCard, ProbeSpec, Score
 
 KS = (1, 2, 5, 10)
 PROVENANCE = {
@@ -125,7 +132,7 @@ def build(
             simulation.diagnostics(fake)
         for variant in VARIANTS if variants and not fake.control else ():
             simulation.retrieval(fake, variant)
-    missing = [{"spec": "t5:google/umt5-xxl", "error": "hub unreachable; set HF_HUB_OFFLINE=0"}]
+    missing = [Failure("t5:google/umt5-xxl", "hub unreachable; set HF_HUB_OFFLINE=0")]
     prediction = predict(find_records(folder), failed=missing if failed else [])
     write_prediction(folder / "prediction.json", prediction)
     if gallery:
@@ -140,9 +147,8 @@ def change_prediction(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**body, "hash": digest(body)}))
 
 
-def _entry(value: float, margin: float, n: int, unscored: int = 0) -> dict[str, Any]:
-    low, high = float(value - margin), float(value + margin)
-    return {"value": float(value), "low": low, "high": high, "n": n, "unscored": unscored}
+def _entry(value: float, margin: float, n: int, unscored: int = 0) -> Score:
+    return Score(float(value), n, float(value - margin), float(value + margin), unscored)
 
 
 @dataclass
@@ -264,7 +270,7 @@ class Simulation:
         probe: str,
         metric: str,
         title: str,
-        scores: dict[str, Any],
+        scores: dict[str, Score],
         items: pd.DataFrame | None = None,
         item_scores: dict[str, list[str]] | None = None,
         *,
@@ -283,11 +289,12 @@ class Simulation:
         dataset = "dpg-bench@" + "cd" * 32 if probe == "ablation" else "coco-val2017@" + "ab" * 32
         spec = {
             "name": probe, "version": 1, "main_metric": metric, "title": title,
-            "dataset": dataset, "direction": "higher", "orders": list(orders),
+            "dataset": dataset, "direction": "higher", "orders": tuple(orders),
         }  # fmt: skip
         record = RunRecord(
-            key=digest([fake.spec, probe, variant]), name=fake.name, card=card, pooling="mean",
-            probe=spec, scores=scores, item_scores=item_scores or {}, config=self.config,
+            key=digest([fake.spec, probe, variant]), name=fake.name, card=EncoderCard(**card),
+            pooling="mean", probe=ProbeSpec(**spec), scores=scores,
+            item_scores=item_scores or {}, config=self.config,
             provenance=PROVENANCE, seconds=1.0, variant=variant,
             variant_of=fake.spec if variant else "", **more,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,22 @@ from encbench.confirm.rules import (
     seed_deviation,
 )
 from encbench.records import (
+    ChoiceVerdict,
+    ConfirmPlan,
+    ControlLead,
+    CurvePoint,
+    Failure,
+    GapPoint,
+    OrderVerdict,
+    PlannedTraining,
     Predictor,
+    Reach,
     TrainedEncoder,
     Verdict,
     read_prediction,
     write_verdict,
 )
-from encbench.types import Cell
+from encbench.types import Cell, Estimate, Score
 
 STEPS = (1, 2, 4, 16)
 GAIN = {1: 0.55, 2: 0.8, 4: 1.0, 16: 1.1}
@@ -119,14 +128,15 @@ def build(
         rank += not model.control
         encoders.append(_encoder(folder, i, model, rank, seeds, tables, intervals, grids, rng))
     winner = main.specs[int(np.argmax(main.predicted))] if kept else ""
-    lost = [{"spec": "t5:google/umt5-xxl", "seed": 0, "error": "its weights no longer load"}]
+    lost = [Failure("t5:google/umt5-xxl", "its weights no longer load", 0)]
     verdict = Verdict(
         prediction=read_prediction(folder / "prediction.json").hash,
         rules=RULES,
         plan=_plan(models, seeds, prompts),
+        reach=_reach(seeds, prompts),
         encoders=encoders,
-        choice=asdict(judge_choice(main, winner)) if kept else {"verdict": "can't tell"},
-        rule=asdict(judge_rule(main)) if kept else {},
+        choice=judge_choice(main, winner) if kept else ChoiceVerdict("can't tell"),
+        rule=judge_rule(main) if kept else OrderVerdict(),
         primary=primary,
         control=_control(models, tables[primary]),
         exploratory=_exploratory(models, tables),
@@ -154,42 +164,41 @@ def _table(
     )  # fmt: skip
 
 
-def _intervals(table: OutcomeTable) -> list[dict[str, Any]]:
+def _intervals(table: OutcomeTable) -> list[Score]:
     drawn = score_draws(table, seed=0, draws=300, deviation=seed_deviation(table.scores))
     low, high = np.percentile(drawn, LEVEL, axis=0)
     return [
-        {"value": float(v), "low": float(a), "high": float(b), "n": len(table.tasks)}
+        Score(float(v), len(table.tasks), float(a), float(b))
         for v, a, b in zip(table.means, low, high, strict=True)
     ]
 
 
 def _encoder(
     folder: Path, i: int, model: Model, rank: int, seeds: int, tables: dict[Cell, OutcomeTable],
-    intervals: dict[Cell, list[dict[str, Any]]], grids: bool, rng: np.random.Generator,
+    intervals: dict[Cell, list[Score]], grids: bool, rng: np.random.Generator,
 ) -> TrainedEncoder:  # fmt: skip
     places = [f"confirm/models/model-{i}-s{s}" for s in range(seeds)]
     if grids:
         _grid(folder / places[0] / "grid.png", model, rng)
     points = [
-        {
-            "step": step, "stage": "flow-matching" if step <= 480 else "meanflow",
-            "value": float(model.actual * grown + rng.normal(0, 0.01)),
-        }
+        CurvePoint(
+            step, "flow-matching" if step <= 480 else "meanflow",
+            float(model.actual * grown + rng.normal(0, 0.01)),
+        )
         for step, grown in ((240, 0.5), (480, 0.7), (560, 0.75), (640, 0.85), (720, 0.95), (800, 1))
     ]  # fmt: skip
     means = {
         key: [table.right[i][:, table.tasks == k].mean() for k in range(len(TASKS))]
         for key, table in tables.items()
     }
-    before = {k: v * 0.8 for k, v in intervals[cell(4)][i].items() if k != "n"}
+    there = intervals[cell(4)][i]
+    before = Score(0.8 * there.value, there.n, 0.8 * there.low, 0.8 * there.high)
     return TrainedEncoder(
         spec=model.spec,
         name=model.name,
         stage=model.stage,
         control=model.control,
-        predicted={
-            "value": model.predicted, "low": model.predicted - 0.04, "high": model.predicted + 0.04
-        },
+        predicted=Estimate(model.predicted, model.predicted - 0.04, model.predicted + 0.04),
         predicted_rank=None if model.control else rank,
         parameters=model.parameters,
         seeds=list(range(seeds)),
@@ -199,10 +208,10 @@ def _encoder(
             for key, values in means.items()
         },
         by_seed={key: table.scores[i].tolist() for key, table in tables.items()},
-        parent={cell(4): {**before, "n": len(tables[cell(4)].tasks)}},
+        parent={cell(4): before},
         curve=points,
         gap=[
-            {"t": (k + 0.5) / 10, "value": float(0.15 + 0.9 * (1 - model.actual) * (k / 9) ** 2)}
+            GapPoint((k + 0.5) / 10, float(0.15 + 0.9 * (1 - model.actual) * (k / 9) ** 2))
             for k in range(10)
         ],
         training_seconds=[float(110 + 8 * i + s) for s in range(seeds)],
@@ -230,39 +239,44 @@ def _grid(path: Path, model: Model, rng: np.random.Generator) -> None:
     page.save(path)
 
 
-def _plan(models: Sequence[Model], seeds: int, prompts: int) -> dict[str, Any]:
-    keys = ("spec", "name", "stage", "control", "parameters")
-    return {
-        "encoders": [{k: v for k, v in asdict(m).items() if k in keys} for m in models],
-        "seeds": list(range(seeds)),
-        "train": {
+def _plan(models: Sequence[Model], seeds: int, prompts: int) -> ConfirmPlan:
+    return ConfirmPlan(
+        prediction="ab" * 32,
+        preset="cpu",
+        encoders=tuple(
+            PlannedTraining(
+                m.spec, m.name, m.stage, m.control, Estimate(m.predicted, 0.0, 1.0), m.parameters
+            )
+            for m in models
+        ),
+        seeds=tuple(range(seeds)),
+        train={
             "world": "scenes-grid", "side": 32, "network": "dit-1m", "patch": 8, "images": 8000,
             "steps": 800, "batch": 64, "lr": 1e-3, "objective": "emf", "derivative": "forward",
         },
-        "per_task": prompts, "images": 2, "prompts": "", "prompt_pins": {"B seen": "cd" * 32},
-        "steps": list(STEPS), "backbone": "ef" * 32, "detector": "scenes", "colors": "none",
-        "budget": 720.0, "gave_up": ["1 of 3 rivals", "200 of 800 training steps"], "seed": 0,
-        "reach": {
-            "smallest_p": 1 / 24, "prompts": 6 * prompts, "images": 12 * prompts * seeds,
-            "regret_half_width": 0.048, "choice": ["confirmed", "overturned", "can't tell"],
-            "rule": ["not confirmed", "can't tell"],
-        },
-    }  # fmt: skip
+        per_task=prompts, images=2, prompts="", prompt_pins={"B seen": "cd" * 32},
+        primary=cell(4), backbone="ef" * 32, detector="scenes", colors="none", budget=720.0,
+        gave_up=("1 of 3 rivals", "200 of 800 training steps"),
+    )  # fmt: skip
 
 
-def _control(models: Sequence[Model], table: OutcomeTable) -> dict[str, Any]:
+def _reach(seeds: int, prompts: int) -> Reach:
+    return Reach(
+        1 / 24, 6 * prompts, 12 * prompts * seeds, 0.048,
+        ("confirmed", "overturned", "can't tell"), ("not confirmed", "can't tell"),
+    )  # fmt: skip
+
+
+def _control(models: Sequence[Model], table: OutcomeTable) -> ControlLead | None:
     trained = [i for i, m in enumerate(models) if not m.control]
     constant = [i for i, m in enumerate(models) if m.spec == "control:constant"]
     if not trained or not constant:
-        return {}
+        return None
     best = max(trained, key=lambda i: table.means[i])
     drawn = score_draws(table, seed=0, draws=300, deviation=seed_deviation(table.scores))
     low, high = np.percentile(drawn[:, best] - drawn[:, constant[0]], LEVEL)
-    return {
-        "best": models[best].spec, "control": "control:constant",
-        "difference": float(table.means[best] - table.means[constant[0]]),
-        "low": float(low), "high": float(high),
-    }  # fmt: skip
+    difference = float(table.means[best] - table.means[constant[0]])
+    return ControlLead(models[best].spec, "control:constant", difference, float(low), float(high))
 
 
 def _exploratory(models: Sequence[Model], tables: dict[Cell, OutcomeTable]) -> list[Predictor]:

@@ -22,19 +22,19 @@ from encbench.cli import main
 from encbench.confirm.budget import Rates, fit_budget, total_seconds
 from encbench.confirm.config import ConfirmConfig, parse_duration
 from encbench.confirm.plan import (
-    ConfirmPlan,
-    PlannedEncoder,
     choose_encoders,
     fewer,
     groups_for,
     primary_of,
-    reach,
+    reach_of,
 )
 from encbench.confirm.run import prepare, run_confirmation, verdict_lines
 from encbench.encoders import EncoderSpec, family_of
 from encbench.errors import DataError, RecordError, UsageError
 from encbench.files import write_json
 from encbench.records import (
+    ConfirmPlan,
+    PlannedTraining,
     Prediction,
     Ranked,
     find_records,
@@ -93,12 +93,11 @@ def run(tmp_path: Path) -> Path:
     folder = fake_run.build(tmp_path / "run", fakes, gallery=False, variants=False)
     for path in find_records(folder):  # ranked with the weights that are there
         record = read_record(path)
-        if record.card["spec"] in specs:
-            spec = EncoderSpec.parse(record.card["spec"])
+        if record.card.spec in specs:
+            spec = EncoderSpec.parse(record.card.spec)
             revision = family_of(spec).resolve(spec).revision
-            write_record(
-                path, dataclasses.replace(record, card={**record.card, "revision": revision})
-            )
+            card = dataclasses.replace(record.card, revision=revision)
+            write_record(path, dataclasses.replace(record, card=card))
     write_json(folder / "config.json", {"encoders": specs, "out": str(folder), "device": "cpu"})
     return folder
 
@@ -143,7 +142,7 @@ RANKED = [
     row("constant", control=True), row("random", control=True),
     Ranked("control:shuffle(zoo:f0)", "shuffle(f0)", True, 0.0, 0.0, 0.0, 10),
 ]  # fmt: skip
-RANKING = Prediction({}, {}, RANKED, [], [], [], {})
+RANKING = Prediction(order=RANKED)
 
 
 def test_by_default_one_stage_and_the_constant_control_are_trained() -> None:
@@ -182,10 +181,8 @@ def plan_of(rows: list[Ranked], steps: int = 1000) -> ConfirmPlan:
     )  # fmt: skip
 
 
-def entries(rows: Any) -> tuple[PlannedEncoder, ...]:
-    return tuple(
-        PlannedEncoder(r.spec, r.name, r.stage, r.control, {"value": r.value}, 0) for r in rows
-    )
+def entries(rows: Any) -> tuple[PlannedTraining, ...]:
+    return tuple(PlannedTraining(r.spec, r.name, r.stage, r.control, r.score, 0) for r in rows)
 
 
 def test_a_budget_is_kept_and_what_it_cost_is_told() -> None:
@@ -220,14 +217,14 @@ def test_budgets_are_read_and_refused() -> None:
 def test_what_a_plan_can_tell_is_said_before() -> None:
     groups = groups_for("", "scenes-grid", 4, 0)
     assert primary_of(groups) == Cell("geneval", 4, "B", "seen")
-    two = reach(plan_of(RANKED[:2]), groups)
-    assert two["rule"] == ["can't tell"]
-    assert "confirmed" in two["choice"]
-    five = reach(plan_of(RANKED[:5]), groups)
-    assert five["smallest_p"] == pytest.approx(1 / 120)
-    assert "not confirmed" in five["rule"]
-    once = reach(dataclasses.replace(plan_of(RANKED[:5]), seeds=(0,)), groups)
-    assert once["choice"] == once["rule"] == ["can't tell"]
+    two = reach_of(plan_of(RANKED[:2]), groups)
+    assert two.rule == ("can't tell",)
+    assert "confirmed" in two.choice
+    five = reach_of(plan_of(RANKED[:5]), groups)
+    assert five.smallest_p == pytest.approx(1 / 120)
+    assert "not confirmed" in five.rule
+    once = reach_of(dataclasses.replace(plan_of(RANKED[:5]), seeds=(0,)), groups)
+    assert once.choice == once.rule == ("can't tell",)
 
 
 def test_seen_and_held_out_prompts_are_the_same_in_every_tier() -> None:

@@ -16,6 +16,7 @@ from encbench.records import (
     write_prediction,
     write_record,
 )
+from encbench.types import EncoderCard, ProbeSpec
 
 SHUFFLE = "control:shuffle(st:good)"
 
@@ -51,17 +52,12 @@ def write(
     record = RunRecord(
         key=f"{spec}{variant}{probe}{quality}",
         name=spec.split(":", 1)[1],
-        card={"spec": spec, "control": control, "parameters": parameters, "layer": "last"},
+        card=EncoderCard(
+            spec, "st", spec, "", dim=4, max_tokens=None, control=control, parameters=parameters
+        ),
         pooling=pooling,
-        probe={
-            "name": probe,
-            "version": 1,
-            "dataset": pin,
-            "main_metric": "scaled@2",
-            "direction": "higher",
-            "orders": ["published@2"],
-        },
-        scores={k: dataclasses.asdict(v) for k, v in estimate_scores(items, names, seed=0).items()},
+        probe=ProbeSpec(probe, 1, "scaled@2", probe, dataset=pin, orders=("published@2",)),
+        scores=estimate_scores(items, names, seed=0),
         item_scores={k: list(v) for k, v in names.items()},
         variant=variant,
         variant_of=variant_of,

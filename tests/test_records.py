@@ -20,7 +20,7 @@ from encbench.records import (
     read_verdict,
     write_record,
 )
-from encbench.types import Cell
+from encbench.types import Cell, EncoderCard, ProbeSpec, Score
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -29,10 +29,10 @@ def record(**change) -> RunRecord:
     made = RunRecord(
         key="k",
         name="n",
-        card={"spec": "a:b", "control": False},
+        card=EncoderCard("a:b", "a", "b", "r", dim=4, max_tokens=None),
         pooling="mean",
-        probe={"name": "p", "main_metric": "s"},
-        scores={"s": {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9, "unscored": 0}},
+        probe=ProbeSpec("p", 1, "s", "title"),
+        scores={"s": Score(0.5, 2, 0.1, 0.9)},
     )
     return dataclasses.replace(made, **change)
 
@@ -43,7 +43,7 @@ def test_round_trip_with_items_to_the_last_bit(tmp_path):
     write_record(path, record(series={"x": np.arange(3), "bad": float("nan")}), items)
     loaded = read_record(path)
     assert loaded.series == {"x": [0, 1, 2], "bad": None}
-    assert loaded.main["value"] == 0.5
+    assert loaded.main.value == 0.5
     back = read_items(path, loaded)
     assert back["item"].tolist() == ["007", "8"]
     assert back["v"][0] == 1 / 3
@@ -68,7 +68,7 @@ def test_damage_and_newer_schemas_are_named(tmp_path):
     with pytest.raises(RecordError, match="is not an encbench run file"):
         read_record(path)
     path.write_text('{"kind": "run", "schema": 1, "key": "k"}')
-    with pytest.raises(RecordError, match="lacks something"):
+    with pytest.raises(RecordError, match=r"r\.json has no 'name'; remove it and run again"):
         read_record(path)
     with pytest.raises(RecordError, match="cannot read"):
         read_record(tmp_path / "none.json")
@@ -100,16 +100,16 @@ def test_old_runs_load_for_ever(folder):
     for path in find_records(folder):
         loaded = read_record(path)
         expected = wanted[path.parent.name]
-        assert loaded.scores[expected["score"]]["value"] == expected["value"]
+        assert loaded.scores[expected["score"]].value == expected["value"]
         assert len(read_items(path, loaded)) == expected["items"]
     prediction = read_prediction(folder / "prediction.json")
     assert prediction.hash == wanted["hash"]  # of the file, whose names may be older
-    assert prediction.advice["text"] == wanted["advice"]
+    assert prediction.advice.text == wanted["advice"]
     verdict, expected = read_verdict(folder / "verdict.json"), wanted["verdict"]
     assert (verdict.hash, verdict.prediction) == (expected["hash"], expected["prediction"])
     primary = Cell("geneval", 4, "B", "seen")
     assert verdict.primary == primary
-    found = {row.name: row.scores[primary]["value"] for row in verdict.encoders}
+    found = {row.name: row.scores[primary].value for row in verdict.encoders}
     assert found == expected["scores"]
     assert read_plan(folder / "confirm" / "plan.json").primary == primary
 

@@ -9,10 +9,11 @@ from encbench.records import find_records, read_items, read_record, write_record
 from encbench.reports import kinds, words
 from encbench.reports.build import build_report
 from encbench.reports.load import load_run
+from encbench.types import Score
 
 
 def entry(value):
-    return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 180, "unscored": 0}
+    return Score(value, 180, value - 0.02, value + 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,14 @@ def folder(tmp_path_factory):
         if record.probe["name"] != "retrieval" or record.variant:
             continue
         published = record.scores["published@2"]["value"]
-        said = 0.0 if record.control else 1 - published
+        said = 0.0 if record.card.control else 1 - published
         for probe, main, names in (
             ("minimal-pairs", "scaled", [f"accuracy/{k}" for k in kinds.KINDS]),
             ("decodability", "tokens", [f"{a}/{v}" for a in kinds.ATTRIBUTES for v in VIEWS]),
         ):
-            spec = {**record.probe, "name": probe, "main_metric": main, "title": "", "orders": []}
+            spec = dataclasses.replace(
+                record.probe, name=probe, main_metric=main, title="", orders=()
+            )
             made = dataclasses.replace(
                 record, key=record.key + probe, probe=spec, item_scores={}, series={}, notes=[],
                 scores={name: entry(said) for name in (main, *names)},

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from ..confirm.plan import ConfirmConfig
     from ..estimate import PlannedEncoder, RunPlan
     from ..pipeline import Outcome
-    from ..records import Prediction
+    from ..records import Failure, Prediction
 
 console = Console(soft_wrap=False)
 
 
 def ranking(prediction: Prediction) -> None:
     """The order with intervals, then what to use."""
-    metric = prediction.rule["metric"]
-    table = Table(title=f"{prediction.rule['text']}", title_justify="left", box=None)
+    metric = prediction.rule.metric
+    table = Table(title=prediction.rule.text, title_justify="left", box=None)
     for name, side in (("rank", "right"), ("encoder", "left"), (metric, "right"), ("95 %", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     table.add_column("rank 95 %")
@@ -42,7 +42,7 @@ def ranking(prediction: Prediction) -> None:
     console.print(table)
     for warning in prediction.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(warning)}")
-    console.print(f"\n[bold]{escape(prediction.advice['text'])}[/bold]")
+    console.print(f"\n[bold]{escape(prediction.advice.text)}[/bold]")
 
 
 def outcome(out: Path, result: Outcome) -> None:
@@ -54,10 +54,10 @@ def outcome(out: Path, result: Outcome) -> None:
         typer.echo(f"report: {result.report}")
 
 
-def failures(failed: Sequence[dict[str, str]]) -> None:
+def failures(failed: Sequence[Failure]) -> None:
     """One line for each encoder that failed; exits with 1 if there is one."""
     for row in failed:
-        typer.secho(f"encbench: {row['spec']} failed: {row['error']}", fg="red", err=True)
+        typer.secho(f"encbench: {row.spec} failed: {row.error}", fg="red", err=True)
     if failed:
         raise typer.Exit(1)
 

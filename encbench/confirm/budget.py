@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from ..flow.objectives.base import Objective
 from ..flow.objectives.flow_matching import FlowMatching
 from ..flow.optimizer import make_optimizers
 from ..metrics.geneval.detect import load_detector
-from ..records import Ranked
-from .plan import CURVE, LEAST_STEPS, PRIMARY_STEPS, ConfirmPlan, fewer
+from ..records import ConfirmPlan, PlannedTraining, Ranked
+from .plan import CURVE, LEAST_STEPS, fewer, main_group, shape_of
 from .scoring import BATCH, PromptGroup
 
 WIDTHS = Widths(256, 0)  # of an encoder's features: hardly matters for the cost of a step
@@ -133,12 +133,12 @@ def _wait(device: torch.device) -> None:
 
 def scoring_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
     """Of one training's scores: at the end, of its parent, and on the way."""
-    main = len(plan.main_group(groups).prompts)
+    main = len(main_group(plan, groups).prompts)
     sampled = judged = 0
     for count, steps in (
         *((len(g.prompts) * plan.images, steps) for g in groups for steps in plan.steps),
-        (main * plan.images, PRIMARY_STEPS),
-        *((main, PRIMARY_STEPS) for _ in CURVE),
+        (main * plan.images, plan.primary.steps),
+        *((main, plan.primary.steps) for _ in CURVE),
     ):
         sampled += steps * (count + LENGTHS * min(count, rates.batch) // 2)
         judged += count
@@ -149,13 +149,13 @@ def model_seconds(
     plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]
 ) -> tuple[float, float]:
     """Seconds of one training, and of its scoring."""
-    training = LOADING + plan.shape.steps * step_seconds(plan, rates)
+    training = LOADING + shape_of(plan).steps * step_seconds(plan, rates)
     return training, scoring_seconds(plan, rates, groups)
 
 
 def step_seconds(plan: ConfirmPlan, rates: Rates) -> float:
     """Of a training step, the mean over both parts of a training."""
-    share = plan.shape.flow_matching
+    share = shape_of(plan).flow_matching
     return share * rates.before + (1 - share) * rates.after
 
 
@@ -171,7 +171,8 @@ def _rounds(models: int, rates: Rates) -> int:
 
 def fit_budget(
     plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup],
-    rows: Sequence[Ranked], budget: float, entries: Any,
+    rows: Sequence[Ranked], budget: float,
+    entries: Callable[[Sequence[Ranked]], tuple[PlannedTraining, ...]],
 ) -> ConfirmPlan:  # fmt: skip
     """The plan that a budget allows: as many seeds, then rivals, as leave each training at least
     half of the preset's steps, then as many steps as fit.
@@ -183,7 +184,7 @@ def fit_budget(
     Raises:
         UsageError: if not even one rival fits, saying what is needed at least.
     """
-    wanted, a_step = plan.shape.steps, step_seconds(plan, rates)
+    wanted, a_step = shape_of(plan).steps, step_seconds(plan, rates)
     rivals = sum(not row.control for row in rows) - 1
     options = [
         (count, seeds, least)

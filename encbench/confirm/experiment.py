@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from ..metrics.geneval.colors import load_colors
 from ..metrics.geneval.detect import load_detector
 from ..metrics.geneval.generate import sample_seed
 from ..progress import log
+from ..records import ConfirmPlan, CurvePoint, Failure, GapPoint, PlannedTraining, clean
+from ..schema import check_value, read_dataclass
 from ..types import Cell
-from .plan import CURVE, PRIMARY_STEPS, ConfirmPlan, PlannedEncoder, prompt_groups
+from .plan import CURVE, main_group, prompt_groups, train_config
 from .scoring import Judge, PromptGroup, score_network
 
 RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
@@ -48,7 +50,7 @@ class TrainingTask:
     """
 
     plan: ConfirmPlan
-    entry: PlannedEncoder
+    entry: PlannedTraining
     seed: int
     folder: Path
     backbone: Path | None
@@ -68,9 +70,30 @@ class TrainingTask:
         )  # fmt: skip
 
 
-def run_task(task: TrainingTask) -> dict[str, Any]:
-    """Train and score, or find that it is done. What went wrong with this encoder alone is in
-    the result as 'error', so that the others go on.
+@dataclass(frozen=True)
+class ScoredTraining:
+    """What came out of one training.
+
+    Attributes:
+        key: of its :class:`TrainingTask`.
+        right: share of right images of each prompt, in each cell.
+        parent: the same of the checkpoint at the switch, in the primary cell.
+        training_seconds, scoring_seconds, device: what it took, and where.
+    """
+
+    key: str
+    right: dict[Cell, list[float]]
+    parent: dict[Cell, list[float]]
+    curve: list[CurvePoint]
+    gap: list[GapPoint]
+    training_seconds: float
+    scoring_seconds: float
+    device: str
+
+
+def run_task(task: TrainingTask) -> ScoredTraining | Failure:
+    """Train and score, or find that it is done. What goes wrong with this encoder alone becomes
+    a failure, so that the others go on.
 
     Raises:
         StoreError: for what would stop the others, too.
@@ -84,25 +107,25 @@ def run_task(task: TrainingTask) -> dict[str, Any]:
         raise
     except EncbenchError as error:
         log.warning("%s, seed %d failed: %s", task.entry.name, task.seed, error)
-        return {"error": str(error)}
+        return Failure(task.entry.spec, str(error), task.seed)
 
 
-def read_result(task: TrainingTask) -> dict[str, Any] | None:
-    """The result on disk, if it is that of this very task."""
+def read_result(task: TrainingTask) -> ScoredTraining | None:
+    """The result on disk, if it is that of this very task and its samples are there."""
     path = task.folder / RESULT
     if not path.exists():
         return None
     try:
-        held = read_json(path)
+        held = read_dataclass(ScoredTraining, path)
     except RecordError as error:
         log.warning("%s: made again", error)
         return None
-    return held if isinstance(held, dict) and held.get("key") == task.key else None
+    return held if held.key == task.key and (task.folder / GRID).exists() else None
 
 
-def _run(task: TrainingTask) -> dict[str, Any]:
+def _run(task: TrainingTask) -> ScoredTraining:
     plan, device = task.plan, choose_device(task.device)
-    config = plan.train_config(task.entry.spec, task.seed, task.folder, str(device.type))
+    config = train_config(plan, task.entry.spec, task.seed, task.folder, str(device.type))
     if task.store is not None:
         config = replace(config, store=task.store)
     data = _data(json.dumps(plan.train, sort_keys=True, default=str), plan.seed)
@@ -115,7 +138,7 @@ def _run(task: TrainingTask) -> dict[str, Any]:
         )
     bank, texts = features(encoder, data, groups)
     grader = _judge(plan.detector, plan.colors, device.type)
-    main = plan.main_group(groups)
+    main = main_group(plan, groups)
 
     def rate(
         net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
@@ -125,11 +148,11 @@ def _run(task: TrainingTask) -> dict[str, Any]:
             steps=steps, images=images, noise=plan.seed, device=device,
         )  # fmt: skip
 
-    curve: dict[str, float] = _curve(task.folder / CURVE_FILE)
+    curve = _curve(task.folder / CURVE_FILE)
 
     def look(moment: Moment) -> None:
         net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
-        weights = rate(net, moment.space, main.prompts, PRIMARY_STEPS, 1)
+        weights = rate(net, moment.space, main.prompts, plan.primary.steps, 1)
         curve[str(moment.step)] = overall(weights, main.prompts)
         write_json(task.folder / CURVE_FILE, curve)
 
@@ -154,21 +177,15 @@ def _run(task: TrainingTask) -> dict[str, Any]:
     parent: dict[Cell, list[float]] = {}
     if trained.parent is not None:
         before = load_checkpoint(trained.parent, device)
-        made = rate(before.net, before.space, main.prompts, PRIMARY_STEPS, plan.images)
+        made = rate(before.net, before.space, main.prompts, plan.primary.steps, plan.images)
         parent[plan.primary] = made.tolist()
     _grid(task.folder / GRID, model, texts, groups, main, plan, device)
     final = overall(np.array(right[plan.primary]), main.prompts)
-    result = {
-        "key": task.key,
-        "right": {str(cell): values for cell, values in right.items()},
-        "parent": {str(cell): values for cell, values in parent.items()},
-        "curve": _points({**curve, str(config.steps): final}, config.switch),
-        "gap": gap(task.folder / LOG),
-        "training_seconds": trained.seconds,
-        "scoring_seconds": time.perf_counter() - started,
-        "device": _name(device),
-    }
-    write_json(task.folder / RESULT, result)
+    result = ScoredTraining(
+        task.key, right, parent, _points(curve | {str(config.steps): final}, config.switch),
+        gap(task.folder / LOG), trained.seconds, time.perf_counter() - started, _name(device),
+    )  # fmt: skip
+    write_json(task.folder / RESULT, clean(asdict(result)))
     return result
 
 
@@ -180,7 +197,7 @@ def overall(right: np.ndarray, prompts: Sequence[GenevalPrompt]) -> float:
     return float(np.mean([np.mean(values) for values in by_task.values()]))
 
 
-def gap(path: Path) -> list[dict[str, float]]:
+def gap(path: Path) -> list[GapPoint]:
     """|u - v| / |v| by the middle of each tenth of t, over the last quarter of what was logged
     after the switch.
 
@@ -197,23 +214,27 @@ def gap(path: Path) -> list[dict[str, float]]:
     for place in range(10):
         values = [row["gap_by_t"][place] for row in rows if row["gap_by_t"][place] is not None]
         if values:
-            found.append({"t": (place + 0.5) / 10, "value": float(np.mean(values))})
+            found.append(GapPoint((place + 0.5) / 10, float(np.mean(values))))
     return found
 
 
-def _points(curve: dict[str, float], switch: int) -> list[dict[str, Any]]:
+def _points(curve: Mapping[str, float], switch: int) -> list[CurvePoint]:
     return [
-        {"step": step, "stage": "flow-matching" if step <= switch else "meanflow", "value": value}
+        CurvePoint(step, "flow-matching" if step <= switch else "meanflow", value)
         for step, value in sorted((int(step), value) for step, value in curve.items())
     ]
 
 
 def _curve(path: Path) -> dict[str, float]:
+    """Step -> score, of the points that a killed training has left."""
     if not path.exists():
         return {}
     try:
-        return dict(read_json(path))
-    except (RecordError, TypeError, ValueError) as error:
+        curve: dict[str, float] = check_value(
+            dict[str, float], read_json(path), str(path), RecordError
+        )
+        return {str(int(step)): value for step, value in curve.items()}
+    except (RecordError, ValueError) as error:
         log.warning("%s: begun anew", error)
         return {}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ..data.geneval import load_geneval
 from ..data.scenes.prompts import PUBLISHED, scene_prompts
@@ -13,94 +13,35 @@ from ..data.scenes.splits import Combos, Tier
 from ..data.scenes.world import get_world
 from ..encoders import EncoderSpec
 from ..errors import RecordError, UsageError
-from ..files import digest, read_json, write_json
+from ..files import read_json, write_json
 from ..flow.config import TrainConfig, training_config
-from ..records import Prediction, Ranked, RivalOrder, clean
+from ..records import ConfirmPlan, Prediction, Ranked, Reach, RivalOrder, clean
+from ..schema import load_dataclass
 from ..types import Cell
-from .rules import ALPHA, LEAST, smallest_p
+from .rules import ALPHA, LEAST, MARGIN, smallest_p
 from .scoring import PromptGroup
 
 PLAN = "plan.json"
 CONSTANT = "control:constant"
-SAMPLE_STEPS = (1, 2, 4, 16)
 PRIMARY_STEPS = 4
 CURVE = (0.3, 0.6, 0.7, 0.8, 0.9)  # shares of a training after which it is scored, and its end
 LEAST_STEPS = 200  # of a training, under which no budget goes
 
 
-@dataclass(frozen=True)
-class PlannedEncoder:
-    """One encoder of the plan, as the prediction has it."""
-
-    spec: str
-    name: str
-    stage: str
-    control: bool
-    predicted: dict[str, float]
-    parameters: int
-    revision: str = ""
+def shape_of(plan: ConfirmPlan) -> TrainConfig:
+    """What all trainings of a plan share."""
+    return training_config(plan.train)
 
 
-@dataclass(frozen=True)
-class ConfirmPlan:
-    """Everything that the verdict depends on, fixed before the first step.
+def train_config(plan: ConfirmPlan, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
+    """Of one training."""
+    own = {"encoder": spec, "seed": seed, "out": out, "device": device}
+    return training_config(plan.train | own)
 
-    Attributes:
-        prediction: its hash; '' = still to be made.
-        preset: whose values are the defaults.
-        encoders: best predicted first, controls last.
-        seeds: of the trainings.
-        train: values of :class:`TrainConfig` but for encoder, seed and place.
-        per_task, images, steps: of scoring; ``steps`` are numbers of sampling steps.
-        prompts: file of prompts, or '' for those of the world.
-        prompt_pins: hash of each group of prompts.
-        primary: cell of both verdicts.
-        backbone: what tells the backbone from any other; '' = from scratch.
-        detector, colors: who judges.
-        budget: in seconds; None = none was given.
-        gave_up: what the budget cost, in words.
-        seed: of prompts, noise and bootstrap.
-    """
 
-    prediction: str
-    preset: str
-    encoders: tuple[PlannedEncoder, ...]
-    seeds: tuple[int, ...]
-    train: dict[str, Any]
-    per_task: int
-    images: int
-    prompts: str
-    prompt_pins: dict[str, str]
-    primary: Cell
-    backbone: str
-    detector: str
-    colors: str
-    steps: tuple[int, ...] = SAMPLE_STEPS
-    budget: float | None = None
-    gave_up: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def trained(self) -> tuple[PlannedEncoder, ...]:
-        return tuple(e for e in self.encoders if not e.control)
-
-    @property
-    def shape(self) -> TrainConfig:
-        """What all trainings share."""
-        return training_config(self.train)
-
-    def train_config(self, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
-        return training_config(
-            {**self.train, "encoder": spec, "seed": seed, "out": out, "device": device}
-        )
-
-    def main_group(self, groups: Sequence[PromptGroup]) -> PromptGroup:
-        """The prompts of the primary cell."""
-        return next(g for g in groups if g.cell(self.primary.steps) == self.primary)
-
-    @property
-    def digest(self) -> str:
-        return digest(clean(asdict(self)))
+def main_group(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> PromptGroup:
+    """The prompts of the primary cell."""
+    return next(g for g in groups if g.cell(plan.primary.steps) == plan.primary)
 
 
 # ------------------------------------------------------------------------- the encoders
@@ -238,54 +179,40 @@ def read_plan(path: Path) -> ConfirmPlan:
     """Read a plan.
 
     Raises:
-        RecordError: naming the file, if it is damaged.
+        RecordError: naming file and key, if it is damaged.
     """
-    value = read_json(path)
-    try:
-        held = {
-            **value,
-            "encoders": tuple(PlannedEncoder(**row) for row in value["encoders"]),
-            **{name: tuple(value[name]) for name in ("seeds", "steps", "gave_up")},
-            "primary": Cell.parse(value["primary"]),
-        }
-        return ConfirmPlan(**held)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RecordError(f"{path} is damaged ({error}); remove it to begin anew") from error
+    return load_dataclass(
+        ConfirmPlan,
+        read_json(path),
+        str(path),
+        lambda text: RecordError(f"{text}; remove it to begin anew"),
+    )
 
 
 # ------------------------------------------------------------------------ what it can tell
 
 
-def reach(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> dict[str, Any]:
-    """What the plan can show: the smallest p, and the half-width that a regret's interval can
-    be expected to have at a score of .3 and a seed deviation of .02 (both assumed)."""
-    prompts = len(plan.main_group(groups).prompts)
+def reach_of(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> Reach:
+    """What the plan can show; the half-width is at a score of .3 and a seed deviation of .02,
+    both assumed."""
+    prompts, seeds = len(main_group(plan, groups).prompts), len(plan.seeds)
     strata = [entry.stage for entry in plan.trained]
     p = smallest_p(strata)
     per_image = 0.3 * 0.7 / max(1, prompts * plan.images)
-    half_width = 1.96 * (2 * (per_image / len(plan.seeds) + 0.02**2 / len(plan.seeds))) ** 0.5
+    half_width = 1.96 * (2 * (per_image / seeds + 0.02**2 / seeds)) ** 0.5
+    choice: tuple[str, ...] = ("can't tell",)
+    rule = choice
+    if seeds > 1 and len(strata) > 1:
+        choice = ("confirmed", "overturned", "can't tell")
     shared = [strata.count(stage) for stage in dict.fromkeys(strata)]
-    compared = sum(n for n in shared if n > 1)
-    rule = compared >= LEAST and p < ALPHA and len(plan.seeds) > 1
-    return {
-        "smallest_p": p,
-        "prompts": prompts,
-        "images": prompts * plan.images * len(plan.seeds),
-        "regret_half_width": half_width,
-        "choice": ["confirmed", "overturned", "can't tell"]
-        if len(plan.seeds) > 1 and len(plan.trained) > 1
-        else ["can't tell"],
-        "rule": (
-            (["confirmed"] if half_width <= 0.03 else []) + ["not confirmed", "can't tell"]
-            if rule
-            else ["can't tell"]
-        ),
-    }
+    if sum(n for n in shared if n > 1) >= LEAST and p < ALPHA and seeds > 1:
+        rule = ("confirmed",) * (half_width <= MARGIN) + ("not confirmed", "can't tell")
+    return Reach(p, prompts, prompts * plan.images * seeds, half_width, choice, rule)
 
 
 def rival_score(rival: RivalOrder, spec: str) -> float | None:
-    """A rival order's score of an encoder, higher = better."""
+    """A rival order's score of an encoder, higher = better; None where it has none."""
     entry = rival.scores.get(spec)
-    if entry is None or entry.get("value") is None:
+    if entry is None or math.isnan(entry.value):
         return None
-    return entry["value"] if rival.direction == "higher" else -entry["value"]
+    return entry.value if rival.direction == "higher" else -entry.value

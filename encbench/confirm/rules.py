@@ -22,6 +22,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
+from ..records import ChoiceVerdict, Lead, OrderVerdict
+from ..types import Estimate
+
 DRAWS = 2000
 LEVEL = (2.5, 97.5)
 ALPHA = 0.05
@@ -80,62 +83,6 @@ class OutcomeTable:
             self.tasks,
             self.right[list(keep)],
         )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Lead:
-    """The predicted winner's paired lead over one rival; ``high_corrected`` is the upper end
-    of the interval corrected over all rivals."""
-
-    rival: str
-    lead: Estimate
-    high_corrected: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """``verdict``: 'confirmed', 'overturned by <spec>' or "can't tell"; why, in words."""
-
-    verdict: str
-    why: str
-    winner: str
-    leads: tuple[Lead, ...]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """``verdict``: 'confirmed', 'not confirmed' or "can't tell"; why, in words.
-
-    Attributes:
-        statistic: size-weighted mean of Spearman within strata.
-        p: one-sided, by permutation within strata; exact if ``exact``.
-        regret: top-1 regret; see ``RULES``.
-        smallest_p: what a perfect order would reach.
-        score_range: best minus worst mean score.
-        seed_deviation: of one training's score; None with one seed.
-        seed_correlation: Pearson's correlation of encoders' scores between seeds, mean over
-            pairs of seeds: the ceiling of any prediction. None with one seed.
-    """
-
-    verdict: str
-    why: str
-    statistic: Estimate
-    p: float
-    exact: bool
-    regret: Estimate
-    smallest_p: float
-    score_range: float
-    seed_deviation: float | None
-    seed_correlation: float | None
 
 
 # ------------------------------------------------------------------------------- estimates
@@ -295,7 +242,7 @@ def smallest_p(strata: Sequence[str]) -> float:
 # -------------------------------------------------------------------------------- verdicts
 
 
-def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> Choice:
+def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> ChoiceVerdict:
     """Does the predicted winner beat each rival? See ``RULES['choice']``.
 
     Args:
@@ -330,10 +277,10 @@ def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> Choice
         why = f"the lead over {', '.join(open_)} has an interval that holds 0"
     else:
         verdict, why = "confirmed", "its lead over every rival has an interval above 0"
-    return Choice(verdict, why, winner, tuple(leads))
+    return ChoiceVerdict(verdict, why, winner, tuple(leads))
 
 
-def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> Rule:
+def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> OrderVerdict:
     """Does the predicted order hold? See ``RULES['rule']``.
 
     Args:
@@ -378,7 +325,7 @@ def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> Rule:
         if regret_high > MARGIN:
             causes.append(f"the top-1 regret may be as large as {regret_high:.3f}")
         why = " and ".join(causes) + "; neither side is excluded"
-    return Rule(
+    return OrderVerdict(
         verdict,
         why,
         Estimate(statistic, float(low), float(high)),

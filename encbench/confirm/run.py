@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import distributed, registry
 from ..config import run_config as run_config
@@ -18,8 +18,12 @@ from ..flow.config import training_config as train_config
 from ..lock import lock_folder
 from ..progress import bar, log
 from ..records import (
+    ConfirmPlan,
+    Failure,
+    PlannedTraining,
     Prediction,
     Ranked,
+    Reach,
     Verdict,
     clean,
     find_records,
@@ -38,17 +42,16 @@ from .backbone import (
 )
 from .budget import Rates, fit_budget, format_duration, measure, model_seconds, total_seconds
 from .config import PRESETS, ConfirmConfig
-from .experiment import TrainingTask, run_task
+from .experiment import ScoredTraining, TrainingTask, run_task
 from .plan import (
     PLAN,
-    ConfirmPlan,
-    PlannedEncoder,
     choose_encoders,
     groups_for,
     hold_to,
     primary_of,
     prompt_groups,
-    reach,
+    reach_of,
+    shape_of,
 )
 from .rules import RULES
 
@@ -61,7 +64,7 @@ class Ready(NamedTuple):
     plan: ConfirmPlan
     prediction: Prediction
     rates: Rates
-    reach: dict[str, Any]
+    reach: Reach
     backbone: Path | None
     device: str
 
@@ -97,19 +100,16 @@ def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
         for seed in plan.seeds
         for entry in plan.encoders
     ]  # fmt: skip
-    results: dict[tuple[str, int], Mapping[str, Any]] = {}
-    failed: list[dict[str, Any]] = []
+    results: dict[tuple[str, int], ScoredTraining] = {}
+    failed: list[Failure] = []
 
     with bar("confirming", len(tasks)) as advance:
 
-        def keep(number: int, result: Mapping[str, Any]) -> None:
-            task = tasks[number]
-            if "error" in result:
-                failed.append(
-                    {"spec": task.entry.spec, "seed": task.seed, "error": result["error"]}
-                )
+        def keep(number: int, result: ScoredTraining | Failure) -> None:
+            if isinstance(result, Failure):
+                failed.append(result)
             else:
-                results[task.entry.spec, task.seed] = result
+                results[tasks[number].entry.spec, tasks[number].seed] = result
             advance(1)
 
         if distributed.process_count() > 1:
@@ -121,11 +121,9 @@ def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
                 )
                 keep(number, run_task(task))
     if not results:
-        raise EncbenchError(f"no training came out; {failed[0]['spec']}: {failed[0]['error']}")
+        raise EncbenchError(f"no training came out; {failed[0].spec}: {failed[0].error}")
     folders = {(t.entry.spec, t.seed): t.folder.relative_to(config.out).as_posix() for t in tasks}
-    verdict = assemble(
-        plan, ready.prediction, groups, results, failed, folders, reach(plan, groups)
-    )
+    verdict = assemble(plan, ready.prediction, groups, results, failed, folders)
     return write_verdict(config.out / VERDICT, verdict)
 
 
@@ -138,7 +136,7 @@ def unranked(specs: Sequence[EncoderSpec]) -> Prediction:
         place = 1 + sum(row.stage == stage and not row.control for row in rows)
         name = spec.source if control else f"rank {place}"
         rows.append(Ranked(str(spec), name, control, 0.0, 0.0, 0.0, 0, stage=stage))
-    return Prediction({}, {}, rows, [], [], [], {})
+    return Prediction(order=rows)
 
 
 def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Ready:
@@ -172,7 +170,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         raise UsageError("a confirmation needs a trained encoder; only controls were named")
     revisions = _revisions(config.out, prediction)
 
-    def entries(chosen: Sequence[Ranked]) -> tuple[PlannedEncoder, ...]:
+    def entries(chosen: Sequence[Ranked]) -> tuple[PlannedTraining, ...]:
         return tuple(_entry(row, revisions) for row in chosen)
 
     weights, backbone = _backbone(config, shape)
@@ -204,13 +202,13 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         groups = prompt_groups(plan)
     elif config.budget is not None:
         plan = fit_budget(plan, rates, groups, rows, config.budget, entries)
-    return Ready(plan, prediction, rates, reach(plan, groups), weights, device)
+    return Ready(plan, prediction, rates, reach_of(plan, groups), weights, device)
 
 
 def plan_lines(ready: Ready) -> list[str]:
     """The plan, its cost and what it can tell, in lines."""
     plan, groups = ready.plan, prompt_groups(ready.plan)
-    config = plan.shape
+    config = shape_of(plan)
     training, scoring = model_seconds(plan, ready.rates, groups)
     models = len(plan.encoders) * len(plan.seeds)
     together = ready.rates.models
@@ -236,9 +234,9 @@ def plan_lines(ready: Ready) -> list[str]:
         lines.append(f"budget      {format_duration(plan.budget)}; it gave up {gave}")
     can = ready.reach
     lines += [
-        f"can tell    {can['prompts']} prompts and {can['images']:,} images an encoder; smallest "
-        f"p {can['smallest_p']:.4f}; regret within about {can['regret_half_width']:.3f}; within "
-        f"reach: choice {_listed(can['choice'])}; rule {_listed(can['rule'])}",
+        f"can tell    {can.prompts} prompts and {can.images:,} images an encoder; smallest "
+        f"p {can.smallest_p:.4f}; regret within about {can.regret_half_width:.3f}; within "
+        f"reach: choice {_listed(can.choice)}; rule {_listed(can.rule)}",
         f"the choice  {RULES['choice']}",
         f"the rule    {RULES['rule']}",
         f"regret      {RULES['regret']}",
@@ -263,17 +261,16 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     for row in verdict.encoders:
         entry = row.scores[verdict.primary]
         lines.append(
-            f"{row.name:28s} {entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+            f"{row.name:28s} {entry.value:.3f} ({entry.low:.3f} to {entry.high:.3f})"
             + ("  control" if row.control else f"  predicted {row.predicted_rank}")
         )
-    lines.append(f"the choice: {named(verdict.choice['verdict'])} ({named(verdict.choice['why'])})")
-    if verdict.rule:
-        lines.append(f"the rule: {verdict.rule['verdict']} ({verdict.rule['why']})")
+    lines.append(f"the choice: {named(verdict.choice.verdict)} ({named(verdict.choice.why)})")
+    lines.append(f"the rule: {verdict.rule.verdict} ({verdict.rule.why})")
     if verdict.control:
         c = verdict.control
         lines.append(
-            f"best trained encoder over the constant control: {c['difference']:+.3f} "
-            f"({c['low']:+.3f} to {c['high']:+.3f})"
+            f"best trained encoder over the constant control: {c.difference:+.3f} "
+            f"({c.low:+.3f} to {c.high:+.3f})"
         )
     return lines + list(verdict.warnings)
 
@@ -311,13 +308,12 @@ def _revisions(run: Path, prediction: Prediction) -> dict[str, str]:
     """The revision of each encoder when it was ranked, from its records."""
     keys = set(prediction.records)
     cards = [r.card for r in map(read_record, find_records(run)) if r.key in keys]
-    return {str(card["spec"]): str(card.get("revision", "")) for card in cards}
+    return {card.spec: card.revision for card in cards}
 
 
-def _entry(row: Ranked, revisions: Mapping[str, str]) -> PlannedEncoder:
-    return PlannedEncoder(
-        row.spec, row.name, row.stage, row.control,
-        {"value": row.value, "low": row.low, "high": row.high}, row.parameters,
+def _entry(row: Ranked, revisions: Mapping[str, str]) -> PlannedTraining:
+    return PlannedTraining(
+        row.spec, row.name, row.stage, row.control, row.score, row.parameters,
         "" if row.control else revisions.get(row.spec, ""),
     )  # fmt: skip
 
@@ -344,12 +340,12 @@ def _own_backbone(config: ConfirmConfig, shape: TrainConfig) -> TrainConfig:
 
 def _train_backbone(config: ConfirmConfig, plan: ConfirmPlan) -> Path:
     log.info("no backbone comes with encbench for this world: one is trained first")
-    own = _own_backbone(config, plan.shape)
+    own = _own_backbone(config, shape_of(plan))
     folder = own.out / "weights"
     if not (folder / WEIGHTS).exists():
         train_backbone(own, folder)
     return folder
 
 
-def _folder_name(entry: PlannedEncoder, seed: int) -> str:
+def _folder_name(entry: PlannedTraining, seed: int) -> str:
     return f"{slug(entry.name, 40)}-{digest(entry.spec)[:8]}-s{seed}"
