@@ -17,7 +17,7 @@ FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.report
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
 STORE = BASE | {"files", "schema", "progress", "registry", "shipped", "distributed"}
-STORE |= {"device", "lock"}
+STORE |= {"device", "lock", "listing", "images"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
 ALLOWED = {
@@ -27,6 +27,8 @@ ALLOWED = {
     "encbench.progress": set(),
     "encbench.files": {"errors"},
     "encbench.schema": {"errors", "files"},
+    "encbench.listing": {"errors"},
+    "encbench.images": BASE,
     "encbench.store": STORE,
     "encbench.retrieval": BASE | {"retrieval"},
     "encbench.intervals": BASE | {"retrieval"},

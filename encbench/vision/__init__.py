@@ -14,12 +14,12 @@ from typing import Literal, TypeVar
 from urllib.parse import quote, unquote
 
 import torch
-from PIL import Image, ImageFile, ImageOps
 
 from .. import registry
 from ..data.hub import ResolvedModel
 from ..device import choose_device
-from ..errors import ImageError, UnknownNameError, UsageError
+from ..errors import UnknownNameError, UsageError
+from ..images import open_image
 from ..types import ImageRecord, ReEncoder
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "reencoder_family",
 ]
 
-MAX_PIXELS = 89_000_000  # just below where Pillow begins to warn of a decompression bomb
 T = TypeVar("T")
 
 
@@ -135,37 +134,6 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
     """
     family, spec = reencoder_family(text)
     return family.load(spec, family.resolve(spec), choose_device(device))
-
-
-def open_image(image: ImageRecord) -> Image.Image:
-    """An image as RGB, turned as its EXIF data says; never one that is cut off or broken.
-
-    Transparency is dropped; 16-bit gray values are scaled to 8 bits.
-
-    Raises:
-        ImageError: naming the file, if it is missing, damaged or impossibly large.
-    """
-    if image.path is None:
-        raise ImageError(f"the file of image {image.image_id} ({image.file_name}) is not there")
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched it on
-    try:
-        with Image.open(image.path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{image.path} claims {opened.width} x {opened.height} pixels; refused as a "
-                    "decompression bomb"
-                )
-            turned = ImageOps.exif_transpose(opened)
-            if turned.mode.startswith("I"):
-                turned = turned.point(lambda value: value / 256).convert("L")
-            return turned.convert("RGB")
-    except ImageError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageError(f"cannot read the image {image.path}: {reason}") from error
-    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
-        raise ImageError(f"cannot read the image {image.path}: {error}") from error
 
 
 def in_batches(
