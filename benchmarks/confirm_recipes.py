@@ -19,15 +19,16 @@ import torch
 from provenance import keep
 
 from encbench.confirm.backbone import WEIGHTS, shipped_backbone
-from encbench.confirm.experiment import features, overall
+from encbench.confirm.experiment import features
 from encbench.confirm.plan import cpu, groups_for
-from encbench.confirm.scoring import Judge, PromptGroup, score_network
+from encbench.confirm.scoring import PromptGroup, score_network
 from encbench.flow.config import TrainConfig, training_config
 from encbench.flow.data import load_training_images
 from encbench.flow.features import PromptEncoder, PromptFeatures
 from encbench.flow.sample import load_checkpoint
 from encbench.flow.train import train
-from encbench.metrics.geneval.detect import load_detector
+from encbench.metrics.geneval.metric import SPEC, build_geneval
+from encbench.metrics.tables import average_values
 from encbench.progress import show_log
 
 CPU = torch.device("cpu")
@@ -95,14 +96,15 @@ def measure(config: TrainConfig) -> dict[str, Any]:
 def scored(
     path: Path, groups: list[PromptGroup], texts: dict[str, PromptFeatures]
 ) -> dict[str, float]:
-    model, judge = load_checkpoint(path, CPU), Judge(load_detector("scenes", CPU))
+    model, judge = load_checkpoint(path, CPU), build_geneval("scenes", "none", CPU)
     return {
-        f"tier {group.tier}, {steps} step{'s' * (steps > 1)}": overall(
+        f"tier {group.tier}, {steps} step{'s' * (steps > 1)}": average_values(
             score_network(
-                model.net, model.space, texts, group.prompts, judge, steps=steps, images=2,
+                model.net, model.space, texts, group.prompts, [judge], steps=steps, images=2,
                 noise=SEED, device=CPU,
-            ),
+            )[0],
             group.prompts,
+            SPEC,
         )
         for group in groups
         for steps in (1, 4)

@@ -20,6 +20,8 @@ GROUPS = {
     "report": "encbench.reports",
     "objective": "encbench.objectives",
     "time-sampler": "encbench.times",
+    "metric": "encbench.metrics",
+    "detector": "encbench.detectors",
 }
 
 

@@ -364,6 +364,94 @@ class Detection:
     color: str | None = None
 
 
+@runtime_checkable
+class Detector(Protocol):
+    """Finds objects. One that knows their colors sets them, and no classifier is asked.
+
+    Attributes:
+        name: what tells its results from those of any other, e.g. a spec with its revision.
+        labels: all classes that it can find, by GenEval's names.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """The objects of each image, with scores from .3 up; an image's must not depend on the
+        others given with it."""
+        ...
+
+
+# -------------------------------------------------------------- metrics of generated images
+
+
+@runtime_checkable
+class ImagePrompt(Protocol):
+    """What an image was generated from. A metric may need more, e.g. GenEval's clauses."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What a metric of generated images measures.
+
+    Attributes:
+        name: as in the registry, on the command line and in results.
+        title: a few words for a reader.
+        unit: of a value, e.g. 'share of correct images'.
+        version: raised whenever the same images would be scored otherwise.
+        direction: which way is better.
+        tasks: how values are averaged: over the images of each of these tasks, then over tasks;
+            () = over all images.
+        needs: what it reads of a prompt besides its text, e.g. 'clauses'.
+    """
+
+    name: str
+    title: str
+    unit: str
+    version: int = 1
+    direction: Literal["higher", "lower"] = "higher"
+    tasks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What a metric says about one image. Metrics may return a subclass that says more.
+
+    Attributes:
+        value: None if the image could not be scored.
+        problem: why not; '' if it could.
+        parts: numbers that the value was computed from, by name, e.g. answers to questions.
+    """
+
+    value: float | None = None
+    problem: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class ImageMetric(Protocol):
+    """Scores each image by itself.
+
+    Attributes:
+        name: a spec string that tells its results from those of other models and settings.
+    """
+
+    spec: MetricSpec
+    name: str
+
+    def score(
+        self, prompts: Sequence[ImagePrompt], images: Sequence[Image]
+    ) -> Sequence[ImageScore]:
+        """One score for each image, given with its prompt."""
+        ...
+
+
 # --------------------------------------------------------------------- trained outcomes
 
 

@@ -15,9 +15,7 @@ from encbench.data.geneval import load_geneval
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "geneval"))
-
+def run(capsys):
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
             cli.main(["geneval", *map(str, arguments)])
@@ -117,8 +115,8 @@ def other_layout(folder):
         (broken_line, "00001/metadata.jsonl is no JSON record"),
         (strange_class, "needs the class 'unicorn', which mask2former:"),
         (strange_color, "has the color 'mauve', not one of red, orange, yellow"),
-        (no_images, "holds no images"),
-        (all_broken, "could be scored: cannot read the image"),
+        (no_images, "holds no images that can be used: nothing is in any samples folder"),
+        (all_broken, "could be scored: cannot read the image 00000/samples/0000.png"),
     ],
 )
 def test_bad_folders_end_with_one_line(run, images, models, tmp_path, spoil, said):
@@ -144,10 +142,24 @@ def test_other_bad_input(run, images, models, tmp_path):
         assert (code, said in err) == (status, True), err
 
 
+def test_list_shows_metrics_and_detectors(capsys):
+    for kind, names in (
+        ("metrics", ("geneval", "GenEval: are the objects there")),
+        ("detectors", ("mask2former", "scenes", "python:MODULE:NAME")),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["list", kind])
+        assert ended.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert all(name in shown for name in names), shown
+
+
 def test_loading_it_loads_no_library_that_a_gpu_machine_may_lack():
     names = ("faiss", "open_clip", "diffusers", "pycocotools")
-    parts = ("detect", "colors", "score", "tables", "text", "gallery", "generate", "run", "folder")
-    code = "import sys\n" + "".join(f"import encbench.metrics.geneval.{part}\n" for part in parts)
+    code = "import importlib, pkgutil, sys, encbench.metrics as metrics\n"
+    code += "for part in pkgutil.walk_packages(metrics.__path__, metrics.__name__ + '.'):\n"
+    code += "    importlib.import_module(part.name)\n"
+    code += "assert 'encbench.metrics.geneval.gallery' in sys.modules\n"
     code += f"print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,12 +10,13 @@ from geneval_checkpoints import COCO_NAMES
 
 from encbench.data.coco import load_coco
 from encbench.data.geneval import CLASSES, Clause, GenevalPrompt
+from encbench.metrics.folder import read_folder
 from encbench.metrics.geneval.detect import match_labels
-from encbench.metrics.geneval.folder import read_folder
 from encbench.metrics.geneval.generate import write_prompts
-from encbench.metrics.geneval.score import score_folder
-from encbench.metrics.geneval.tables import task_scores
+from encbench.metrics.geneval.metric import SPEC, GenevalMetric
 from encbench.metrics.geneval.verdict import MAX_OBJECTS, judge_image
+from encbench.metrics.score import score_folder
+from encbench.metrics.tables import task_scores
 from encbench.types import Detection
 from encbench.vision import open_image
 
@@ -102,9 +103,9 @@ def test_a_folder_of_photographs(photographs, tmp_path):
         target = tmp_path / "images" / f"{prompt.prompt_id:05d}" / "samples" / "0000.jpg"
         shutil.copyfile(image.path, target)
     folder = read_folder(tmp_path / "images")
-    scoring = score_folder(folder, tmp_path / "scores", Annotations(photographs))
+    scoring = score_folder(folder, tmp_path / "scores", GenevalMetric(Annotations(photographs)))
     right = [image.verdict.correct for result in scoring.results for image in result.images]
     assert right == [number % 2 == 0 for number in range(len(right))]
     rows = (tmp_path / "scores" / "results.jsonl").read_text().splitlines()
     assert [json.loads(row)["correct"] for row in rows] == right
-    assert task_scores(scoring.results)["single_object"].value == pytest.approx(0.5, abs=0.02)
+    assert task_scores(scoring.results, SPEC)["single_object"].value == pytest.approx(0.5, abs=0.02)

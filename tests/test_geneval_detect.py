@@ -13,13 +13,12 @@ from encbench.data.geneval import CLASSES, COLORS
 from encbench.errors import EncbenchError, ModelError, UnknownNameError, UsageError
 from encbench.metrics.geneval.colors import TEMPLATES, ColorClassifier, crop, load_colors
 from encbench.metrics.geneval.detect import (
-    Detector,
     instances,
     load_detector,
     mask_boxes,
     match_labels,
 )
-from encbench.types import Detection
+from encbench.types import Detection, Detector
 
 SIZES = ((96, 64), (64, 96), (96, 64), (80, 80), (96, 64), (64, 96), (96, 64))
 

@@ -3,6 +3,8 @@ recipe, a few steps of it."""
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +28,7 @@ from encbench.data.scenes.world import (
     colors_on,
 )
 from encbench.errors import ModelError, UsageError
-from encbench.metrics.geneval.detect import Detector, load_detector
+from encbench.metrics.geneval.detect import load_detector
 from encbench.metrics.geneval.generate import write_prompts
 from encbench.metrics.geneval.judge import (
     WEIGHTS,
@@ -49,7 +51,7 @@ from encbench.metrics.geneval.judge_train import (
     train_judge,
 )
 from encbench.metrics.geneval.verdict import judge_image as verdict
-from encbench.types import Detection
+from encbench.types import Detection, Detector
 
 GRID = replace(EASY, layout="grid")
 SMALL = JudgeRecipe(steps=12, batch=12, looks=1, look_steps=4, net=JudgeConfig((4, 8, 8)))
@@ -132,6 +134,21 @@ def test_bytes_and_tensors_give_the_same(judge):
     made = [Image.fromarray(each) for each in to_bytes(images).numpy()]
     for a, b in zip(judge.detect(made), judge.detect_tensor(images), strict=True):
         assert [(d.label, d.color) for d in a] == [(d.label, d.color) for d in b]
+
+
+def test_memory_does_not_grow_with_the_size_of_a_batch():
+    """64 images of 1600 x 1600: 0.5 GB as bytes, 2 GB as floats; one image is passed 64 times."""
+    code = (
+        "import resource\nfrom PIL import Image\n"
+        "from encbench.metrics.geneval.judge import load_judge\n"
+        "judge = load_judge()\nimage = Image.new('RGB', (1600, 1600), 'red')\n"
+        "judge.detect([image])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "judge.detect([image] * 64)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150_000  # kilobytes
 
 
 def test_an_image_without_pixels_is_refused(judge):

@@ -25,8 +25,8 @@ from encbench.data.geneval import (
     write_geneval,
 )
 from encbench.errors import DataError, UnknownNameError, UsageError
-from encbench.metrics.geneval.folder import PUBLISHED
 from encbench.metrics.geneval.run import choose_prompts
+from encbench.metrics.geneval.text import PUBLISHED
 
 ALL = dict.fromkeys(TASKS, 12)
 

@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -16,18 +16,21 @@ from PIL import Image
 
 from encbench.data.geneval import CLASSES, TASKS, Clause, GenevalPrompt, generate_prompts
 from encbench.errors import DataError, EncbenchError, RecordError
-from encbench.metrics.geneval.folder import read_folder
+from encbench.files import TEMPORARY, _origin
+from encbench.metrics.folder import read_folder
 from encbench.metrics.geneval.gallery import build_image_gallery
 from encbench.metrics.geneval.generate import generate_images, sample_seed, write_prompts
-from encbench.metrics.geneval.score import load_scoring, score_folder
-from encbench.metrics.geneval.tables import agree, breakdown, compare_scorings, task_scores
+from encbench.metrics.geneval.metric import SPEC, GenevalMetric, Judgment
+from encbench.metrics.geneval.tables import agree, breakdown
 from encbench.metrics.geneval.text import (
     agreement_lines,
     comparison_lines,
     score_lines,
     write_scores,
 )
-from encbench.types import Detection
+from encbench.metrics.score import ImageResult, PromptResult, load_scoring, score_folder
+from encbench.metrics.tables import compare_scorings, task_scores
+from encbench.types import Detection, ImageScore
 
 PROMPTS = generate_prompts(CLASSES, seed=0, per_task=dict.fromkeys(TASKS, 4))
 
@@ -85,8 +88,9 @@ def images(tmp_path):
     return folder
 
 
-def scored(images, out, name="guesser", **options):
-    return score_folder(read_folder(images), out, Guesser(name), **options)
+def scored(images, out, name="guesser", detector=None, **options):
+    metric = GenevalMetric(detector or Guesser(name), **options)
+    return score_folder(read_folder(images), out, metric, Judgment)
 
 
 # ------------------------------------------------------------------------------ sampling
@@ -143,8 +147,9 @@ def test_folders_of_two_models_never_mix(images):
 
 def test_scores_are_what_counting_gives(images, tmp_path):
     scoring = scored(images, tmp_path / "out")
+    write_scores(scoring, tmp_path / "out")
     rows = pd.read_json(tmp_path / "out" / "results.jsonl", lines=True)
-    scores = task_scores(scoring.results)
+    scores = task_scores(scoring.results, SPEC)
     means = rows.groupby("tag")["correct"].mean()
     for task in TASKS:
         score = scores[task]
@@ -158,7 +163,7 @@ def test_scores_are_what_counting_gives(images, tmp_path):
 
 def test_the_published_summary_reads_our_results(images, tmp_path):
     """Its way through the file, column by column."""
-    scored(images, tmp_path / "out")
+    write_scores(scored(images, tmp_path / "out"), tmp_path / "out")
     df = pd.read_json(tmp_path / "out" / "results.jsonl", orient="records", lines=True)
     columns = ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
     assert list(df.columns) == columns
@@ -166,7 +171,7 @@ def test_the_published_summary_reads_our_results(images, tmp_path):
     assert len(df.groupby("metadata")) == 24
     assert 0 < df.groupby("metadata")["correct"].any().mean() <= 1
     assert df["correct"].dtype == bool
-    assert all(Path(name).is_file() for name in df["filename"])
+    assert all((images.parent / name).is_file() for name in df["filename"])
     details = json.loads(df[df["correct"]]["details"].iloc[0])
     assert all(len(box) == 5 for boxes in details.values() for box in boxes)
 
@@ -195,8 +200,8 @@ def test_interval_is_clustered_on_prompts(tmp_path):
         generate_images(
             many, repeated, folder, seed=0, model="m", images_per_prompt=images_per_prompt
         )
-        results = score_folder(read_folder(folder), tmp_path / f"o{images_per_prompt}", One("x"))
-        score = task_scores(results.results)["single_object"]
+        results = scored(folder, tmp_path / f"o{images_per_prompt}", detector=One("x"))
+        score = task_scores(results.results, SPEC)["single_object"]
         widths.append(score.high - score.low)
     assert widths[0] == pytest.approx(widths[1])
     assert 0.2 < widths[0] < 0.3  # 2 * 1.96 * sqrt(.5 * .5 / 60) = .253
@@ -205,29 +210,70 @@ def test_interval_is_clustered_on_prompts(tmp_path):
 def test_colors_of_all_images_are_named_together(images, tmp_path):
     reds = Reds()
     detector = Guesser(colors=False)
-    scoring = score_folder(
-        read_folder(images), tmp_path / "a", detector, lambda: reds, colors_name="reds"
+    scoring = scored(
+        images, tmp_path / "a", detector=detector, colors=lambda: reds, colors_name="reds"
     )
     assert len(reds.calls) == 2  # one for each 64 images, not one for each
     own = scored(images, tmp_path / "b")
-    assert task_scores(scoring.results) == task_scores(own.results)
+    assert task_scores(scoring.results, SPEC) == task_scores(own.results, SPEC)
     with pytest.raises(DataError, match="add a color classifier"):
-        score_folder(read_folder(images), tmp_path / "c", detector)
+        scored(images, tmp_path / "c", detector=detector)
 
 
 def test_scoring_goes_on_where_it_was_stopped(images, tmp_path):
     stopped = Guesser(fail_after=64)
     with pytest.raises(KeyboardInterrupt):
-        score_folder(read_folder(images), tmp_path / "a", stopped)
+        scored(images, tmp_path / "a", detector=stopped)
     again = Guesser()
-    scoring = score_folder(read_folder(images), tmp_path / "a", again)
+    scoring = scored(images, tmp_path / "a", detector=again)
     assert again.seen == 32
     idle = Guesser(fail_after=0)
-    assert score_folder(read_folder(images), tmp_path / "a", idle).results == scoring.results
+    assert scored(images, tmp_path / "a", detector=idle).results == scoring.results
     whole = scored(images, tmp_path / "b")
     assert scoring.results == whole.results
-    one, two = ((tmp_path / x / "results.jsonl").read_bytes() for x in "ab")
-    assert one == two
+
+
+class Leaky(Guesser):
+    """Its last bits depend on what is given together, as those of real models do."""
+
+    def detect(self, images):
+        found = super().detect(images)
+        shift = sum(image.getpixel((0, 0))[0] for image in images) * 1e-12
+        return [[replace(each, score=each.score + shift) for each in row] for row in found]
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("lost", [[3], [0, 15], [16, 23], range(10), [15, 16], range(24)])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(images, tmp_path, lost):
+    write_scores(scored(images, tmp_path / "a", detector=Leaky("x")), tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for number in lost:
+        (tmp_path / "b" / "prompts" / f"{number:05d}.json").unlink()
+    (tmp_path / "b" / "prompts" / f"{TEMPORARY}{_origin()}-{2**22 + 1}-abcd").write_text("half")
+    write_scores(scored(images, tmp_path / "b", detector=Leaky("x")), tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_large_images_are_scored_a_few_at_a_time(tmp_path, monkeypatch):
+    """The same chunks whatever was scored before, by the pixels in the files' headers."""
+    monkeypatch.setattr("encbench.metrics.score.PIXELS", 12 * 16 * 10)
+    folder = tmp_path / "images"
+    generate_images(PROMPTS[:6], sample, folder, seed=1, model="noise")
+    calls = []
+
+    class Counter(Guesser):
+        def detect(self, images):
+            calls.append(len(images))
+            return super().detect(images)
+
+    scored(folder, tmp_path / "a", detector=Counter())
+    assert calls == [8, 8, 8]
+    (tmp_path / "a" / "prompts" / "00004.json").unlink()
+    scored(folder, tmp_path / "a", detector=Counter())
+    assert calls == [8, 8, 8, 8]
 
 
 def test_what_changed_is_scored_again(images, tmp_path):
@@ -235,10 +281,10 @@ def test_what_changed_is_scored_again(images, tmp_path):
     Image.new("RGB", (5, 5)).save(images / "00003" / "samples" / "0001.png")
     (tmp_path / "a" / "prompts" / "00007.json").write_text("{")
     detector = Guesser()
-    score_folder(read_folder(images), tmp_path / "a", detector)
-    assert detector.seen == 8
+    scored(images, tmp_path / "a", detector=detector)
+    assert detector.seen == 64  # the whole chunk, as an uninterrupted run gives it
     other = Guesser("other")
-    score_folder(read_folder(images), tmp_path / "a", other)
+    scored(images, tmp_path / "a", detector=other)
     assert other.seen == 96
 
 
@@ -256,16 +302,16 @@ def test_broken_and_missing_images_are_named_and_unscored(images, tmp_path):
     assert scores["single_object"].n == 3  # prompts with a scored image
     assert scores["overall"].unscored == 6
     kept = [
-        image.verdict.correct
+        image.score.verdict.correct
         for number, result in enumerate(full.results[:4])
         for place, image in enumerate(result.images)
         if number != 1 and not (number == 0 and place in (1, 2))
     ]
     assert scores["single_object"].value == pytest.approx(np.mean(kept))
-    assert scores["counting"] == task_scores(full.results)["counting"]
+    assert scores["counting"] == task_scores(full.results, SPEC)["counting"]
     lines = "\n".join(score_lines(scores, scoring))
     assert "PARTIAL: 5 of 96 images are missing" in lines
-    assert "PARTIAL: 1 images cannot be read (first: cannot read the image" in lines
+    assert "PARTIAL: 1 images have no score (first: cannot read the image 00000/samples" in lines
     assert "unscored: 00000/samples/0001.png is missing" in lines
     body = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert body["partial"]
@@ -282,7 +328,7 @@ def test_partial_folders_say_so(images, tmp_path):
     assert notes[0].startswith("5 of 24 prompts are missing (first: a photo of")
     assert notes[1] == "no prompt of color_attr: the mean is over the other tasks"
     assert read_folder(images, images_per_prompt=5).notes[-1] == "19 of 95 images are missing"
-    scores = task_scores(scored(images, tmp_path / "out").results)
+    scores = task_scores(scored(images, tmp_path / "out").results, SPEC)
     shown = [scores[task].value for task in TASKS if task != "color_attr"]
     assert scores["overall"].value == pytest.approx(np.mean(shown))
 
@@ -290,40 +336,40 @@ def test_partial_folders_say_so(images, tmp_path):
 def test_whole_folder_is_not_called_partial(images, tmp_path):
     folder = read_folder(images, expected=PROMPTS, images_per_prompt=4)
     assert folder.notes == ()
-    scoring = score_folder(folder, tmp_path / "out", Guesser())
-    lines = score_lines(task_scores(scoring.results), scoring)
+    scoring = score_folder(folder, tmp_path / "out", GenevalMetric(Guesser()), Judgment)
+    lines = score_lines(task_scores(scoring.results, SPEC), scoring)
     assert not any("PARTIAL" in line for line in lines)
     assert "these are 24 prompts, not the 553 published ones" in lines
 
 
 def test_scores_come_back_from_disk(images, tmp_path):
     scoring = scored(images, tmp_path / "out")
-    assert load_scoring(tmp_path / "out") == scoring
+    assert load_scoring(tmp_path / "out", Judgment) == scoring
     with pytest.raises(RecordError, match="holds no scores"):
-        load_scoring(tmp_path / "none")
+        load_scoring(tmp_path / "none", Judgment)
     (tmp_path / "out" / "prompts" / "00003.json").write_text('{"images": 3}')
     with pytest.raises(RecordError, match="damaged"):
-        load_scoring(tmp_path / "out")
+        load_scoring(tmp_path / "out", Judgment)
 
 
 def test_a_class_that_the_detector_does_not_know(images, tmp_path):
     detector = Guesser()
     detector.labels = CLASSES[:3]
     with pytest.raises(DataError, match=r"prompt 00000 .* which guesser does not know"):
-        score_folder(read_folder(images), tmp_path / "out", detector)
+        scored(images, tmp_path / "out", detector=detector)
 
 
 def test_a_detector_that_forgets_an_image(images, tmp_path):
     detector = Guesser()
     detector.detect = lambda images: []
     with pytest.raises(EncbenchError, match="guesser returned 0 lists of objects for 64 images"):
-        score_folder(read_folder(images), tmp_path / "out", detector)
+        scored(images, tmp_path / "out", detector=detector)
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda f: (f / "00002" / "metadata.jsonl").unlink(), "00002/metadata.jsonl .*expected"),
+        (lambda f: (f / "00002" / "metadata.jsonl").unlink(), "00002/metadata.jsonl: .*; expected"),
         (lambda f: (f / "00002" / "metadata.jsonl").write_text("{"), "metadata.jsonl is no JSON"),
         (
             lambda f: (f / "00002" / "metadata.jsonl").write_text(
@@ -343,12 +389,158 @@ def test_wrong_folders_are_told_in_one_line(images, spoil, said):
     assert "\n" not in str(caught.value)
 
 
+def picture(path, color="red"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), color).save(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["00003/samples/0001.jpg"], ["0001.jpg", "0001.png"]),
+        (["00003/samples/1.png"], ["0001.png", "1.png"]),
+        (["00003/samples/0001.WEBP"], ["0001.WEBP", "0001.png"]),
+        (["00007/samples/0.jpeg", "00003/samples/00000.jpg"], ["00000.jpg", "0000.png"]),
+        (["1/samples/0000.png"], ["00001", "1"]),
+        (["000002/samples/0000.png"], ["000002", "00002"]),
+    ],
+)
+def test_two_names_of_one_number_are_refused(images, more, names):
+    for name in more:
+        (images / name).parent.parent.mkdir(exist_ok=True)
+        line = (images / "00001" / "metadata.jsonl").read_bytes()
+        (images / name).parent.parent.joinpath("metadata.jsonl").write_bytes(line)
+        picture(images / name)
+    with pytest.raises(DataError, match="which have the same number; remove or rename") as caught:
+        read_folder(images)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("more", "note"),
+    [
+        (["00003/samples/grid.png"], "1 files are not named by a number and .png, .jpg, .jpeg or"),
+        (["00003/samples/0004.bmp", "00004/samples/0000_seed7.png"], "2 files are not named by"),
+        (["00003/samples/notes.txt"], "left out (first: 00003/samples/notes.txt)"),
+        (["old/samples/0000.png", "00003 copy/samples/0000.png"], "2 folders are not named by a"),
+        (["00003/samples/1234567890123.png"], "1 files are not named by a number"),
+    ],
+)
+def test_what_is_left_out_is_counted_and_named(images, more, note):
+    for name in more:
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(b"x")
+    folder = read_folder(images)
+    assert [found for found in folder.notes if note in found], folder.notes
+    assert {len(row) for row in folder.samples.values()} == {4}
+
+
+def test_hidden_files_folders_and_pipes_are_no_images(images):
+    samples = images / "00003" / "samples"
+    for name in ("._0000.png", ".0005.png", ".DS_Store"):
+        (samples / name).write_bytes(b"x")
+    (samples / ".ipynb_checkpoints").mkdir()
+    (samples / "0009.png").mkdir()
+    os.mkfifo(samples / "0008.png")
+    (images / ".ipynb_checkpoints").mkdir()
+    folder = read_folder(images)
+    assert folder.notes == ()
+    assert {len(row) for row in folder.samples.values()} == {4}
+
+
+@pytest.mark.parametrize(
+    "name", ["sample_0000_seed42.png", "0000.bmp", "image.png", "0000", "١٢.png"]
+)
+def test_images_that_are_named_otherwise_are_named_in_the_message(tmp_path, name):
+    write_prompts(PROMPTS[:1], tmp_path)
+    (tmp_path / "00000" / "samples" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="holds no images that can be used: 1 files are not") as e:
+        read_folder(tmp_path)
+    assert f"first: 00000/samples/{name}" in str(e.value)
+
+
+def test_more_images_than_asked_for_are_counted(images):
+    folder = read_folder(images, images_per_prompt=3)
+    assert folder.notes == (
+        "24 images come after the first 3 of their prompt, and are left out (first: "
+        "00000/samples/0003.png)",
+    )
+
+
+# ------------------------------------------------------------------------ damaged results
+
+WRONG = [
+    ("scoring.json", ["version"], "x", "version must be a whole number"),
+    ("scoring.json", ["prompts"], "0,1", "prompts must be a list"),
+    ("scoring.json", ["prompts"], [10**30], "prompts[0] must be a whole number of at most 64"),
+    ("scoring.json", ["prompts"], [77], "00077.json"),
+    ("scoring.json", ["notes"], [1], "notes[0] must be a text"),
+    ("scoring.json", ["path"], None, "path must be a text"),
+    ("scoring.json", ["metric"], 5, "metric must be a text"),
+    ("prompts/00003.json", ["prompt_id"], True, "prompt_id must be a whole number"),
+    ("prompts/00003.json", ["metadata"], 3, "metadata: a int in place of a record"),
+    ("prompts/00003.json", ["metadata", "include", 0, "count"], 1.5, "has the count 1.5"),
+    ("prompts/00003.json", ["images"], {}, "images must be a list"),
+    ("prompts/00003.json", ["images", 0], 7, "images[0] must be an object"),
+    ("prompts/00003.json", ["images", 0, "size"], [1], "size must hold 2 values"),
+    ("prompts/00003.json", ["images", 0, "verdict", "correct"], 1, "correct must be true or"),
+    ("prompts/00003.json", ["images", 0, "verdict", "clauses"], 1, "clauses must be a list"),
+    ("prompts/00003.json", ["images", 0, "objects"], [{"label": "dog"}], "objects[0] has no 'box'"),
+    ("prompts/00003.json", ["images", 0, "value"], float("nan"), "NaN"),
+]
+
+
+@pytest.mark.parametrize(("file", "keys", "value", "said"), WRONG)
+def test_damaged_results_are_one_line_and_made_again(images, tmp_path, file, keys, value, said):
+    whole = scored(images, tmp_path / "out")
+    path = tmp_path / "out" / file
+    record = json.loads(path.read_text())
+    inside = record
+    for key in keys[:-1]:
+        inside = inside[key]
+    inside[keys[-1]] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError) as caught:
+        load_scoring(tmp_path / "out", Judgment)
+    message = str(caught.value)
+    assert said in message
+    assert path.parent.name in message
+    assert "\n" not in message
+    assert scored(images, tmp_path / "out") == whole
+    assert load_scoring(tmp_path / "out", Judgment) == whole
+
+
+def test_results_of_an_earlier_version_still_load(images, tmp_path):
+    """The layout before there were other metrics: settings in scoring.json, no 'value'."""
+    whole = scored(images, tmp_path / "out")
+    path = tmp_path / "out" / "scoring.json"
+    about = json.loads(path.read_text())
+    settings = {"detector": "guesser", "colors": "", "overlap_limit": 1.0, "images": str(images)}
+    path.write_text(json.dumps({k: about[k] for k in ("version", "notes", "prompts")} | settings))
+    for file in (tmp_path / "out" / "prompts").iterdir():
+        record = json.loads(file.read_text())
+        for image in record["images"]:
+            del image["value"]
+        file.write_text(json.dumps(record))
+    assert load_scoring(tmp_path / "out", Judgment) == whole
+
+
+def test_what_can_be_shared_names_no_folder_of_this_machine(images, tmp_path):
+    (images / "00002" / "samples" / "0000.png").write_bytes(b"broken")
+    scoring = scored(images, tmp_path / "out")
+    write_scores(scoring, tmp_path / "out")
+    build_image_gallery(scoring, tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert str(tmp_path) not in path.read_text()
+
+
 # ---------------------------------------------------------------------------- comparisons
 
 
 def test_a_folder_compared_with_itself_differs_by_nothing(images, tmp_path):
     scoring = scored(images, tmp_path / "a")
-    found = compare_scorings(scoring, scoring)
+    found = compare_scorings(scoring, scoring, SPEC)
     assert {(s.value, s.low, s.high) for s in found.difference.values()} == {(0.0, 0.0, 0.0)}
     assert set(found.difference) == {*TASKS, "overall"}
     assert found.notes == ()
@@ -357,14 +549,14 @@ def test_a_folder_compared_with_itself_differs_by_nothing(images, tmp_path):
 def test_comparison_is_paired_on_prompts(images, tmp_path):
     generate_images(PROMPTS[4:], sample, tmp_path / "two", seed=5, model="noise")
     one, two = scored(images, tmp_path / "a"), scored(tmp_path / "two", tmp_path / "b")
-    found = compare_scorings(one, two)
+    found = compare_scorings(one, two, SPEC)
     kept = [r for r in one.results if r.prompt.task != "single_object"]
-    assert found.first["overall"].value == task_scores(kept)["overall"].value
+    assert found.first["overall"].value == task_scores(kept, SPEC)["overall"].value
     assert "single_object" not in found.difference
     assert found.difference["overall"].value == pytest.approx(
-        task_scores(two.results)["overall"].value - task_scores(kept)["overall"].value
+        task_scores(two.results, SPEC)["overall"].value - task_scores(kept, SPEC)["overall"].value
     )
-    back = compare_scorings(two, one).difference["overall"]
+    back = compare_scorings(two, one, SPEC).difference["overall"]
     forth = found.difference["overall"]
     assert (back.value, back.low) == pytest.approx((-forth.value, -forth.high))
     assert "4 of 24 prompts of the first are not in the other and were left out" in found.notes
@@ -373,11 +565,76 @@ def test_comparison_is_paired_on_prompts(images, tmp_path):
     assert "note: 4 of 24 prompts" in text
 
 
+REPEATS = {
+    "two folders each": [0, 0, 1, 1, 4, 4],
+    "one repeated": [0, 0, 0, 0, 4],
+    "apart": [0, 4, 0, 5, 0, 4],
+    "all one": [2, 2, 2],
+}
+
+
+def repeated_folder(path, prompts, lucky):
+    """Images of prompts of which some stand in several folders, and whether each is right."""
+    for number, (prompt, right) in enumerate(zip(prompts, lucky, strict=True)):
+        write_prompts([replace(PROMPTS[prompt], prompt_id=number)], path)
+        value = (right - sum(map(ord, "guesser"))) % 2
+        name = path / f"{number:05d}" / "samples" / "0000.png"
+        Image.new("RGB", (8, 8), (0, 0, int(value))).save(name)
+    return path
+
+
+@pytest.mark.parametrize("prompts", REPEATS.values(), ids=REPEATS)
+def test_every_folder_of_a_prompt_counts_in_a_comparison(tmp_path, prompts):
+    """As many right, though not in the same of a prompt's folders: the same score."""
+    first = [int(n % 2) for n in range(len(prompts))]
+    where = sorted(range(len(prompts)), key=lambda n: prompts[n])
+    second = [0] * len(prompts)
+    for prompt in set(prompts):
+        places = [n for n in where if prompts[n] == prompt]
+        for n, right in zip(places, sorted((first[n] for n in places), reverse=True), strict=True):
+            second[n] = right
+    one = scored(repeated_folder(tmp_path / "i1", prompts, first), tmp_path / "a")
+    two = scored(repeated_folder(tmp_path / "i2", prompts, second), tmp_path / "b")
+    found = compare_scorings(one, two, SPEC)
+    for side, scoring in ((found.first, one), (found.second, two)):
+        for name, score in task_scores(scoring.results, SPEC).items():
+            assert side[name].value == score.value
+    assert {(s.value, s.low, s.high) for s in found.difference.values()} == {(0.0, 0.0, 0.0)}
+    assert found.difference["overall"].n == len(set(prompts))
+    same = agree(one, one)
+    assert same.share.n == len(prompts)
+    assert same.both == sum(first)
+
+
+def test_a_prompt_in_several_folders_is_no_more_evidence_than_in_one(tmp_path):
+    many = generate_prompts(CLASSES, seed=0, per_task={"single_object": 40})
+    scorings = []
+    for folders, images_each in ((1, 4), (4, 1)):
+        results = []
+        for prompt in many:
+            for copy in range(folders):
+                values = [float(prompt.prompt_id % 2)] * images_each
+                images_ = tuple(
+                    ImageResult(f"{copy}-{i}.png", (1, 1), "x", ImageScore(v))
+                    for i, v in enumerate(values)
+                )
+                results.append(PromptResult(replace(prompt, prompt_id=len(results)), images_))
+        scorings.append(task_scores(results, SPEC)["single_object"])
+    assert scorings[0] == scorings[1]
+
+
+def test_missing_prompts_are_counted_as_often_as_they_are_expected(tmp_path):
+    folder = repeated_folder(tmp_path / "i", [0, 4], [1, 1])
+    expected = [PROMPTS[0], PROMPTS[0], PROMPTS[4], PROMPTS[4], PROMPTS[4]]
+    notes = read_folder(folder, expected=expected).notes
+    assert notes[0].startswith("3 of 5 prompts are missing (first: ")
+
+
 def test_agreement_of_detectors(images, tmp_path):
     one = scored(images, tmp_path / "a", "aa")
     same = agree(one, scored(images, tmp_path / "b", "cc"))  # as lucky with every image
     assert (same.share.value, same.kappa) == (1.0, 1.0)
-    rows = [image.verdict.correct for r in one.results for image in r.images]
+    rows = [image.score.verdict.correct for r in one.results for image in r.images]
     assert (same.both, same.neither) == (sum(rows), 96 - sum(rows))
     other = agree(one, scored(images, tmp_path / "c", "ab"))  # lucky where the first is not
     assert other.both == 0
@@ -435,15 +692,17 @@ def test_gallery_shows_everything_and_needs_nothing_else(images, tmp_path):
     text = path.read_text()
     page = Page(text)
     assert len(page.sections) == 24
-    verdicts = [image.verdict for result in scoring.results for image in result.images]
+    verdicts = [image.score.verdict for result in scoring.results for image in result.images]
     assert page.figures.count("right") == sum(v is not None and v.correct for v in verdicts)
     assert page.figures.count("unscored") == 1
     assert len(page.images) == 95
     assert all((path.parent / unquote(source)).is_file() for source in page.images)
     assert page.links == []  # nothing is fetched: no script, style or font from elsewhere
-    assert "http" not in text
+    assert "://" not in text
+    assert "default-src 'none'" in text
+    assert str(images.parent) not in text
     assert page.boxes > 0
-    shares = [r.right / r.scored for r in scoring.results]
+    shares = [np.mean(r.values) for r in scoring.results]
     assert text.index(f", {np.argmin(shares):05d}:") < text.index(f", {np.argmax(shares):05d}:")
     assert "Partial: 1 of 96 images are missing" in text
 
@@ -483,7 +742,7 @@ def test_gallery_filters_in_a_browser(images, tmp_path, wanted):
         capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     verdicts = [
-        image.verdict.correct
+        image.score.verdict.correct
         for result in scoring.results
         for image in result.images
         if result.prompt.task == "counting"

@@ -141,9 +141,9 @@ def test_clause_results_add_up(image, include, task, limit):
     assert len(verdict.clauses) == len(include)
     assert verdict.correct == all(clause.correct for clause in verdict.clauses)
     assert verdict.correct == (verdict.reason == "")
-    for clause in verdict.clauses:
-        assert len(clause.objects) <= clause.clause.count
-        assert {image[i].label for i in clause.objects} <= {clause.clause.label}
+    for result, clause in zip(verdict.clauses, include, strict=True):
+        assert len(result.objects) <= clause.count
+        assert {image[i].label for i in result.objects} <= {clause.label}
 
 
 # ---------------------------------------------------------------------------------- edges
@@ -189,7 +189,7 @@ def test_exclusion():
         [*two, found("dog")], prompt(Clause("dog", 2), exclude=[Clause("dog", 3)])
     )
     assert verdict.reason == "expected dog<3, found 3"
-    assert verdict.clauses[1].exclude
+    assert not verdict.clauses[1].correct
     assert verdict.clauses[0].correct
 
 

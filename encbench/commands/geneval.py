@@ -101,16 +101,17 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Two models on the same prompts, with paired intervals; or two detectors."""
-    from ..metrics.geneval.score import load_scoring
+    from ..metrics.geneval.metric import SPEC, Judgment
     from ..metrics.geneval.tables import agree
-    from ..metrics.geneval.tables import compare_scorings as compare_scorings
     from ..metrics.geneval.text import agreement_lines, comparison_lines
+    from ..metrics.score import load_scoring
+    from ..metrics.tables import compare_scorings
 
-    one, two = load_scoring(first), load_scoring(second)
+    one, two = load_scoring(first, Judgment), load_scoring(second, Judgment)
     if detectors:
         lines = agreement_lines(agree(one, two, seed=seed))
     else:
-        lines = comparison_lines(compare_scorings(one, two, seed=seed))
+        lines = comparison_lines(compare_scorings(one, two, SPEC, seed=seed))
     typer.echo("\n".join(lines))
 
 
@@ -122,7 +123,8 @@ def gallery(
 ) -> None:
     """One HTML page with images, boxes, verdicts and reasons; it opens without a server."""
     from ..metrics.geneval.gallery import build_image_gallery
-    from ..metrics.geneval.score import load_scoring
+    from ..metrics.geneval.metric import Judgment
+    from ..metrics.score import load_scoring
 
-    path = build_image_gallery(load_scoring(scores), out or scores, seed=seed)
+    path = build_image_gallery(load_scoring(scores, Judgment), out or scores, seed=seed)
     typer.echo(f"open {path}")

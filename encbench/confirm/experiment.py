@@ -25,15 +25,15 @@ from ..flow.grids import labeled
 from ..flow.meters import LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
-from ..metrics.geneval.colors import load_colors
-from ..metrics.geneval.detect import load_detector
 from ..metrics.geneval.generate import sample_seed
+from ..metrics.geneval.metric import GenevalMetric, build_geneval
+from ..metrics.tables import average_values
 from ..progress import log
 from ..records import ConfirmPlan, CurvePoint, Failure, GapPoint, PlannedTraining, clean
 from ..schema import check_value, read_dataclass
 from ..types import Cell
 from .plan import CURVE, main_group, prompt_groups, train_config
-from .scoring import Judge, PromptGroup, score_network
+from .scoring import PromptGroup, score_network
 
 RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
 VERSION = 2  # raised whenever the same training would be scored otherwise
@@ -137,23 +137,23 @@ def _run(task: TrainingTask) -> ScoredTraining:
             f"{encoder.revision[:12]}, was {task.entry.revision[:12]}); rank it again"
         )
     bank, texts = features(encoder, data, groups)
-    grader = _judge(plan.detector, plan.colors, device.type)
+    metric = _geneval(plan.detector, plan.colors, device.type)
     main = main_group(plan, groups)
 
     def rate(
         net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
     ) -> np.ndarray:
         return score_network(
-            net, space, texts, prompts, grader,
+            net, space, texts, prompts, [metric],
             steps=steps, images=images, noise=plan.seed, device=device,
-        )  # fmt: skip
+        )[0]  # fmt: skip
 
     curve = _curve(task.folder / CURVE_FILE)
 
     def look(moment: Moment) -> None:
         net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
         weights = rate(net, moment.space, main.prompts, plan.primary.steps, 1)
-        curve[str(moment.step)] = overall(weights, main.prompts)
+        curve[str(moment.step)] = average_values(weights, main.prompts, metric.spec)
         write_json(task.folder / CURVE_FILE, curve)
 
     trained = train(
@@ -180,21 +180,13 @@ def _run(task: TrainingTask) -> ScoredTraining:
         made = rate(before.net, before.space, main.prompts, plan.primary.steps, plan.images)
         parent[plan.primary] = made.tolist()
     _grid(task.folder / GRID, model, texts, groups, main, plan, device)
-    final = overall(np.array(right[plan.primary]), main.prompts)
+    final = average_values(np.array(right[plan.primary]), main.prompts, metric.spec)
     result = ScoredTraining(
         task.key, right, parent, _points(curve | {str(config.steps): final}, config.switch),
         gap(task.folder / LOG), trained.seconds, time.perf_counter() - started, _name(device),
     )  # fmt: skip
     write_json(task.folder / RESULT, clean(asdict(result)))
     return result
-
-
-def overall(right: np.ndarray, prompts: Sequence[GenevalPrompt]) -> float:
-    """GenEval's overall score: the mean of the tasks' means."""
-    by_task: dict[str, list[float]] = {}
-    for prompt, value in zip(prompts, right, strict=True):
-        by_task.setdefault(prompt.task, []).append(float(value))
-    return float(np.mean([np.mean(values) for values in by_task.values()]))
 
 
 def gap(path: Path) -> list[GapPoint]:
@@ -285,11 +277,8 @@ def _data(train_values: str, seed: int) -> ImageSet:
 
 
 @lru_cache(maxsize=1)
-def _judge(detector: str, colors: str, device: str) -> Judge:
-    loaded = load_detector(detector, device)
-    if colors == "none":
-        return Judge(loaded)
-    return Judge(loaded, lru_cache(maxsize=1)(lambda: load_colors(colors, device)))
+def _geneval(detector: str, colors: str, device: str) -> GenevalMetric:
+    return build_geneval(detector, colors, device)
 
 
 def _name(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +23,6 @@ from torch.nn.functional import interpolate
 
 from ...data.geneval import CLASSES
 from ...data.hub import resolve_model
-from ...device import choose_device
 from ...encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
@@ -33,12 +32,13 @@ from ...encoders.hf import (
     readable_errors,
 )
 from ...encoders.spec import EncoderSpec
-from ...errors import EncbenchError, ModelError, UnknownNameError, UsageError
-from ...types import Detection
+from ...errors import EncbenchError, ModelError, UsageError
+from ...types import Detection, Detector
+from ...vision import ReEncoderSpec
+from .. import DetectorFamily, load_extension
 from .verdict import THRESHOLD
 
-DEFAULT = "mask2former:facebook/mask2former-swin-small-coco-instance"
-OPTIONS = ("dtype", "pickle", "batch")
+DEFAULT = "facebook/mask2former-swin-small-coco-instance"
 CPU_MASKS = 16  # at a time, so that they stay in the processor's cache
 SIDE = 384  # of the masks that become pixels, as transformers has it for all Mask2Formers
 
@@ -49,24 +49,6 @@ _ALIASES = {
     "pottedplant": "potted plant", "diningtable": "dining table", "cellphone": "cell phone",
     "hair dryer": "hair drier", "doughnut": "donut",
 }  # fmt: skip
-
-
-@runtime_checkable
-class Detector(Protocol):
-    """Finds objects. One that knows their colors sets them, and no classifier is asked.
-
-    Attributes:
-        name: what tells its results from those of any other, e.g. a spec with its revision.
-        labels: all classes that it can find, by GenEval's names.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-
-    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """The objects of each image, with scores from .3 up; an image's must not depend on the
-        others given with it."""
-        ...
 
 
 class Mask2FormerDetector:
@@ -217,7 +199,7 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     """Find, download if needed, and load a detector.
 
     Args:
-        text: ``mask2former[:SOURCE[@REVISION]][?dtype=...&batch=...&pickle=true]``;
+        text: ``name[:source][?option=value&...]`` of a registered detector, e.g. ``mask2former``;
             ``scenes[:FOLDER]``, the scene judge that comes with encbench, or one of a folder; or
             ``python:MODULE:NAME``, a function or class that takes the device.
         device: 'auto', 'cpu', 'cuda' or a device.
@@ -225,22 +207,13 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     Raises:
         EncbenchError: in one line, if that does not work.
     """
-    where = choose_device(device)
-    family, colon, rest = text.partition(":")
-    name, question, options = family.partition("?")
-    if name == "mask2former":
-        full = text if colon else f"{DEFAULT}{question}{options}"
-        return load_mask2former(EncoderSpec.parse(full), where)
-    if family == "scenes":
-        from .judge import WEIGHTS, load_judge
-
-        return load_judge(where, Path(rest) if colon else WEIGHTS)
-    if family == "python" and rest.count(":") == 1:
-        return _own(rest, where)
-    raise UnknownNameError("detector", family, ["mask2former", "python:MODULE:NAME", "scenes"])
+    found = load_extension("detector", text, device)
+    if not isinstance(found, Detector):
+        raise ModelError(f"{text} is no detector: it needs name, labels and detect(images)")
+    return found
 
 
-def load_mask2former(spec: EncoderSpec, device: torch.device) -> Mask2FormerDetector:
+def load_mask2former(spec: ReEncoderSpec, device: torch.device) -> Mask2FormerDetector:
     """Mask2Former from a local folder or the hub; safetensors unless the spec allows pickles.
 
     Raises:
@@ -249,45 +222,78 @@ def load_mask2former(spec: EncoderSpec, device: torch.device) -> Mask2FormerDete
     """
     from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-    for option, _ in spec.options:
-        if option not in OPTIONS:
-            raise UnknownNameError("option of the detector 'mask2former'", option, OPTIONS)
-    batch = spec.get("batch") or "8"
+    full = EncoderSpec(spec.family, spec.source or DEFAULT, spec.revision, spec.options)
+    full = EncoderSpec.parse(str(full))
+    batch = full.get("batch") or "8"
     if not batch.isdecimal() or int(batch) < 1:
-        raise UsageError(f"batch={batch} of '{spec}' must be a whole number of at least 1")
+        raise UsageError(f"batch={batch} of '{full}' must be a whole number of at least 1")
     resolved = resolve_model(
-        spec.source,
-        spec.revision,
+        full.source,
+        full.revision,
         patterns=["config.json", "preprocessor_config.json", *WEIGHT_FILES],
-        pickle=spec.flag("pickle"),
+        pickle=full.flag("pickle"),
     )
     folder = model_folder(resolved)
     config = read_model_config(folder)
     if config.get("model_type") != "mask2former":
         raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is no mask2former")
     read_model_config(folder, "preprocessor_config.json")
-    dtype = torch.float32 if spec.dtype == "auto" else dtype_of(spec, device)
-    model = load_transformers(Mask2FormerForUniversalSegmentation, spec, folder, dtype)
-    labels = match_labels({int(i): str(n) for i, n in model.config.id2label.items()}, spec.source)
-    with readable_errors(spec, folder, "image preprocessing"):
+    dtype = torch.float32 if full.dtype == "auto" else dtype_of(full, device)
+    model = load_transformers(Mask2FormerForUniversalSegmentation, full, folder, dtype)
+    labels = match_labels({int(i): str(n) for i, n in model.config.id2label.items()}, full.source)
+    with readable_errors(full, folder, "image preprocessing"):
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
-    # what a batch holds changes no result, so it is no part of the name
-    kept = spec.with_options(batch=None)
-    name = f"{kept.family}:{kept.source}@{resolved.revision[:12]}?dtype={str(dtype)[6:]}"
+    # what a batch holds changes no result, so it is no part of the name; nor is a folder's place
+    source = Path(full.source).name if Path(full.source).is_dir() else full.source
+    name = f"mask2former:{source}@{resolved.revision[:12]}?dtype={str(dtype)[6:]}"
     moved: Any = model
     return Mask2FormerDetector(name, moved.to(device), processor, labels, batch=int(batch))
 
 
-def _own(where: str, device: torch.device) -> Detector:
-    module, _, attribute = where.partition(":")
+def load_scene_judge(spec: ReEncoderSpec, device: torch.device) -> Detector:
+    """The scene judge that comes with encbench, or that of a folder."""
+    from .judge import WEIGHTS, load_judge
+
+    return load_judge(device, Path(spec.source) if spec.source else WEIGHTS)
+
+
+def load_python(spec: ReEncoderSpec, device: torch.device) -> Detector:
+    """Anybody's detector: what ``MODULE:NAME``, a function or class, makes of the device.
+
+    Raises:
+        ModelError: in one line, if that does not work.
+    """
+    module, _, attribute = spec.source.partition(":")
+    if not attribute:
+        raise UsageError(f"'{spec}' names no detector; write python:MODULE:NAME")
     try:
-        made = getattr(importlib.import_module(module), attribute)(device)
+        made: Detector = getattr(importlib.import_module(module), attribute)(device)
     except EncbenchError:
         raise
-    except Exception as error:  # anybody's code
+    except (Exception, SystemExit) as error:  # anybody's code
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"the detector python:{where} cannot be made: {said}") from error
-    if not isinstance(made, Detector):
-        raise ModelError(f"python:{where} is no detector: it needs name, labels and detect(images)")
+        raise ModelError(f"the detector {spec} cannot be made: {said}") from error
     return made
+
+
+MASK2FORMER = DetectorFamily(
+    summary="Mask2Former trained on COCO instances, as the published evaluator uses it",
+    load=load_mask2former,
+    examples=("mask2former", "mask2former:FOLDER?batch=16"),
+    options={
+        "batch": "images at a time [8]",
+        "dtype": "of weights and computation [float32]",
+        "pickle": "true: load pickled weights where there are no safetensors (off by default)",
+    },
+)
+SCENES = DetectorFamily(
+    summary="the judge of embedded scenes, which also names colors (use --colors none)",
+    load=load_scene_judge,
+    examples=("scenes", "scenes:FOLDER"),
+)
+PYTHON = DetectorFamily(
+    summary="your own: a function or class that takes the device (runs your code)",
+    load=load_python,
+    examples=("python:MODULE:NAME",),
+)

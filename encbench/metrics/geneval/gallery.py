@@ -7,6 +7,8 @@ as long as it and the images keep their places relative to each other.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +17,11 @@ from urllib.parse import quote
 
 from ...data.geneval import TASKS
 from ...errors import DataError
-from ...files import write_atomic
-from .score import ImageResult, PromptResult, Scoring
-from .tables import task_scores
+from ...files import write_text
+from ..score import ImageResult, PromptResult, Scoring
+from ..tables import task_scores
+from .metric import SPEC
+from .tables import judgment_of
 from .verdict import keep_objects
 
 NAME = "gallery.html"
@@ -36,8 +40,7 @@ def build_image_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
     """
     from jinja2 import Environment, StrictUndefined
 
-    out = Path(out).resolve()
-    root = scoring.images.resolve()
+    out, root = Path(out).resolve(), scoring.images.resolve()
     if not root.is_dir():
         raise DataError(f"the images are no longer at {root}; score them again where they are")
     source = files("encbench.metrics.geneval").joinpath("templates", NAME).read_text("utf-8")
@@ -45,42 +48,48 @@ def build_image_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)
     order = sorted(scoring.results, key=_worst_first)
+    place = Path(os.path.relpath(root, out))
+    script = hashlib.sha256(source.split("<script>")[1].split("</script>")[0].encode()).digest()
     rendered = page.render(
         scoring=scoring,
+        script_hash=base64.b64encode(script).decode(),
         tasks=[task for task in TASKS if any(r.prompt.task == task for r in order)],
-        scores=task_scores(scoring.results, seed=seed),
-        prompts=[_prompt(result, scoring, Path(os.path.relpath(root, out))) for result in order],
+        scores=task_scores(scoring.results, SPEC, seed=seed),
+        prompts=[
+            {
+                "id": result.prompt.prompt_id,
+                "task": result.prompt.task,
+                "text": result.prompt.text,
+                "right": round(sum(result.values)),
+                "scored": len(result.values),
+                "images": [_show_image(image, result, scoring, place) for image in result.images],
+            }
+            for result in order
+        ],
     )
-    write_atomic(out / NAME, rendered.encode())
+    write_text(out / NAME, rendered)
     return out / NAME
 
 
 def _worst_first(result: PromptResult) -> tuple[float, int, int]:
-    share = result.right / result.scored if result.scored else 2.0  # unscored ones come last
+    values = result.values
+    share = sum(values) / len(values) if values else 2.0  # unscored ones come last
     return share, TASKS.index(result.prompt.task), result.prompt.prompt_id
 
 
-def _prompt(result: PromptResult, scoring: Scoring, root: Path) -> dict[str, Any]:
-    return {
-        "id": result.prompt.prompt_id,
-        "task": result.prompt.task,
-        "text": result.prompt.text,
-        "right": result.right,
-        "scored": result.scored,
-        "images": [_image(image, result, scoring, root) for image in result.images],
-    }
-
-
-def _image(
+def _show_image(
     image: ImageResult, result: PromptResult, scoring: Scoring, root: Path
 ) -> dict[str, Any]:
-    kept = keep_objects(image.objects, result.prompt.task, scoring.overlap_limit)
-    asked = {clause.label for clause in (*result.prompt.include, *result.prompt.exclude)}
-    used = {i for c in (image.verdict.clauses if image.verdict else ()) for i in c.objects}
+    judgment, prompt = judgment_of(image), result.prompt
+    verdict = judgment.verdict
+    limit = float(scoring.setting("overlap_limit", "1"))
+    kept = keep_objects(judgment.objects, prompt.task, limit)
+    asked = {clause.label for clause in (*prompt.include, *prompt.exclude)}
+    used = {i for clause in (verdict.clauses if verdict else ()) for i in clause.objects}
     boxes = []
     for number, label in enumerate(sorted(asked)):
         for place in kept.get(label, []):
-            found = image.objects[place]
+            found = judgment.objects[place]
             x0, y0, x1, y1 = found.box
             boxes.append(
                 {
@@ -93,15 +102,13 @@ def _image(
                     "says": " ".join(filter(None, (found.color, label, f"{found.score:.2f}"))),
                 }
             )
-    others = sorted({label for label in kept if label not in asked})
-    state = "unscored" if image.verdict is None else "right" if image.verdict.correct else "wrong"
     return {
         "source": quote((root / image.file).as_posix()) if image.sha256 else "",
         "file": image.file,
         "width": image.size[0],
         "height": image.size[1],
-        "state": state,
-        "reason": (image.verdict.reason if image.verdict else image.problem).split("\n"),
+        "state": "unscored" if verdict is None else "right" if verdict.correct else "wrong",
+        "reason": (verdict.reason if verdict else judgment.problem).split("\n"),
         "boxes": boxes,
-        "others": others,
+        "others": sorted({label for label in kept if label not in asked}),
     }

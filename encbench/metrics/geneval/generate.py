@@ -14,7 +14,7 @@ from ...data.geneval import GenevalPrompt, to_metadata
 from ...errors import DataError, EncbenchError, RecordError
 from ...files import digest, read_json, write_atomic, write_json
 from ...progress import bar
-from .folder import METADATA, SAMPLES
+from ..folder import METADATA, SAMPLES
 
 IMAGES_PER_PROMPT = 4
 RECORD = "generation.json"

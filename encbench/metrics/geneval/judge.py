@@ -166,18 +166,8 @@ class SceneJudge:
 
     def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
         """The objects of each image, best first, with scores from .3 up."""
-        found: list[list[Detection]] = [[] for _ in images]
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for place, image in enumerate(images):
-            by_size.setdefault(image.size, []).append(place)
-        for places in by_size.values():
-            for start in range(0, len(places), BATCH):
-                part = places[start : start + BATCH]
-                pixels = np.stack([np.asarray(images[i].convert("RGB")) for i in part])
-                tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
-                for place, detections in zip(part, self.detect_tensor(tensor), strict=True):
-                    found[place] = detections
-        return found
+        small = [self._shrink(image) for image in images]
+        return self._detect(small, [image.size for image in images])
 
     @torch.inference_mode()
     def detect_tensor(self, images: Float[Tensor, "N 3 H W"]) -> list[list[Detection]]:
@@ -186,21 +176,31 @@ class SceneJudge:
         Any side will do: the network sees them at 64 x 64.
         """
         high, wide = images.shape[2:]
-        scale = torch.tensor([wide, high, wide, high])
+        small = [resize_for_judge(part) for part in images.float().split(1)]
+        return self._detect(small, [(wide, high)] * len(images))
+
+    def _shrink(self, image: Image) -> Float[Tensor, "1 3 64 64"]:
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        return resize_for_judge(pixels.permute(2, 0, 1)[None].float().div_(255))
+
+    @torch.inference_mode()
+    def _detect(
+        self, images: Sequence[Float[Tensor, "1 3 64 64"]], sizes: Sequence[tuple[int, int]]
+    ) -> list[list[Detection]]:
         found: list[list[Detection]] = []
         for start in range(0, len(images), BATCH):
-            part = resize_for_judge(images[start : start + BATCH].to(self.device, torch.float32))
-            found += self._judge(part, scale)
+            part = torch.cat(list(images[start : start + BATCH])).to(self.device)
+            found += self._judge(part, torch.tensor(sizes[start : start + BATCH]).repeat(1, 2))
         return found
 
     def _judge(
-        self, images: Float[Tensor, "N 3 64 64"], scale: Int[Tensor, " 4"]
+        self, images: Float[Tensor, "N 3 64 64"], scale: Int[Tensor, "N 4"]
     ) -> list[list[Detection]]:
         at = peaks(self.net(images))
         colors, odds = self.look(measure_objects(images, at.image, at.shape, at.box), at.likely)
         rows = zip(
             at.image.tolist(), at.shape.tolist(), colors.argmax(1).tolist(),
-            odds.sigmoid().tolist(), (at.box.cpu() * scale).tolist(), strict=True,
+            odds.sigmoid().tolist(), (at.box.cpu() * scale[at.image.cpu()]).tolist(), strict=True,
         )  # fmt: skip
         found: list[list[Detection]] = [[] for _ in images]
         for i, kind, hue, score, box in rows:

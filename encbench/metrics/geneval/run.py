@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ...data.geneval import CLASSES, TASKS, GenevalPrompt, generate_prompts, load_geneval
-from ...encoders import family_of
-from ...encoders.spec import EncoderSpec
 from ...errors import DataError, UsageError
+from ...files import read_lines
 from ...lock import lock_folder
-from .folder import read_folder
-from .score import score_folder
+from ..folder import read_folder
+from ..score import score_folder
+from .metric import Judgment, build_geneval
 from .text import score_lines, write_scores
 
 
@@ -38,29 +37,16 @@ def score_images(
     Raises:
         EncbenchError: in one line; DataError also if not a single image can be scored.
     """
-    from .colors import load_colors
-    from .detect import load_detector
-
     expected = load_geneval(prompts) if prompts else None
     folder = read_folder(images, images_per_prompt=images_per_prompt, expected=expected)
-    if colors == "none":
-        colors, loader = "", None
-    else:
-        family_of(EncoderSpec.parse(colors))  # a wrong spec is told before anything is computed
-        loader = partial(load_colors, colors, device)
+    metric = build_geneval(detector, colors, device, overlap_limit=overlap_limit)
+    metric.check(folder.prompts)
     with lock_folder(out):
-        scoring = score_folder(
-            folder,
-            out,
-            load_detector(detector, device),
-            loader,
-            colors_name=colors,
-            overlap_limit=overlap_limit,
-        )
+        scoring = score_folder(folder, out, metric, Judgment)
         scores = write_scores(scoring, out, seed=seed)
     if not scores:
-        first = next(i for r in scoring.results for i in r.images if i.verdict is None)
-        raise DataError(f"not one image in {images} could be scored: {first.problem}")
+        first = scoring.unscored[0].score.problem
+        raise DataError(f"not one image in {images} could be scored: {first}")
     return score_lines(scores, scoring)
 
 
@@ -91,13 +77,7 @@ def choose_prompts(
         raise UsageError(f"per-task '{per_task}' is neither a number nor like single_object=80,...")
     labels: Sequence[str] = CLASSES
     if classes is not None:
-        try:
-            text = classes.read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            raise DataError(f"cannot read {classes}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{classes} is no UTF-8 text (byte {error.start:,})") from error
-        labels = [line.strip() for line in text.splitlines() if line.strip()]
+        labels = [line.strip() for line in read_lines(classes, DataError) if line.strip()]
         if not labels:
             raise DataError(f"{classes} holds no class names")
     return generate_prompts(labels, seed=seed, per_task=wanted)

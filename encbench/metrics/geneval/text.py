@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...files import write_atomic, write_json
+from ...files import write_json, write_text
 from ...types import Score
-from .folder import PUBLISHED
-from .score import Scoring
-from .tables import OVERALL, Agreement, ScoreComparison, breakdown, task_scores
+from ..score import Scoring
+from ..tables import OVERALL, ScoreComparison, task_scores
+from .metric import SPEC
+from .tables import Agreement, breakdown, published_columns
+
+PUBLISHED = {
+    "single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100,
+    "color_attr": 100,
+}  # fmt: skip
+"""How many prompts of each task were published."""
+SHOWN = 10  # problems in the terminal
 
 
 def write_scores(scoring: Scoring, out: Path, *, seed: int = 0) -> dict[str, Score]:
-    """Write ``scores.json`` and ``breakdown.csv`` beside the results; the scores by task."""
-    scores = task_scores(scoring.results, seed=seed)
-    unscored = [
-        {"file": image.file, "problem": image.problem}
-        for result in scoring.results
-        for image in result.images
-        if image.verdict is None
-    ]
+    """Write ``scores.json``, ``breakdown.csv`` and, with the published evaluator's columns,
+    ``results.jsonl``; the scores by task."""
+    write_text(Path(out) / "results.jsonl", published_columns(scoring))
+    scores = task_scores(scoring.results, SPEC, seed=seed)
     body: dict[str, Any] = {
-        "images": str(scoring.images),
-        "detector": scoring.detector,
-        "colors": scoring.colors,
-        "overlap_limit": scoring.overlap_limit,
+        "images": scoring.images.name,
+        "detector": scoring.setting("detector"),
+        "colors": scoring.setting("colors"),
+        "overlap_limit": float(scoring.setting("overlap_limit", "1")),
         "seed": seed,
         "partial": bool(scoring.notes),
         "notes": list(scoring.notes),
         "scores": {name: asdict(score) for name, score in scores.items()},
-        "unscored": unscored,
+        "unscored": [{"file": i.file, "problem": i.score.problem} for i in scoring.unscored],
     }
     write_json(Path(out) / "scores.json", body)
     table = breakdown(scoring.results, seed=seed)
-    write_atomic(Path(out) / "breakdown.csv", table.to_csv(index=False).encode())
+    write_text(Path(out) / "breakdown.csv", table.to_csv(index=False))
     return scores
 
 
@@ -50,20 +54,10 @@ def score_lines(scores: Mapping[str, Score], scoring: Scoring) -> list[str]:
     if counts != PUBLISHED:
         lines.append(f"these are {sum(counts.values()):,} prompts, not the 553 published ones")
     lines += [f"PARTIAL: {note}" for note in scoring.notes]
-    lines += _problems(scoring)
-    return lines
-
-
-def _problems(scoring: Scoring, most: int = 10) -> list[str]:
-    problems = [
-        image.problem
-        for result in scoring.results
-        for image in result.images
-        if image.verdict is None
-    ]
-    lines = [f"unscored: {problem}" for problem in problems[:most]]
-    if len(problems) > most:
-        lines.append(f"unscored: {len(problems) - most:,} more, all named in scores.json")
+    problems = [image.score.problem for image in scoring.unscored]
+    lines += [f"unscored: {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"unscored: {len(problems) - SHOWN:,} more, all named in scores.json")
     return lines
 
 
@@ -79,7 +73,7 @@ def comparison_lines(found: ScoreComparison) -> list[str]:
             f"{change.value:+10.3f}   [{change.low:+.3f}, {change.high:+.3f}]  {change.n:,}{sure}"
         )
     lines.append("* = the interval leaves out 0; n = prompts that both have; second minus first")
-    return [*lines, *_notes(found.notes)]
+    return lines + [f"note: {note}" for note in found.notes]
 
 
 def agreement_lines(found: Agreement) -> list[str]:
@@ -89,17 +83,13 @@ def agreement_lines(found: Agreement) -> list[str]:
     )
     lines = [f"{'':14s} {'agree':>6s}   {'95 % interval':15s}"]
     lines += [f"{name:14s} {_interval(score)}" for name, score in found.by_task.items()]
-    lines.append(f"{'all images':14s} {_interval(found.share)} {found.share.n:7,d} images")
-    lines.append(f"Cohen's kappa {kappa}")
-    lines.append(
+    lines += [
+        f"{'all images':14s} {_interval(found.share)} {found.share.n:7,d} images",
+        f"Cohen's kappa {kappa}",
         f"right by both {found.both:,}, by the first only {found.first_only:,}, by the second only "
-        f"{found.second_only:,}, by neither {found.neither:,}"
-    )
-    return [*lines, *_notes(found.notes)]
-
-
-def _notes(notes: Sequence[str]) -> Iterable[str]:
-    return (f"note: {note}" for note in notes)
+        f"{found.second_only:,}, by neither {found.neither:,}",
+    ]
+    return lines + [f"note: {note}" for note in found.notes]
 
 
 def _interval(score: Score) -> str:

@@ -26,18 +26,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ClauseResult:
-    """What became of one clause.
+    """What became of one clause; a prompt's results are in the order (*include, *exclude).
 
     Attributes:
-        clause: as asked for.
-        exclude: True if the image must show fewer.
         correct: whether it holds.
         objects: the objects it was judged by, best first, as places in the detections.
         reason: '' if it holds, else why not, as the published evaluator says it.
     """
 
-    clause: Clause
-    exclude: bool
     correct: bool
     objects: tuple[int, ...]
     reason: str = ""
@@ -74,12 +70,12 @@ def judge_image(
         if not reason and clause.position is not None:
             target = results[clause.position[1]]
             reason = _misplaced(clause, objects, target, detections)
-        results.append(ClauseResult(clause, False, not reason, objects, reason))
+        results.append(ClauseResult(not reason, objects, reason))
     for clause in prompt.exclude:
         objects = tuple(kept.get(clause.label, []))
         found, few = len(objects), len(objects) < clause.count
         reason = "" if few else f"expected {clause.label}<{clause.count}, found {found}"
-        results.append(ClauseResult(clause, True, few, objects, reason))
+        results.append(ClauseResult(few, objects, reason))
     reasons = [result.reason for result in results if not result.correct]
     return ImageVerdict(not reasons, "\n".join(reasons), tuple(results))
 
@@ -87,7 +83,7 @@ def judge_image(
 def needs_color(
     detections: Sequence[Detection], prompt: GenevalPrompt, *, overlap_limit: float = 1.0
 ) -> list[int]:
-    """The detections without a color whose color :func:`judge` will ask for, as places."""
+    """The detections without a color whose color :func:`judge_image` needs, as places."""
     kept = keep_objects(detections, prompt.task, overlap_limit)
     wanted: dict[int, None] = {}
     for clause in prompt.include:
@@ -174,7 +170,7 @@ def _miscolored(clause: Clause, objects: Sequence[int], detections: Sequence[Det
             said = "has no color" if color is None else f"is '{color}', none of the ten colors"
             raise DataError(
                 f"a detected {clause.label} {said}, but the prompt asks for a {clause.color} one; "
-                "add a color classifier"
+                "add a color classifier, e.g. --colors clip:ViT-L-14/openai"
             )
     right = colors.count(clause.color)
     if right >= clause.count:

@@ -1,0 +1,190 @@
+"""Scores with intervals and comparisons, from what a metric said about each image.
+
+The unit that is drawn is the prompt: its images stay together in the bootstrap, also those of
+several folders with the same prompt, and prompts are drawn anew within each task. So an interval
+tells what other prompts of the same tasks might have given. A task in which every image is right,
+or every one wrong, gets an interval of no width: the bootstrap cannot know better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ..data.geneval import GenevalPrompt
+from ..errors import DataError
+from ..intervals import LEVEL, resampled_means
+from ..types import ImagePrompt, MetricSpec, Score
+from .folder import meaning
+from .score import PromptResult, Scoring
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """Two models on the same prompts.
+
+    Attributes:
+        first, second: scores by task, and overall, over the prompts that both have.
+        difference: second minus first, with paired intervals.
+        notes: what was left out, in words.
+    """
+
+    first: dict[str, Score]
+    second: dict[str, Score]
+    difference: dict[str, Score]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Columns of ratios: their values, the number of prompts, and B resampled values."""
+
+    value: Float[np.ndarray, " C"]
+    n: int
+    draws: Float[np.ndarray, "B C"]
+
+    @classmethod
+    def of(cls, table: Float[np.ndarray, "n D"], seed: int) -> Ratios:
+        """Of each pair of columns (sum, count), the ratio of sums, and what resamples give."""
+        means, total = resampled_means(table, seed), table.sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = means[:, 0::2] / means[:, 1::2]
+        return cls(total[0::2] / total[1::2], len(table), draws)
+
+    def score(self, column: int = 0, unscored: int = 0) -> Score:
+        low, high = np.percentile(self.draws[:, column], LEVEL)
+        return Score(float(self.value[column]), self.n, float(low), float(high), unscored)
+
+    def difference(self) -> Score:
+        """The second column minus the first."""
+        low, high = np.percentile(self.draws[:, 1] - self.draws[:, 0], LEVEL)
+        return Score(float(self.value[1] - self.value[0]), self.n, float(low), float(high))
+
+
+Row = tuple[GenevalPrompt, Float[np.ndarray, " D"]]
+
+
+def task_of(spec: MetricSpec, prompt: ImagePrompt) -> str:
+    """Whose mean a prompt's images are part of: its task, or all."""
+    return prompt.task if spec.tasks else OVERALL
+
+
+def average_values(
+    values: Float[np.ndarray, " P"], prompts: Sequence[ImagePrompt], spec: MetricSpec
+) -> float:
+    """A metric's value of a set of prompts, from one value for each; NaN = unscored."""
+    by_task: dict[str, list[float]] = {}
+    for prompt, value in zip(prompts, values, strict=True):
+        if not np.isnan(value):
+            by_task.setdefault(task_of(spec, prompt), []).append(float(value))
+    return float(np.mean([np.mean(row) for row in by_task.values()])) if by_task else float("nan")
+
+
+def ratios_by_task(rows: Sequence[Row], spec: MetricSpec, seed: int) -> dict[str, Ratios]:
+    """Ratios of each task, over the prompts that have a scored image in every column, and their
+    mean over tasks, which are drawn independently of each other."""
+    found: dict[str, Ratios] = {}
+    tasks = spec.tasks or (OVERALL,)
+    for number, task in enumerate(tasks):
+        table = [
+            row
+            for row in by_meaning([one for one in rows if task_of(spec, one[0]) == task]).values()
+            if (row[1::2] > 0).all()
+        ]
+        if table:
+            found[task] = Ratios.of(np.stack(table), seed * len(tasks) + number)
+    if found and spec.tasks:
+        parts = list(found.values())
+        found[OVERALL] = Ratios(
+            np.mean([part.value for part in parts], axis=0),
+            sum(part.n for part in parts),
+            np.mean([part.draws for part in parts], axis=0),
+        )
+    return found
+
+
+def by_meaning(rows: Sequence[Row]) -> dict[bytes, Float[np.ndarray, " D"]]:
+    """The sum of the rows of each prompt, which may stand in several folders."""
+    found: dict[bytes, Float[np.ndarray, " D"]] = {}
+    for prompt, row in rows:
+        key = meaning(prompt)
+        found[key] = found[key] + row if key in found else row
+    return found
+
+
+def counted(result: PromptResult) -> Float[np.ndarray, " 2"]:
+    """Sum and number of a prompt's values."""
+    return np.array([sum(result.values), len(result.values)], float)
+
+
+def task_scores(
+    results: Sequence[PromptResult], spec: MetricSpec, *, seed: int = 0
+) -> dict[str, Score]:
+    """Mean value of the images of each task that has any, and 'overall', the mean of those means.
+
+    Returns:
+        for each: value, number of prompts, 95 % interval, number of unscored images.
+    """
+    rows = [(result.prompt, counted(result)) for result in results]
+    unscored: dict[str, int] = {}
+    for result in results:
+        for name in {task_of(spec, result.prompt), OVERALL}:
+            lost = len(result.images) - len(result.values)
+            unscored[name] = unscored.get(name, 0) + lost
+    found = ratios_by_task(rows, spec, seed)
+    return {name: each.score(unscored=unscored[name]) for name, each in found.items()}
+
+
+def compare_scorings(
+    first: Scoring, second: Scoring, spec: MetricSpec, *, seed: int = 0
+) -> ScoreComparison:
+    """Two folders of images of the same prompts, prompt by prompt.
+
+    Raises:
+        DataError: if they have no scored prompt in common.
+    """
+    sides = [
+        by_meaning([(result.prompt, counted(result)) for result in scoring.results])
+        for scoring in (first, second)
+    ]
+    prompts = {meaning(result.prompt): result.prompt for result in first.results}
+    rows = [
+        (prompt, np.concatenate([sides[0][key], sides[1][key]]))
+        for key, prompt in prompts.items()
+        if key in sides[1]
+    ]
+    found = ratios_by_task(rows, spec, seed)
+    if not found:
+        raise DataError(
+            f"{first.images.name} and {second.images.name} have no scored prompt in common"
+        )
+    notes = common_notes(first, second)
+    if first.metric != second.metric:
+        notes.append(f"they were judged differently: {first.metric}, and {second.metric}")
+    return ScoreComparison(
+        {name: each.score(0) for name, each in found.items()},
+        {name: each.score(1) for name, each in found.items()},
+        {name: each.difference() for name, each in found.items()},
+        tuple(notes),
+    )
+
+
+def common_notes(first: Scoring, second: Scoring) -> list[str]:
+    """What one of two scorings has and the other lacks, in words."""
+    have = [{meaning(r.prompt) for r in scoring.results} for scoring in (first, second)]
+    notes = []
+    for side, scoring in enumerate((first, second)):
+        name = ("first", "second")[side]
+        lost = sum(meaning(result.prompt) not in have[1 - side] for result in scoring.results)
+        if lost:
+            notes.append(
+                f"{lost:,} of {len(scoring.results):,} prompts of the {name} are not in the other "
+                "and were left out"
+            )
+        notes += [f"the {name}: {note}" for note in scoring.notes]
+    return notes
