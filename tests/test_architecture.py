@@ -44,13 +44,17 @@ ALLOWED = {
     "encbench.presets": {"errors"},
     "encbench.media": STORE | {"vision"},
     "encbench.doctor": ENGINE,
+    "encbench.checkpoint": BASE | {"files", "schema"},
+    "encbench.training": {"errors"},
     "encbench.shipped": BASE | {"files"},
     "encbench.distributed": BASE | {"progress", "device"},
     "encbench.device": {"errors"},
     "encbench.lock": {"errors"},
-    "encbench.metrics": STORE | {"data", "encoders", "vision", "intervals", "metrics", "shipped"},
-    "encbench.flow": ENGINE | {"flow", "distributed", "shipped", "options", "presets"},
-    "encbench.zoo": ENGINE | {"zoo", "shipped"},
+    "encbench.metrics": STORE
+    | {"data", "encoders", "vision", "intervals", "metrics", "shipped", "training"},
+    "encbench.flow": ENGINE
+    | {"flow", "distributed", "shipped", "options", "presets", "checkpoint", "training"},
+    "encbench.zoo": ENGINE | {"zoo", "shipped", "checkpoint", "training"},
     "encbench.probes": {
         "types",
         "errors",

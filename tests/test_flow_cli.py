@@ -52,7 +52,7 @@ def test_flags_over_toml_over_preset(run, tmp_path):
     held = json.loads((out / "config.json").read_text())
     assert (held["steps"], held["batch"], held["lr"]) == (4, 8, 0.01)
     assert held["checkpoint_every"] == 200  # of the preset
-    assert files.read_state(out / "final")["step"] == 4
+    assert files.read_state(out / "final").step == 4
     code, _, err = run("--config", tmp_path / "c.toml", *TINY, "--lr", 0.02, "--out", out)
     assert (code, "--lr was 0.01, is 0.02" in err) == (2, True), err
 

@@ -88,7 +88,7 @@ def test_from_an_image_folder_to_genevals_layout(run, tmp_path, backbone, folder
         assert any("transformer_blocks" in name for name in moved)
         assert not any("patch_embed" in name or "proj_out" in name for name in moved)
     state = files.read_state(tmp_path / "run" / "final")
-    assert state["encoder"]["pooled"] == (24 if encoder == "clip" else 0) or network == "sana"
+    assert state.encoder.pooled == (24 if encoder == "clip" else 0) or network == "sana"
     assert list((tmp_path / "store").rglob("*.latents.safetensors"))
 
     prompts = tmp_path / "p.jsonl"

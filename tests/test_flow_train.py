@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,17 +13,21 @@ import flow_checkpoints
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from encbench import checkpoint
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
+from encbench.files import TEMPORARY, _origin
 from encbench.flow import checkpoint as files
+from encbench.flow import trainer as trainer_module
 from encbench.flow.config import training_config
 from encbench.flow.data import ImagesInMemory, scene_images
 from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
-from encbench.flow.optimizer import from_tensors, learning_rate_share, make_optimizers, to_tensors
+from encbench.flow.networks import build_optimizers
 from encbench.flow.train import Trainer, train
+from encbench.training import load_state_tensors, state_tensors, warmup_cosine
 
 TINY = {
     "world": "scenes-grid", "images": 40, "side": 8, "patch": 4, "network": "dit-16x1x1",
@@ -85,9 +90,9 @@ def test_what_is_logged_and_kept(whole):
     assert len(rows[0]["error_by_t"]) == 10
     assert all(row["images_per_second"] > 0 and row["gradient_norm"] > 0 for row in rows)
     assert done.parent == out / "parent"
-    assert files.read_state(done.parent)["step"] == 6
-    assert files.read_state(done.parent)["instantaneous"]
-    assert not files.read_state(done.path)["instantaneous"]
+    assert files.read_state(done.parent).step == 6
+    assert files.read_state(done.parent).instantaneous
+    assert not files.read_state(done.path).instantaneous
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["00000012"]
     assert any((out / "tensorboard").iterdir())
     assert not same(weights(done.parent), weights(done.path))
@@ -189,7 +194,7 @@ def test_as_a_library_with_data_and_features_in_memory(tmp_path):
         at=(1, 6, 12),
     )
     assert seen == [(1, True, True), (6, True, True), (12, False, True)]
-    assert files.read_state(done.path)["encoder"]["tokens"] == 16
+    assert files.read_state(done.path).encoder.tokens == 16
 
 
 def test_the_backbone_does_not_depend_on_the_encoder(tmp_path):
@@ -204,8 +209,6 @@ def test_the_backbone_does_not_depend_on_the_encoder(tmp_path):
 
 
 def test_it_begins_with_a_backbone(tmp_path, whole):
-    from safetensors.torch import save_file
-
     from encbench.flow.sample import load_checkpoint
 
     done, _ = whole
@@ -260,14 +263,14 @@ def test_state_is_put_where_the_parameters_are(kind, tmp_path):
     """Even the step's number, which a fused AdamW wants there; 'meta' stands for a GPU."""
     config = settings(tmp_path, optimizer=kind)
     net = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(3, 2)])})
-    optimizers = make_optimizers(config, net)
+    optimizers = build_optimizers(config, net)
     net["blocks"][0](torch.ones(1, 3)).sum().backward()
     for optimizer in optimizers:
         optimizer.step()
-    state = to_tensors(optimizers, dict(net.named_parameters()))
+    state = state_tensors(optimizers, dict(net.named_parameters()))
     other = net.to("meta")
-    moved = make_optimizers(config, other)
-    from_tensors(moved, dict(other.named_parameters()), state)
+    moved = build_optimizers(config, other)
+    load_state_tensors(moved, dict(other.named_parameters()), state)
     found = [value for o in moved for held in o.state.values() for value in held.values()]
     assert len(found) == len(state)
     assert {value.device.type for value in found} == {"meta"}
@@ -360,18 +363,18 @@ def test_a_spike_is_one_against_what_is_usual():
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     out = tmp_path / "run"
-    real = files.save_file
+    real = checkpoint.save_file
 
     def full(tensors, path, *rest):
-        if "00000008" in str(path):
-            raise files.SafetensorError("I/O error: No space left on device (os error 28)")
+        if (out / "checkpoints" / "00000004").exists():
+            raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
         real(tensors, path, *rest)
 
-    monkeypatch.setattr(files, "save_file", full)
-    with pytest.raises(StoreError, match=r"checkpoint .*00000008 failed: the disk is full"):
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StoreError, match=r"writing .* failed: the disk is full"):
         train(settings(out))
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["00000004"]
-    monkeypatch.setattr(files, "save_file", real)
+    monkeypatch.setattr(checkpoint, "save_file", real)
     assert train(settings(out)).steps == 12
 
 
@@ -386,8 +389,9 @@ def test_a_disk_that_is_really_full(tmp_path):
         pytest.skip("mounting a small disk needs root")
     try:
         tensors = {"model": {"w": torch.zeros(1 << 20)}}
+        written = checkpoint.Checkpoint(tensors, {"step": 1})
         with pytest.raises(StoreError, match="the disk is full"):
-            files.write_checkpoint(small / "c", files.Checkpoint(tensors, {"step": 1}))
+            checkpoint.write_checkpoint(small / "c", written)
         assert not list(small.iterdir())
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -420,18 +424,191 @@ def test_pickles_and_damage_are_refused(whole, tmp_path):
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        files.read_part(copy, "model")
+        checkpoint.read_part(copy, "model")
     (copy / "state.json").write_text("{")
-    with pytest.raises(ModelError, match=r"state\.json is damaged"):
+    with pytest.raises(ModelError, match=r"state\.json is not valid JSON"):
         files.read_state(copy)
+
+
+def copy_of(out, folder):
+    shutil.copytree(out, folder)
+    return folder
+
+
+def outputs(out):
+    """What a finished training leaves, but for what holds the time it took."""
+    return {
+        "grid": (out / "samples" / "00000012.png").read_bytes(),
+        "config": json.loads((out / "config.json").read_text())["steps"],
+        "log": curve(out),
+    }
+
+
+@pytest.fixture(scope="module")
+def with_grid(tmp_path_factory):
+    """An uninterrupted training that samples."""
+    out = tmp_path_factory.mktemp("grid") / "run"
+    train(settings(out, sample_prompts=1, sample_every=6))
+    return out
+
+
+@pytest.mark.parametrize("lost", ["grid", "log", "config", "cut grid", "cut log"])
+def test_side_outputs_of_a_finished_training_are_made_again(with_grid, tmp_path, lost):
+    path = {
+        "grid": "samples/00000012.png", "log": "log.jsonl", "config": "config.json",
+    }[lost.removeprefix("cut ")]  # fmt: skip
+    whole = outputs(with_grid)
+    out = copy_of(with_grid, tmp_path / "run")
+    data = (out / path).read_bytes()
+    (out / path).write_bytes(data[: len(data) // 2]) if "cut" in lost else (out / path).unlink()
+    begun = (out / "final" / "state.json").stat().st_mtime_ns
+    train(settings(out, sample_prompts=1, sample_every=6))
+    assert outputs(out) == whole
+    assert (out / "final" / "state.json").stat().st_mtime_ns == begun
+
+
+@pytest.mark.parametrize("step", [6, 12])
+def test_a_kill_right_before_any_file_is_named_loses_nothing(
+    with_grid, tmp_path, step, monkeypatch
+):
+    """Callback, grid and log of a step are there before the checkpoint that would skip them."""
+    out, seen = tmp_path / "run", []
+    real = trainer_module.write_checkpoint
+
+    def killed(path, written):
+        if path.name == f"{step:08d}" and len(seen) < 2:
+            raise KeyboardInterrupt
+        return real(path, written)
+
+    def go():
+        config = settings(out, sample_prompts=1, sample_every=6, checkpoint_every=6)
+        return train(config, callback=lambda moment: seen.append(moment.step), at={step})
+
+    monkeypatch.setattr(trainer_module, "write_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert seen == [step]
+    assert (out / "samples" / f"{step:08d}.png").is_file()
+    go()
+    assert seen == [step] * 2
+    assert outputs(out)["grid"] == outputs(with_grid)["grid"]
+
+
+def test_with_keep_1_a_damaged_last_checkpoint_leaves_the_one_before(
+    whole, tmp_path, monkeypatch, caplog
+):
+    done, out = whole
+    cut = stopped(tmp_path / "run", monkeypatch, at=10)
+    names = [p.name for p in sorted((cut / "checkpoints").iterdir())]
+    assert names == ["00000004", "00000008"]
+    model = cut / "checkpoints" / "00000008" / "model.safetensors"
+    data = bytearray(model.read_bytes())
+    data[-3] ^= 1  # one bit of a weight: the file can still be read
+    model.write_bytes(data)
+    caplog.set_level("WARNING", "encbench")
+    finished = train(settings(cut))
+    assert "model.safetensors is damaged" in caplog.text
+    assert same(weights(finished.path), weights(done.path))
+    assert curve(cut) == curve(out)
+    assert [p.name for p in (cut / "checkpoints").iterdir()] == ["00000012"]
+
+
+def test_a_damaged_final_checkpoint_is_written_again(whole, tmp_path):
+    done, out = whole
+    cut = copy_of(out, tmp_path / "run")
+    (cut / "final" / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"ema\.safetensors is damaged.*run the same training"):
+        files.find_checkpoint(cut)
+    assert same(weights(train(settings(cut)).path), weights(done.path))
+
+
+def test_all_checkpoints_damaged_is_one_line(whole, tmp_path):
+    cut = copy_of(whole[1], tmp_path / "run")
+    for path in cut.rglob("state.json"):
+        path.write_text("[]")
+    with pytest.raises(ModelError, match=r"state\.json .*no other checkpoint; remove .* to begin"):
+        train(settings(cut))
+
+
+def test_what_a_killed_process_left_half_written_is_swept(whole, tmp_path):
+    cut = copy_of(whole[1], tmp_path / "run")
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    left = cut / "checkpoints" / f"{TEMPORARY}{_origin()}-{int(gone.stdout)}-0a0b0c0d"
+    shutil.copytree(cut / "final", left)
+    train(settings(cut))
+    assert not left.exists()
+
+
+STATES = {  # a wrong value of a key, and what the line names
+    "step": "12", "instantaneous": 1, "config": [], "encoder": None, "data": {"name": 3, "pin": ""},
+    "seconds": "long", "meters": {"sums": [[1, None]], "loss": []}, "sana": 4,
+    "spikes": {"norms": [10**400], "in_a_row": 0, "skipped": 0}, "schema": "one", "files": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", [*STATES, *(f"no {key}" for key in STATES if key not in ("sana", "files"))]
+)
+def test_a_state_of_wrong_types_is_one_line_with_file_and_key(whole, tmp_path, key):
+    copy = copy_of(whole[0].path, tmp_path / "final")
+    state = json.loads((copy / "state.json").read_text())
+    name = key.removeprefix("no ")
+    state.pop(name)
+    if name == key:
+        state[key] = STATES[key]
+    (copy / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ModelError) as error:
+        files.find_checkpoint(copy)
+    assert str(copy / "state.json") in str(error.value)
+    assert name in str(error.value) or key == "spikes"  # a number of 400 digits is no JSON here
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", "9" * 5000, "[" * 500 + "]" * 500, "{", "\xff"]
+)
+def test_a_state_that_is_no_json_of_ours_is_one_line(whole, tmp_path, text):
+    copy = copy_of(whole[0].path, tmp_path / "final")
+    state = (copy / "state.json").read_text().replace('"step": 12', f'"step": {text}')
+    (copy / "state.json").write_bytes(state.encode("latin-1"))
+    with pytest.raises(ModelError) as error:
+        files.find_checkpoint(copy)
+    assert str(copy / "state.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "type"])
+def test_weights_of_another_network_are_one_line(whole, tmp_path, change):
+    """Even where the sums are right, as in a file of an earlier version that has none."""
+    from encbench.flow.sample import load_checkpoint
+
+    copy = copy_of(whole[0].path, tmp_path / "final")
+    state = json.loads((copy / "state.json").read_text())
+    state["files"] = {}
+    (copy / "state.json").write_text(json.dumps(state))
+    tensors = load_file(copy / "model.safetensors")
+    name = "output.linear.weight"
+    tensors |= {
+        "missing": {}, "unknown": {"strange": torch.zeros(2)}, "shape": {name: torch.zeros(2)},
+        "type": {name: torch.zeros_like(tensors[name], dtype=torch.int32)},
+    }[change]  # fmt: skip
+    if change == "missing":
+        del tensors["patches.weight"]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(ModelError) as error:
+        load_checkpoint(copy, torch.device("cpu"), "model")
+    named = {"missing": "patches.weight", "unknown": "strange"}.get(change, name)
+    assert str(copy / "model.safetensors") in str(error.value)
+    assert named in str(error.value)
 
 
 # ---------------------------------------------------------------------------- small pieces
 
 
-def test_the_rate_rises_and_falls(tmp_path):
-    config = settings(tmp_path, steps=100, warmup=10, lr_end=0.1)
-    rates = [learning_rate_share(config, step) for step in range(100)]
+def test_the_rate_rises_and_falls():
+    rates = [warmup_cosine(step, 100, 10, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert np.argmax(rates) in (9, 10)

@@ -19,10 +19,15 @@ from ..flow.config import TrainConfig
 from ..flow.features import Widths
 from ..flow.loss import LossModule
 from ..flow.meanflow import Condition
-from ..flow.networks import build_network, build_objective, build_space, build_time_sampler
+from ..flow.networks import (
+    build_network,
+    build_objective,
+    build_optimizers,
+    build_space,
+    build_time_sampler,
+)
 from ..flow.objectives.base import Objective
 from ..flow.objectives.flow_matching import FlowMatching
-from ..flow.optimizer import make_optimizers
 from ..metrics.geneval.detect import load_detector
 from ..records import ConfirmPlan, PlannedTraining, Ranked
 from .plan import CURVE, LEAST_STEPS, fewer, main_group, shape_of
@@ -70,7 +75,7 @@ def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
     shape = tuple(space.shape)
     net = build_network(config, shape, WIDTHS).to(device)
     generator = torch.Generator().manual_seed(0)
-    optimizers = make_optimizers(config, net)
+    optimizers = build_optimizers(config, net)
     sampler = build_time_sampler(config)
 
     def condition(batch: int) -> Condition:

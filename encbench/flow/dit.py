@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ModelError, UsageError
+from ..checkpoint import check_weights
+from ..errors import UsageError
 from .connector import EPS, TextCondition, TextConnector
 from .meanflow import T_CLIP, Condition
 
@@ -367,17 +368,7 @@ class DiT(nn.Module):
         Raises:
             ModelError: naming the first weight that is missing, unknown or of another shape.
         """
-        mine = self.backbone_state()
-        for name in sorted(mine.keys() | state.keys()):
-            if name not in state:
-                raise ModelError(f"the backbone lacks {name}: it is of another network")
-            if name not in mine:
-                raise ModelError(f"the backbone has {name}, which this network has not")
-            if mine[name].shape != state[name].shape:
-                raise ModelError(
-                    f"the backbone's {name} is {tuple(state[name].shape)}, but this network's is "
-                    f"{tuple(mine[name].shape)}: the sizes differ"
-                )
+        check_weights(self.backbone_state(), state, "the backbone")
         self.load_state_dict(dict(state), strict=False)
 
 

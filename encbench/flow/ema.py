@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..errors import ModelError, UsageError
+from ..checkpoint import check_weights
+from ..errors import UsageError
 
 COUNT = "n_averaged"
 
@@ -51,19 +52,18 @@ class EMA:
         many updates they hold."""
         return {**self._trained(), COUNT: self._mean.n_averaged}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], where: object = "the averaged weights"
+    ) -> None:
         """
         Raises:
-            ModelError: if the state is of another network.
+            ModelError: beginning with ``where``, if the state is of another network.
         """
-        trained = self._trained()
-        if state.keys() != {*trained, COUNT}:
-            odd = sorted(state.keys() ^ {*trained, COUNT})
-            raise ModelError(f"the averaged weights are of another network: {odd[0]} is odd")
+        mine = self.state_dict()
+        check_weights(mine, state, where)
         with torch.no_grad():
-            for name, weight in trained.items():
-                weight.copy_(state[name])
-            self._mean.n_averaged.copy_(state[COUNT])
+            for name, tensor in mine.items():
+                tensor.copy_(state[name])
 
     @staticmethod
     def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data.hub import download_plan
 from ..encoders import EncoderSpec, family_of
 from ..errors import EncbenchError
+from ..training import trainable
 from .config import TrainConfig
 from .features import PromptEncoder, Widths
 from .meanflow import Condition
 from .networks import build_network, build_space, build_time_sampler, check_objective
-from .optimizer import trainable
 
 GUESS = Widths(2048, 0)
 TEXT = 32  # tokens of a caption, padded

@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,7 @@ from PIL import Image, ImageDraw
 
 from ..files import write_atomic
 from .meanflow import Condition, sample_flow
-from .sample import Instantaneous, noise_of
-
-if TYPE_CHECKING:
-    from .trainer import Moment
+from .sample import noise_of
 
 STEPS = (1, 2, 4, 16)
 LEAST = 96  # pixels of an image in the grid, at least
@@ -28,21 +25,19 @@ LABEL = 150  # pixels for a prompt
 
 @torch.no_grad()
 def write_grid(
-    path: Path, moment: Moment, cond: Condition, prompts: Sequence[str], *, seed: int = 0
+    path: Path, net: Any, space: Any, cond: Condition, prompts: Sequence[str], *, seed: int = 0
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Sample the running mean of the weights, a row for each prompt and a column for each number
-    of steps, and write a PNG.
+    """Sample a network, a row for each prompt and a column for each number of steps, and write a
+    PNG.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    net: Any = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
-    shape = moment.space.shape
-    noise = torch.stack([noise_of(seed + i, shape) for i in range(len(prompts))])
+    noise = torch.stack([noise_of(seed + i, space.shape) for i in range(len(prompts))])
     noise = noise.to(cond.tokens.device)
     columns = []
     for steps in STEPS:
-        made = moment.space.decode(sample_flow(net, cond, noise, steps)).float().clamp(0, 1)
+        made = space.decode(sample_flow(net, cond, noise, steps)).float().clamp(0, 1)
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
     grid = labeled(np.stack(columns, 1), list(prompts), heads)
@@ -50,6 +45,16 @@ def write_grid(
     grid.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
     return np.asarray(grid)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG is there and undamaged."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.verify()
+        return True
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def labeled(

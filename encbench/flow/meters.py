@@ -6,20 +6,39 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import from_os_error
-from ..files import write_atomic
+from ..errors import ModelError, RecordError, from_os_error
+from ..files import parse_json, read_bytes, write_atomic
 from .loss import LossTerms
 
 BINS = 10
 LOG = "log.jsonl"
 HISTORY = 100  # steps whose gradient norms say what is usual
 USUAL = 20  # of them before a step can be a spike
+
+
+@dataclass(frozen=True)
+class MetersState:
+    """The sums of :class:`Meters`, JSON-ready."""
+
+    sums: list[list[float]]
+    loss: list[float]
+
+
+@dataclass(frozen=True)
+class SpikesState:
+    """What :class:`Spikes` remembers, JSON-ready."""
+
+    norms: list[float]
+    in_a_row: int
+    skipped: int
 
 
 class Meters:
@@ -55,17 +74,21 @@ class Meters:
         self.loss[1] += (norm if math.isfinite(norm) else 0.0) / self.processes
         self.loss[2] += 1 / self.processes
 
-    def state(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Sums over all processes, JSON-ready; the first one's :meth:`load` takes them back."""
-        return {
-            "sums": total(self.sums.clone()).tolist(),
-            "loss": total(self.loss.clone()).tolist(),
-        }
+    def state(self, total: Callable[[Tensor], Tensor]) -> MetersState:
+        """Sums over all processes; the first one's :meth:`load` takes them back."""
+        return MetersState(total(self.sums.clone()).tolist(), total(self.loss.clone()).tolist())
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: MetersState) -> None:
+        """
+        Raises:
+            ModelError: if the sums are not of this shape.
+        """
         for name in ("sums", "loss"):
-            held = getattr(self, name)
-            held.copy_(torch.tensor(state[name], dtype=held.dtype))
+            held, values = getattr(self, name), getattr(state, name)
+            try:
+                held.copy_(torch.tensor(values, dtype=held.dtype).reshape(held.shape))
+            except (ValueError, RuntimeError) as error:
+                raise ModelError(f"meters: {name} does not hold {held.numel()} numbers") from error
 
     def row(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Means since the last row; ``total`` adds up over processes. Starts anew."""
@@ -115,12 +138,12 @@ class Spikes:
             self.skipped += 1
         return problem
 
-    def state(self) -> dict[str, Any]:
-        return {"norms": self.norms, "in_a_row": self.in_a_row, "skipped": self.skipped}
+    def state(self) -> SpikesState:
+        return SpikesState(self.norms, self.in_a_row, self.skipped)
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.norms = list(state["norms"])
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+    def load(self, state: SpikesState) -> None:
+        self.norms = list(state.norms)
+        self.in_a_row, self.skipped = state.in_a_row, state.skipped
 
 
 class Log:
@@ -129,12 +152,13 @@ class Log:
     Args:
         out: folder of the training.
         step: at which it goes on; what an interrupted run wrote after it is removed.
+        checkpoint: folder that may hold the log up to there; a damaged log is made again from it.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, checkpoint: Path | None = None) -> None:
         self.path = out / LOG
-        kept = [row for row in read_log(out) if row["step"] <= step]
-        write_atomic(self.path, b"".join(_line(row) for row in kept))
+        rows = (read_log(checkpoint) if checkpoint else []) or read_log(out)
+        write_atomic(self.path, b"".join(_line(row) for row in rows if row["step"] <= step))
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -171,17 +195,13 @@ class Log:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """All rows of a training's log; a last line that was cut off is left out."""
+    """All rows of a training's log; damaged ones, as a last line that was cut off, are left out."""
     path = out / LOG
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text("utf-8", "replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [row for row in rows if isinstance(row, dict) and "step" in row]
+    for line in read_bytes(path).split(b"\n") if path.is_file() else ():
+        with suppress(RecordError):
+            rows.append(parse_json(line, str(path)))
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

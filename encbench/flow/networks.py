@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from .. import registry
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
+from ..training import trainable
 from .config import TrainConfig, flag
 from .connector import Connector
 from .dit import SIZES, DiT, DiTConfig, dit_config
@@ -165,7 +166,12 @@ def _sana(
         torch.manual_seed(config.seed)
         if known is not None:
             model = diffusers("A SANA network").SanaTransformer2DModel
-            net = SanaVelocity(model.from_config(dict(known)), widths.tokens)
+            try:
+                net = SanaVelocity(model.from_config(dict(known)), widths.tokens)
+            except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise ModelError(
+                    f"the checkpoint's SANA configuration is damaged: {error}"
+                ) from error
         else:
             source, _, revision = config.network.removeprefix("sana:").partition("@")
             net = load_sana(source, widths.tokens, revision or None)
@@ -178,6 +184,29 @@ def _sana(
         raise UsageError("a SANA network predicts u: add --prediction u")
     net.train_only(config.trainable)
     return net
+
+
+def build_optimizers(config: TrainConfig, net: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; with 'muon', torch's Muon for the blocks' matrices and AdamW for
+    the rest (K. Jordan et al., 2024; steps scaled to AdamW's size as in arXiv 2502.16982, so
+    that one learning rate serves both)."""
+    named = trainable(net)
+    matrices = {  # of DiT and of SANA
+        name: p
+        for name, p in named.items()
+        if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name
+    }
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    adamw = torch.optim.AdamW(
+        [p for name, p in named.items() if name not in matrices],
+        betas=(config.beta1, config.beta2),
+        fused=True,  # one pass over each tensor
+        **common,
+    )
+    if not matrices:
+        return [adamw]
+    scaled = "match_rms_adamw"
+    return [torch.optim.Muon([*matrices.values()], adjust_lr_fn=scaled, **common), adamw]
 
 
 def calibrate(net: nn.Module, cond: Condition) -> None:

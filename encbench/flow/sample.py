@@ -9,7 +9,7 @@ another shape because of an image's neighbors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checkpoint import load_weights, read_part
 from ..data.geneval import GenevalPrompt
-from ..errors import DataError, EncbenchError, UsageError
-from ..files import digest, digest_files
+from ..errors import DataError, EncbenchError, ModelError, UsageError
+from ..files import digest, digest_files, read_lines
 from . import checkpoint as files
 from .config import TrainConfig, training_config
 from .ema import EMA
@@ -77,21 +78,24 @@ def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") 
     """
     path = files.find_checkpoint(path)
     state = files.read_state(path)
-    config = training_config(state["config"])
-    encoder = state["encoder"]
+    try:
+        config = training_config(state.config)
+    except UsageError as error:
+        raise ModelError(f"{path / files.STATE}: config: {error}") from error
     space = build_space(config, device)
-    widths = Widths(encoder["tokens"], encoder["pooled"])
-    net = build_network(config, tuple(space.shape), widths, state.get("sana"))
-    tensors = {**files.read_part(path, "model")}
+    widths = Widths(state.encoder.tokens, state.encoder.pooled)
+    net = build_network(config, tuple(space.shape), widths, state.sana)
+    tensors, file = read_part(path, "model"), path / f"{weights}.safetensors"
     if weights == "ema":
-        tensors |= EMA.weights(EMA.weights(files.read_part(path, "ema")))
-    net.load_state_dict(tensors)
+        tensors |= EMA.weights(read_part(path, "ema"))
+    load_weights(net, tensors, file)
     net = net.to(device).eval().requires_grad_(False)
-    if state["instantaneous"]:
+    if state.instantaneous:
         net = Instantaneous(net)
-    file = path / f"{weights}.safetensors"
-    fingerprint = digest([digest_files([file]), state["instantaneous"]])
-    return Loaded(net, space, config, encoder, state["step"], state["instantaneous"], fingerprint)
+    fingerprint = digest([digest_files([file]), state.instantaneous])
+    return Loaded(
+        net, space, config, asdict(state.encoder), state.step, state.instantaneous, fingerprint
+    )
 
 
 @torch.no_grad()
@@ -223,12 +227,7 @@ def text_prompts(given: str) -> list[GenevalPrompt]:
     path = Path(given)
     lines = [given]
     if path.suffix == ".txt":
-        try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines()
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error
+        lines = read_lines(path, DataError)
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise DataError(f"{given or '--prompts'} holds no prompt")

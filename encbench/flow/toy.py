@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .. import registry
 from ..errors import UsageError
 from ..progress import bar
+from ..training import descend
 from .loss import objective_loss
 from .meanflow import Condition, sample_flow
 from .objectives.base import Objective
@@ -129,9 +130,7 @@ def train_toy(
             x, noise = density(label, generator), torch.randn(batch, 2, generator=generator)
             r, t = times.sample(batch, step / steps, generator)
             terms = objective_loss(net, x, one_hot(label), noise, r, t, objective=objective)  # type: ignore[arg-type]
-            optimizer.zero_grad()
-            terms.loss.backward()
-            optimizer.step()
+            descend(terms.loss, optimizer, net.parameters(), None, f"the loss at step {step}")
             schedule.step()
             decay = min(0.995, step / (step + 10))
             with torch.no_grad():

@@ -11,15 +11,18 @@ import torch
 
 from ..device import choose_device, is_out_of_memory
 from ..errors import EncbenchError, UsageError
+from ..files import sweep_temporary
 from ..lock import lock_folder
 from ..progress import log
 from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
+from .grids import is_whole
+from .meters import read_log
 from .networks import check_objective
 from .team import Team
-from .trainer import Moment, Trainer, TrainingResult
+from .trainer import Moment, Trainer, TrainingResult, grid_path, result_of
 
 IN_MEMORY = 4 << 30  # bytes of text features above which they are encoded as they are needed
 TOKEN_GUESS = 24  # tokens of a caption, before any was encoded
@@ -65,7 +68,9 @@ def train(
         Team(device or choose_device(config.device), alone=alone) as team,
         lock_folder(config.out) if team.leads else nullcontext(),
     ):
-        finished = _finished(config)
+        if team.leads:
+            sweep_temporary(config.out)
+        finished = _find_finished(config)
         if finished is not None:
             return finished
         data = data or load_training_images(config)
@@ -86,25 +91,31 @@ def train(
             raise
 
 
-def _finished(config: TrainConfig) -> TrainingResult | None:
-    """The training in the folder if it is finished; raises if one with other settings is there."""
-    path = files.latest(config.out)
+def _find_finished(config: TrainConfig) -> TrainingResult | None:
+    """The training in the folder if all of it is there; raises if one with other settings is.
+
+    A finished one whose log or last sample grid is lost goes on at its end, which makes them again.
+    """
+    path = files.latest_whole(config.out)
     if path is None:
         return None
     state = files.read_state(path)
-    differing = config.same_training(state["config"])
+    differing = config.same_training(state.config)
     if differing:
         raise UsageError(
             f"{config.out} holds a training with other settings ({'; '.join(differing)}); choose "
             "another --out, or give the same settings to go on with it"
         )
-    if path.name != files.FINAL:
+    grid = grid_path(config, state.step)
+    whole = (
+        read_log(config.out) == (read_log(path) or read_log(config.out))
+        and (config.out / "config.json").is_file()
+        and (not config.sample_prompts or is_whole(grid))
+    )
+    if path.name != files.FINAL or not whole:
         return None
     log.info("%s is finished", config.out)
-    parent = config.out / files.PARENT
-    return TrainingResult(
-        path, parent if parent.is_dir() else None, state["step"], state["seconds"]
-    )
+    return result_of(config.out, state.step, state.seconds)
 
 
 def _encode(encoder: PromptEncoder, data: ImageSet) -> Features:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,34 +18,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import Checkpoint, load_weights, read_part, read_tensors, write_checkpoint
 from ..errors import DataError, EncbenchError, ModelError
 from ..files import write_json
 from ..progress import bar, log
+from ..training import (
+    load_state_tensors,
+    set_learning_rate,
+    state_tensors,
+    trainable,
+    warmup_cosine,
+)
 from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, ImagesInMemory, picks
 from .ema import EMA
 from .features import Bank, Features, check_fits
+from .grids import is_whole, write_grid
 from .loss import LossModule, LossTerms
 from .meanflow import Condition
-from .meters import Log, Meters, Spikes
+from .meters import LOG, Log, Meters, Spikes
 from .networks import (
     build_network,
     build_objective,
+    build_optimizers,
     build_space,
     build_time_sampler,
     calibrate,
     sana_config,
 )
 from .objectives.flow_matching import FlowMatching
-from .optimizer import (
-    from_tensors,
-    learning_rate_share,
-    make_optimizers,
-    set_rate,
-    to_tensors,
-    trainable,
-)
+from .sample import Instantaneous
 from .team import Team
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
@@ -74,6 +77,11 @@ class Moment(NamedTuple):
     space: Any
     instantaneous: bool
 
+    @property
+    def network(self) -> nn.Module:
+        """The network to sample: the running mean, asked for what has been trained so far."""
+        return Instantaneous(self.ema) if self.instantaneous else self.ema
+
 
 class Trainer:
     """The state of a training. Use :func:`train`."""
@@ -92,17 +100,14 @@ class Trainer:
         self.part = team.share(config.batch, config.accumulate)
         self.data, self.features = _on_device(data, features, self.device)
         self.space = build_space(config, self.device)
-        self.encoder = {
-            "spec": config.encoder, "revision": revision,
-            "tokens": features.widths.tokens, "pooled": features.widths.pooled,
-        }  # fmt: skip
+        self.encoder = files.EncoderState(config.encoder, revision, *features.widths)
         net = build_network(config, tuple(self.space.shape), features.widths)
         if init_backbone is not None:
-            net.load_backbone(files.read_tensors(init_backbone))  # type: ignore[operator]
+            net.load_backbone(read_tensors(init_backbone))  # type: ignore[operator]
         self.net = net.to(self.device)
         self._calibrate()
         self.named = trainable(self.net)
-        self.optimizers = make_optimizers(config, self.net)
+        self.optimizers = build_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
         self.objectives = (FlowMatching(), build_objective(config, self.device))
         self.times = build_time_sampler(config)
@@ -116,14 +121,14 @@ class Trainer:
         self.meters = Meters(self.device, team.size)
         self.spikes = Spikes(config.spike)
         self.step, self.seconds = 0, 0.0
-        self._resume()
+        self.resumed = self._resume()
 
     # ------------------------------------------------------------------------- the loop
 
     def run(self, callback: Callable[[Moment], None] | None, at: frozenset[int]) -> TrainingResult:
         config = self.config
-        writer = Log(config.out, self.step) if self.team.leads else None
-        if self.team.leads and self.step == 0:
+        writer = Log(config.out, self.step, self.resumed) if self.team.leads else None
+        if self.team.leads:
             write_json(config.out / "config.json", config.as_dict())
         logged, begun = self.step, time.perf_counter()
         try:
@@ -142,22 +147,28 @@ class Trainer:
                         logged, begun = self.step, now
                     if self.step == config.switch and self.step < config.steps:
                         self.save(config.out / files.PARENT, resumable=False)
+                    if self.team.leads and self._due(config.sample_every):
+                        self._samples(writer)
+                    if callback is not None and self.team.leads and self.step in at:
+                        callback(self._moment())
+                    # after all else of this step, which a training that goes on from here lacks
                     if self._due(config.checkpoint_every):
                         spent = time.perf_counter() - begun
                         self.save(config.out / files.FOLDER / f"{self.step:08d}", spent)
                         if self.team.leads:
                             files.remove_old(config.out, config.keep)
-                    if self.team.leads and self._due(config.sample_every, last=True):
-                        self._samples(writer)
-                    if callback is not None and self.team.leads and self.step in at:
-                        callback(self._moment())
             self.seconds += time.perf_counter() - begun
-            path = self.save(config.out / files.FINAL, resumable=False)
+            if self.team.leads and not is_whole(grid_path(config, self.step)):
+                self._samples(writer)
+            path = config.out / files.FINAL
+            if self.resumed != path:
+                self.save(path, resumable=False)
+                if self.team.leads:
+                    files.remove_old(config.out, config.keep)
         finally:
             if writer is not None:
                 writer.close()
-        parent = config.out / files.PARENT
-        return TrainingResult(path, parent if parent.is_dir() else None, self.step, self.seconds)
+        return result_of(config.out, self.step, self.seconds)
 
     def _step(self) -> str | None:
         """One step of the optimizer; or why it was skipped, in words."""
@@ -165,7 +176,7 @@ class Trainer:
         if number == config.switch:
             self.spikes.norms = []  # what is usual is another thing from here on
         self.loss.objective = self.objectives[number >= config.switch]
-        set_rate(self.optimizers, config.lr * learning_rate_share(config, number))
+        set_learning_rate(self.optimizers, config.lr * self._rate_share(number))
         draw = torch.Generator().manual_seed(_mixed(config.seed, number, 0))
         on_device = torch.Generator(self.device).manual_seed(_mixed(config.seed, number, 1))
         chosen = picks(self.data, number, config.batch, config.seed)
@@ -212,8 +223,12 @@ class Trainer:
         images = pixels.to(self.device).float() / 255
         return self.space.encode(images)
 
-    def _due(self, every: int, *, last: bool = False) -> bool:
-        return bool(every and self.step % every == 0) or (last and self.step == self.config.steps)
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    def _rate_share(self, step: int) -> float:
+        config = self.config
+        return warmup_cosine(step, config.steps, config.warmup, config.lr_end)
 
     # --------------------------------------------------------------- what is written down
 
@@ -225,7 +240,7 @@ class Trainer:
             "step": self.step,
             "stage": "flow-matching" if self.step <= config.switch else config.objective,
             **row,
-            "lr": config.lr * learning_rate_share(config, self.step - 1),
+            "lr": config.lr * self._rate_share(self.step - 1),
             "skipped": self.spikes.skipped,
             "images_per_second": speed * config.batch,
             "seconds_left": (config.steps - self.step) / speed,
@@ -248,57 +263,56 @@ class Trainer:
             )
 
     def save(self, path: Path, spent: float = 0.0, *, resumable: bool = True) -> Path:
-        """Write a checkpoint, in the first process; one that is only kept for its weights holds
-        no state of the optimizer."""
+        """Write a checkpoint with the log up to it, in the first process; one that is only kept
+        for its weights holds no state of the optimizer."""
         meters = self.meters.state(self.team.total)
         if self.team.leads:
             tensors = {"model": self.net.state_dict(), "ema": self.ema.state_dict()}
             if resumable:
-                tensors["optimizer"] = to_tensors(self.optimizers, self.named)
-            state = {
-                "step": self.step,
-                "instantaneous": self.step <= self.config.switch,
-                "config": self.config.as_dict(),
-                "encoder": self.encoder,
-                "sana": sana_config(self.net),
-                "data": {"name": self.data.name, "pin": self.data.pin},
-                "seconds": self.seconds + spent,
-                "meters": meters,
-                "spikes": self.spikes.state(),
-            }
-            files.write_checkpoint(path, files.Checkpoint(tensors, state))
+                tensors["optimizer"] = state_tensors(self.optimizers, self.named)
+            state = files.TrainingState(
+                self.step, self.step <= self.config.switch, self.config.as_dict(), self.encoder,
+                files.DataState(self.data.name, self.data.pin), self.seconds + spent, meters,
+                self.spikes.state(), sana_config(self.net),
+            )  # fmt: skip
+            logged = {LOG: (self.config.out / LOG).read_bytes()}
+            write_checkpoint(path, Checkpoint(tensors, asdict(state), logged))
         self.team.wait()
         return path
 
-    def _resume(self) -> None:
-        path = files.latest(self.config.out)
+    def _resume(self) -> Path | None:
+        """Go on from the newest whole checkpoint, if there is one; its path."""
+        path = files.latest_whole(self.config.out)
         if path is None:
-            return
+            return None
         state = files.read_state(path)
         self._check(state)
-        self.net.load_state_dict(files.read_part(path, "model"))
-        self.ema.load_state_dict(files.read_part(path, "ema"))
-        from_tensors(self.optimizers, self.named, files.read_part(path, "optimizer"))
-        self.step, self.seconds = state["step"], state["seconds"]
+        load_weights(self.net, read_part(path, "model"), path / "model.safetensors")
+        self.ema.load_state_dict(read_part(path, "ema"), path / "ema.safetensors")
+        if path.name != files.FINAL:
+            tensors = read_part(path, "optimizer")
+            load_state_tensors(self.optimizers, self.named, tensors, path / "optimizer.safetensors")
+        self.step, self.seconds = state.step, state.seconds
         if self.team.leads:
-            self.meters.load(state["meters"])
-        self.spikes.load(state["spikes"])
+            self.meters.load(state.meters)
+        self.spikes.load(state.spikes)
         log.info("going on at step %d of %d", self.step, self.config.steps)
+        return path
 
-    def _check(self, state: dict[str, Any]) -> None:
+    def _check(self, state: files.TrainingState) -> None:
         """Raise unless a checkpoint is of this very training."""
-        out, encoder = self.config.out, state["encoder"]
-        if state["data"]["pin"] != self.data.pin:
+        out, encoder = self.config.out, state.encoder
+        if state.data.pin != self.data.pin:
             raise DataError(
                 f"the images or captions are not those that {out} was begun with "
-                f"({state['data']['name']}); choose another --out"
+                f"({state.data.name}); choose another --out"
             )
         widths = self.features.widths
-        check_fits(widths, encoder["tokens"], encoder["pooled"], self.config.encoder, str(out))
-        if encoder["revision"] != self.encoder["revision"]:
+        check_fits(widths, encoder.tokens, encoder.pooled, self.config.encoder, str(out))
+        if encoder.revision != self.encoder.revision:
             raise ModelError(
                 f"the weights of {self.config.encoder} are not those that {out} was begun with "
-                f"(revision {encoder['revision'][:12]}); choose another --out"
+                f"(revision {encoder.revision[:12]}); choose another --out"
             )
 
     # ---------------------------------------------------------------------------- samples
@@ -309,15 +323,14 @@ class Trainer:
         return Moment(self.step, self.net, ema, self.space, early)
 
     def _samples(self, writer: Log | None) -> None:
-        from .grids import write_grid
-
         if not self.config.sample_prompts:
             return
         numbers = np.linspace(0, len(self.data.of) - 1, self.config.sample_prompts).astype(int)
         texts = np.array([self.data.of[i][0] for i in numbers])
         pixels = write_grid(
-            self.config.out / "samples" / f"{self.step:08d}.png",
-            self._moment(),
+            grid_path(self.config, self.step),
+            self._moment().network,
+            self.space,
             self.features.conditions(texts, self.device),
             [self.data.texts[i] for i in texts],
             seed=self.config.seed,
@@ -330,6 +343,17 @@ class Trainer:
         count = len(self.data.texts)
         numbers = np.linspace(0, count - 1, min(count, CALIBRATION)).astype(np.int64)
         calibrate(self.net, self.features.conditions(numbers, self.device))
+
+
+def grid_path(config: TrainConfig, step: int) -> Path:
+    """The sample grid of a step."""
+    return config.out / "samples" / f"{step:08d}.png"
+
+
+def result_of(out: Path, steps: int, seconds: float) -> TrainingResult:
+    """A finished training, from its folder."""
+    parent = out / files.PARENT
+    return TrainingResult(out / files.FINAL, parent if parent.is_dir() else None, steps, seconds)
 
 
 def _on_device(

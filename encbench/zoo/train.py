@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ModelError, StoreError, UsageError, from_os_error
-from ..files import digest
+from ..checkpoint import (
+    STATE,
+    Checkpoint,
+    find_damage,
+    load_weights,
+    read_part,
+    read_state,
+    write_checkpoint,
+)
+from ..errors import UsageError, from_os_error
+from ..files import digest, sweep_temporary
 from ..lock import lock_folder
 from ..progress import bar, log
 from ..shipped import MANIFEST, read_manifest, write_manifest
+from ..training import (
+    descend,
+    load_state_tensors,
+    set_learning_rate,
+    state_tensors,
+    trainable,
+    warmup_cosine,
+)
 from .catalog import STAGES, stages_of, zoo_folder, zoo_recipe
 from .recipe import Schedule, StepContext, ZooRecipe, save_card
 
@@ -73,8 +90,9 @@ def _train(
     torch.manual_seed(seed)
     model = recipe.build().train()
     optimizer = _optimizer(model, schedule)
-    state = out / f".{name}-state" / "state.pt"
-    losses, seconds = _resume(state, plan, model, optimizer)
+    sweep_temporary(out)
+    state = out / f".{name}-state"
+    losses, seconds = _resume(state, digest(plan), model, optimizer)
     if losses:
         log.info("%s goes on at step %d of %d", name, len(losses), schedule.steps)
     ends = {math.ceil(STAGES[stage] * schedule.steps): stage for stage in stages_of(name)}
@@ -85,24 +103,20 @@ def _train(
         for number in range(len(losses), schedule.steps):
             at = StepContext(number, schedule.steps, seed)
             losses.append(_step(recipe, model, optimizer, schedule, at))
-            if not math.isfinite(losses[-1]):
-                raise ModelError(f"{name}: the loss at step {number} is not finite")
             advance(1)
             seconds = time.perf_counter() - began
             if number + 1 in ends:
                 _write(recipe, model, out, ends[number + 1], plan, losses, seconds)
             if (number + 1) % every == 0 or number + 1 in ends:
-                _keep(state, plan, model, optimizer, losses, seconds)
-    state.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or somebody put another file there
-        state.parent.rmdir()
+                _keep(state, model, optimizer, ZooState(digest(plan), losses, seconds))
+    shutil.rmtree(state, ignore_errors=True)
     folders = tuple(zoo_folder(name, stage, out) for stage in stages_of(name))
     return ZooTraining(folders, tuple(losses), seconds)
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """Only matrices decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = trainable(model).values()
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": schedule.decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -113,10 +127,7 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
 def learning_rate(schedule: Schedule, number: int) -> float:
     """The learning rate of a step: a straight rise, then half a cosine to nothing."""
     rise = max(1, round(schedule.warmup * schedule.steps))
-    if number < rise:
-        return schedule.rate * (number + 1) / rise
-    share = (number - rise) / max(1, schedule.steps - rise)
-    return schedule.rate * (1 + math.cos(math.pi * share)) / 2
+    return schedule.rate * warmup_cosine(number, schedule.steps, rise)
 
 
 def _step(
@@ -126,17 +137,12 @@ def _step(
     schedule: Schedule,
     at: StepContext,
 ) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(schedule, at.number)
-    loss = recipe.loss(model, at)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(
-        [p for p in model.parameters() if p.requires_grad], max_norm=schedule.clip
-    )
-    optimizer.step()
+    set_learning_rate([optimizer], learning_rate(schedule, at.number))
+    what = f"{recipe.name}: the loss at step {at.number}"
+    parameters = trainable(model).values()
+    loss = descend(recipe.loss(model, at), optimizer, parameters, schedule.clip, what)
     recipe.after(model, at)
-    return loss.item()
+    return loss
 
 
 # -------------------------------------------------------------------------------- on disk
@@ -203,45 +209,39 @@ def _finished(name: str, out: Path, plan: dict[str, Any]) -> ZooTraining | None:
     return ZooTraining(folders, tuple(loss for _, loss in about["curve"]), about["seconds"])
 
 
-def _keep(
-    state: Path,
-    plan: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.AdamW,
-    losses: list[float],
-    seconds: float,
-) -> None:
-    """Whole or not there."""
-    try:
-        state.parent.mkdir(parents=True, exist_ok=True)
-        fresh = state.with_suffix(".new")
-        torch.save(
-            {
-                "plan": digest(plan),
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "losses": losses,
-                "seconds": seconds,
-            },
-            fresh,
-        )
-        fresh.replace(state)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-        raise StoreError(f"writing {state} failed: {error}") from error
+@dataclass(frozen=True)
+class ZooState:
+    """What resuming needs beside tensors: hash of the plan, the loss of every step, seconds."""
+
+    plan: str
+    losses: list[float]
+    seconds: float
+
+
+def _keep(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: ZooState) -> None:
+    tensors = {
+        "model": model.state_dict(),
+        "optimizer": state_tensors([optimizer], trainable(model)),
+    }
+    write_checkpoint(path, Checkpoint(tensors, asdict(state)))
 
 
 def _resume(
-    state: Path, plan: dict[str, Any], model: nn.Module, optimizer: torch.optim.AdamW
+    path: Path, plan: str, model: nn.Module, optimizer: torch.optim.AdamW
 ) -> tuple[list[float], float]:
-    """Losses so far and their seconds; nothing where there is no state of this training."""
-    if not state.is_file():
+    """Losses so far and their seconds; nothing where there is no whole state of this training."""
+    if not (path / STATE).is_file():
         return [], 0.0
-    kept = torch.load(state, weights_only=True)
-    if kept["plan"] != digest(plan):
+    problem = find_damage(path)
+    if problem is not None:
+        log.warning("%s; begun anew", problem)
+        return [], 0.0
+    state = read_state(path, ZooState)
+    if state.plan != plan:
         raise UsageError(
-            f"{state} is of a training with another seed or number of steps; choose another "
+            f"{path} is of a training with another seed or number of steps; choose another "
             "--out, or remove it"
         )
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["losses"], kept["seconds"]
+    load_weights(model, read_part(path, "model"), path)
+    load_state_tensors([optimizer], trainable(model), read_part(path, "optimizer"), path)
+    return state.losses, state.seconds

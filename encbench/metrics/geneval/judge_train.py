@@ -28,6 +28,7 @@ from ...data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
 from ...files import write_atomic
 from ...progress import bar, log, show_log
 from ...shipped import write_manifest
+from ...training import descend
 from .judge import (
     SIDE,
     STRIDE,
@@ -53,6 +54,7 @@ WORLDS = (
     (replace(EASY, layout="grid"), 0.2),
 )  # fmt: skip
 SIDES = ((64, 0.65), (32, 0.35))
+CLIP = 2.0  # the gradient's largest norm
 ROUND = 4  # batches drawn at a time
 
 
@@ -221,10 +223,8 @@ def train(
                 seen = pictures(replace(recipe, batch=ROUND * recipe.batch), step // ROUND, draw)
             few = seen.take(torch.arange(recipe.batch) + step % ROUND * recipe.batch)
             parts = judge_loss(net(few.images), targets(few))
-            optimizer.zero_grad(set_to_none=True)
-            (parts * weights).sum().backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-            optimizer.step()
+            what = f"the judge's loss at step {step}"
+            descend((parts * weights).sum(), optimizer, net.parameters(), CLIP, what)
             schedule.step()
             one, two, three = parts.tolist()
             curve.append((one, two, three))
@@ -256,9 +256,7 @@ def second_look(net: SceneNet, recipe: JudgeRecipe) -> SecondLook:
         named = hue[rows_] >= 0
         color = cross_entropy(colors[named], hue[rows_][named], reduction="sum") / len(rows_)
         score = binary_cross_entropy_with_logits(odds, right[rows_].float())
-        optimizer.zero_grad(set_to_none=True)
-        (color + score).backward()
-        optimizer.step()
+        descend(color + score, optimizer, second.parameters(), None, "the second look's loss")
         schedule.step()
     return second.eval()
 
