@@ -33,7 +33,7 @@ from encbench.errors import EncbenchError
 from encbench.flow.config import TrainConfig, training_config
 from encbench.flow.estimate import cost_of
 from encbench.flow.features import PromptFeatures, Widths
-from encbench.flow.grids import STEPS, labeled
+from encbench.flow.grids import STEPS, draw_grid
 from encbench.flow.networks import build_network
 from encbench.flow.presets import training_preset
 from encbench.flow.sample import encoder_for, load_checkpoint, sample_images
@@ -132,7 +132,7 @@ def _measure(path: Path, prompts: list, judge: Any, grid: Path | None) -> dict[s
         }
     if grid is not None:
         rows = [prompt.text for prompt in prompts[-SHOWN:]]
-        labeled(np.stack(shown, 1), rows, [f"{s} steps" for s in STEPS]).save(grid)
+        draw_grid(np.stack(shown, 1), rows, [f"{s} steps" for s in STEPS]).save(grid)
     return found
 
 

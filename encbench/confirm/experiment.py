@@ -21,7 +21,7 @@ from ..errors import EncbenchError, RecordError, StoreError
 from ..files import digest, read_json, write_atomic, write_json
 from ..flow.data import ImageSet, load_training_images
 from ..flow.features import Bank, PromptEncoder, PromptFeatures
-from ..flow.grids import labeled
+from ..flow.grids import draw_grid
 from ..flow.meters import LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
@@ -264,7 +264,7 @@ def _grid(
         columns.append(made.permute(0, 2, 3, 1).numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in plan.steps]
     buffer = io.BytesIO()
-    labeled(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
+    draw_grid(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
 
 

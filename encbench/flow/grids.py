@@ -40,7 +40,7 @@ def write_grid(
         made = space.decode(sample_flow(net, cond, noise, steps)).float().clamp(0, 1)
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
-    grid = labeled(np.stack(columns, 1), list(prompts), heads)
+    grid = draw_grid(np.stack(columns, 1), list(prompts), heads)
     buffer = io.BytesIO()
     grid.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
@@ -57,7 +57,7 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def labeled(
+def draw_grid(
     images: UInt8[np.ndarray, "rows columns H W 3"], rows: Sequence[str], columns: Sequence[str]
 ) -> Image.Image:
     """Images in rows and columns, with what each row and column is; small ones enlarged by a

@@ -11,8 +11,9 @@ from torch import nn
 
 from .. import registry
 from ..errors import ModelError, UsageError
+from ..options import flag
 from ..training import trainable
-from .config import TrainConfig, flag
+from .config import TrainConfig
 from .connector import Connector
 from .dit import SIZES, DiT, DiTConfig, dit_config
 from .features import Widths
