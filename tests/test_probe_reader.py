@@ -17,7 +17,8 @@ from encbench.data.scenes.default import scene_captions
 from encbench.encoders.control import hashed_vector
 from encbench.flow.features import Bank, PromptFeatures, Widths
 from encbench.probes import reader
-from encbench.probes.reader import Layout, Reader, gather_batch
+from encbench.probes.reader import Layout
+from encbench.probes.reader_network import HEADS, QUERIES, WIDTH, Reader, gather_batch
 from encbench.probes.statements import (
     HELD_OUT,
     OTHER_WORDS,
@@ -178,11 +179,11 @@ def test_attention_is_multi_head_attention() -> None:
     net.text.tokens.scale.uniform_(0.5, 2)
     whole = gather_batch(bank, np.array([[2, 0, 1]]))
     found = net(*(part[0] for part in whole))
-    each, many = reader.WIDTH // reader.HEADS, reader.QUERIES
+    each, many = WIDTH // HEADS, QUERIES
     for row, number in zip(found, (2, 0, 1), strict=True):
         tokens = net.text.tokens(bank.text(number).tokens)
         heads = [
-            layer.view(-1, reader.HEADS, each).transpose(0, 1)
+            layer.view(-1, HEADS, each).transpose(0, 1)
             for layer in (net.query(net.queries), net.key(tokens), net.value(tokens))
         ]
         seen = functional.scaled_dot_product_attention(*heads).transpose(0, 1).reshape(many, -1)
