@@ -37,10 +37,10 @@ DIM = 48
 class Pretend(Context):
     """A context with features by a function of the statement."""
 
-    def __init__(self, encode) -> None:
+    def __init__(self, encode, seed: int = 0) -> None:
         self.captions = self.prompts = self.reencoder = self.card = None
         self.options = {}
-        language = shapes(0, reader.CAPTIONS)
+        language = shapes(seed, reader.CAPTIONS)
         known = [*language.captions, *(p for ps in language.prompts.values() for p in ps)]
         self.statements = {s.text: s for s in known}
         self.encode = encode
@@ -86,7 +86,7 @@ def attributes(statement: GenevalPrompt) -> torch.Tensor:
 
 
 def measure(encode, seed: int = 0) -> Measurement:
-    return reader.ReaderProbe().run(Pretend(encode), seed=seed)
+    return reader.ReaderProbe().run(Pretend(encode, seed), seed=seed)
 
 
 def values(found: Measurement) -> dict[str, float]:
