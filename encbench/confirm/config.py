@@ -44,7 +44,27 @@ def full() -> dict[str, Any]:
     }  # fmt: skip
 
 
-PRESETS = {"cpu": cpu, "full": full}
+def bank() -> dict[str, Any]:
+    """The recipe of the bank of outcomes (`benchmarks/outcomes`): the cpu preset as it was at
+    1,000 steps, with every value written out, so that it stays when a default changes."""
+    return {
+        "train": {
+            "world": "scenes-grid", "images": 8000, "captions": 2, "long_share": 0.0, "side": 32,
+            "network": "dit-1m", "patch": 8, "trainable": "all", "prediction": "x",
+            "objective": "emf", "derivative": "forward", "derivative_step": 0.00048828125,
+            "omega": 1.0, "kappa": 0.0, "perceptual": "none", "times": "emf", "mu": 1.2,
+            "sigma": 1.0, "interval_share": 0.5, "flow_matching": 0.6, "steps": 1000,
+            "batch": 32, "accumulate": 1, "optimizer": "adamw", "lr": 0.002, "warmup": 50,
+            "lr_end": 0.05, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0, "clip": 1.0,
+            "ema": 0.99, "condition_dropout": 0.0, "text_tokens": 128, "spike": 20.0,
+            "patience": 20, "precision": "auto", "compile": False,
+            "checkpoint_every": 200, "sample_every": 0,
+        },
+        "seeds": 2, "per_task": 20, "images": 2,
+    }  # fmt: skip
+
+
+PRESETS = {"cpu": cpu, "full": full, "bank": bank}
 
 
 def parse_duration(text: str | float) -> float:
@@ -103,8 +123,9 @@ class ConfirmConfig:
     )
     preset: str = option(
         "cpu",
-        "cpu (32 px, four shapes, 1M parameters: minutes a model on two cores) or full (64 px, all "
-        "shapes, every ranked encoder: about an hour on a large GPU).",
+        "cpu (32 px, four shapes, 1M parameters: minutes a model on two cores), full (64 px, all "
+        "shapes, every ranked encoder: about an hour on a large GPU) or bank (cpu as it was when "
+        "the bank of outcomes began; it never changes).",
         choices=PRESETS,
     )
     budget: float | None = option(
@@ -133,6 +154,9 @@ class ConfirmConfig:
         "scenes", "Detector: scenes (the scene judge), or as in encbench geneval score."
     )
     colors: str = option("none", "Color classifier, if the detector names no colors; or none.")
+    bank: Path | None = option(
+        None, "CSV of outcomes to add a row to for each finished training and cell."
+    )
     seed: int = option(
         0, "Random seed of prompts, noise, bootstrap and the first training.", least=0
     )

@@ -40,6 +40,7 @@ from .backbone import (
     shipped_backbone,
     train_backbone,
 )
+from .bank import bank_verdict
 from .budget import Rates, fit_budget, format_duration, measure, model_seconds, total_seconds
 from .config import PRESETS, ConfirmConfig
 from .experiment import ScoredTraining, TrainingTask, run_task
@@ -124,7 +125,11 @@ def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
         raise EncbenchError(f"no training came out; {failed[0].spec}: {failed[0].error}")
     folders = {(t.entry.spec, t.seed): t.folder.relative_to(config.out).as_posix() for t in tasks}
     verdict = assemble(plan, ready.prediction, groups, results, failed, folders)
-    return write_verdict(config.out / VERDICT, verdict)
+    verdict = write_verdict(config.out / VERDICT, verdict)
+    if config.bank is not None:
+        added = bank_verdict(config.bank, verdict, config.out.name)
+        log.info("%d rows added to %s", added, config.bank)
+    return verdict
 
 
 def unranked(specs: Sequence[EncoderSpec]) -> Prediction:

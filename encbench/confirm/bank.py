@@ -1,0 +1,316 @@
+"""The bank of outcomes: one row for each finished training and cell, in a CSV that only grows.
+
+Rows can be compared only if they come from one recipe. A recipe is everything but the encoder and
+the seed of the training that a score depends on; its hash stands in every row, the recipe itself
+beside the table in ``recipes/HASH.json``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..encoders import EncoderSpec
+from ..errors import EncbenchError, UsageError
+from ..files import digest, read_json, read_text, write_json, write_text
+from ..flow.config import FREE
+from ..flow.derivative import STEPS
+from ..records import ConfirmPlan, Verdict, clean
+from ..schema import check_value, read_dataclass
+from ..types import Cell
+from .experiment import RESULT, ScoredTraining
+from .plan import PLAN, prompt_groups, read_plan, shape_of
+from .rules import prompt_weights
+
+RECIPES = "recipes"
+DIGITS = 6  # of a score in the table: it is a share of a few hundred images
+NEUTRAL: dict[str, Any] = {}
+"""Options of the trainer that came after the first bank, each with the value that does what was
+done before. A recipe that has that value says nothing of it, so that its hash stays."""
+
+
+class BankError(EncbenchError):
+    """A bank of outcomes cannot be read or added to."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training's score in one cell.
+
+    Attributes:
+        encoder: spec; of a local encoder the folder's own name, never its path.
+        revision: content hash or hub revision of the weights.
+        layer: which hidden state.
+        stage: of the encoder's own training.
+        control: True for an encoder that is there for comparison only.
+        features: '' as the encoder gives them, else what was done to them ('whitened').
+        recipe: hash of the training's recipe, see :func:`recipe_of`.
+        seed: of the training.
+        repeat: 0, or which repetition of the very same training this is.
+        metric, steps, tier, combos: the cell.
+        score: the metric's value, rounded to 6 digits.
+        prompts, images: how many prompts are behind it, and images of each.
+        source: the verdict or run that it was taken from.
+        commit: of the code that trained.
+        created: when the verdict was written, ISO 8601.
+    """
+
+    encoder: str
+    revision: str
+    layer: str
+    stage: str
+    control: bool
+    features: str
+    recipe: str
+    seed: int
+    repeat: int
+    metric: str
+    steps: int
+    tier: str
+    combos: str
+    score: float
+    prompts: int
+    images: int
+    source: str
+    commit: str = ""
+    created: str = ""
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.metric, self.steps, self.tier, self.combos)
+
+    @property
+    def weights(self) -> str:
+        """What tells one set of weights from another: layers of one encoder share it."""
+        spec = EncoderSpec.parse(self.encoder)
+        return self.revision or f"{spec.family}:{spec.source} {spec.get('step') or ''}"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Rows of one key are the same measurement."""
+        training = (self.encoder, self.revision, self.features, self.recipe, self.seed)
+        return (*training, self.repeat, self.cell)
+
+
+COLUMNS = [field.name for field in fields(Outcome)]
+
+
+# -------------------------------------------------------------------------------- recipes
+
+
+def recipe_of(plan: ConfirmPlan) -> dict[str, Any]:
+    """Everything but encoder and seed that a plan's scores depend on, JSON-ready."""
+    train = shape_of(plan).as_dict()
+    if train["derivative_step"] is None:
+        train["derivative_step"] = STEPS[train["derivative"]]
+    own = {"encoder", "seed", *FREE}
+    kept = {
+        name: value
+        for name, value in train.items()
+        if name not in own and not (name in NEUTRAL and NEUTRAL[name] == value)
+    }
+    return {
+        "train": clean(kept),
+        "backbone": plan.backbone,
+        "scoring": clean(
+            {
+                "per_task": plan.per_task, "images": plan.images, "seed": plan.seed,
+                "prompts": plan.prompt_pins, "detector": plan.detector, "colors": plan.colors,
+            }
+        ),
+    }  # fmt: skip
+
+
+def recipe_hash(plan: ConfirmPlan) -> str:
+    """16 hex digits that tell a recipe from any other."""
+    return digest(recipe_of(plan))[:16]
+
+
+# ------------------------------------------------------------------------- from a training
+
+
+class Source(NamedTuple):
+    """Where rows are taken from, for their last columns."""
+
+    name: str
+    commit: str
+    created: str
+
+
+def rows_of_verdict(verdict: Verdict, name: str) -> list[Outcome]:
+    """A row for each training and cell of a verdict."""
+    commit = str(verdict.provenance.get("commit") or "")
+    source = Source(name, commit, verdict.created)
+    return [
+        _row(verdict.plan, trained, seed, cell, scores[place], trained.scores[cell].n, source)
+        for trained in verdict.encoders
+        for cell, scores in trained.by_seed.items()
+        for place, seed in enumerate(trained.seeds)
+    ]
+
+
+def rows_of_run(folder: Path, name: str) -> list[Outcome]:
+    """A row for each finished training and cell of a run's folder, whether or not the whole
+    confirmation is finished.
+
+    Raises:
+        EncbenchError: one line, if a file of the run is damaged or prompts are others now.
+    """
+    plan = read_plan(folder / "confirm" / PLAN)
+    groups = {(group.tier, group.combos): group for group in prompt_groups(plan)}
+    for (tier, combos), group in groups.items():
+        if plan.prompt_pins.get(f"{tier} {combos}") != group.pin:
+            raise BankError(f"{folder} was scored on other prompts than this encbench makes")
+    entries = {entry.spec: entry for entry in plan.encoders}
+    rows = []
+    for path in sorted((folder / "confirm" / "models").glob(f"*/{RESULT}")):
+        result = read_dataclass(ScoredTraining, path)
+        config = read_json(path.with_name("config.json"))
+        entry = entries[check_value(str, config["encoder"], str(path), BankError)]
+        for cell, right in result.right.items():
+            prompts = groups[cell.group].prompts
+            tasks = [prompt.task for prompt in prompts]
+            weights = prompt_weights(np.unique(tasks, return_inverse=True)[1])
+            score = float(np.array(right) @ weights)
+            source = Source(name, "", "")
+            rows.append(_row(plan, entry, config["seed"], cell, score, len(prompts), source))
+    return rows
+
+
+def _row(
+    plan: ConfirmPlan, trained: Any, seed: int, cell: Cell, score: float, prompts: int,
+    source: Source,
+) -> Outcome:  # fmt: skip
+    spec = EncoderSpec.parse(trained.spec)
+    revision = next((e.revision for e in plan.encoders if e.spec == trained.spec), "")
+    return Outcome(
+        portable_spec(spec), revision, str(spec.get("layer") or "last"), trained.stage,
+        trained.control, "", recipe_hash(plan), seed, 0, *cell, round(score, DIGITS), prompts,
+        plan.images, *source,
+    )  # fmt: skip
+
+
+def portable_spec(spec: EncoderSpec) -> str:
+    """The spec without the folder that a local encoder lies in: its own name stays."""
+    text = str(spec)
+    if not Path(spec.source).is_absolute():
+        return text
+    parts = [part for part in Path(spec.source).parts if part not in ("model", "/")]
+    return text.replace(spec.source, parts[-1])
+
+
+# ------------------------------------------------------------------------- reading, adding
+
+
+def read_bank(path: Path) -> list[Outcome]:
+    """Read a bank.
+
+    Raises:
+        BankError: one line that names file, line and column, for a value of the wrong type, a
+            score that is no number, or two rows of one measurement.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path, BankError)))
+    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    if missing:
+        raise BankError(f"{path} has no column {', '.join(sorted(missing))}; it is no bank")
+    rows, seen = [], dict[tuple[object, ...], int]()
+    for line, values in enumerate(reader, 2):
+        row = _parse(values, f"{path}, line {line}")
+        if row.key in seen:
+            raise BankError(
+                f"{path}, line {line} repeats line {seen[row.key]} ({row.encoder}, seed "
+                f"{row.seed}, {row.cell}); remove one of them"
+            )
+        seen[row.key] = line
+        rows.append(row)
+    return rows
+
+
+def _parse(values: dict[str, str], where: str) -> Outcome:
+    kinds = {field.name: str(field.type) for field in fields(Outcome)}
+    made: dict[str, Any] = {}
+    for name in COLUMNS:
+        text = values[name]
+        try:
+            if text is None:
+                raise ValueError("nothing")
+            if kinds[name] == "bool":
+                made[name] = {"True": True, "False": False}[text]
+            elif kinds[name] == "int":
+                made[name] = int(text)
+            elif kinds[name] == "float":
+                made[name] = float(text)
+            else:
+                made[name] = text
+        except (KeyError, ValueError) as error:
+            raise BankError(f"{where}: {name} cannot be {text!a}") from error
+        if kinds[name] == "float" and not math.isfinite(made[name]):
+            raise BankError(f"{where}: {name} is {text}, which is no number; remove the row")
+    return Outcome(**made)
+
+
+def add_to_bank(path: Path, rows: Sequence[Outcome], plan: ConfirmPlan) -> int:
+    """Append the rows that are not in the bank yet, and write their recipe beside it. A training
+    that another source has already becomes a repetition.
+
+    Returns:
+        how many were added.
+
+    Raises:
+        BankError: if a row of the same source is there with another score.
+    """
+    there = read_bank(path) if path.exists() else []
+    known = {(*row.key, row.source): row for row in there}
+    keys = {row.key for row in there}
+    new = []
+    for row in rows:
+        while (*row.key, row.source) not in known and row.key in keys:
+            row = replace(row, repeat=row.repeat + 1)
+        old = known.get((*row.key, row.source))
+        if old is None:
+            new.append(row)
+        elif abs(old.score - row.score) > 10**-DIGITS:
+            raise BankError(
+                f"{path} has {row.encoder}, seed {row.seed}, {row.cell} of {row.source} with "
+                f"{old.score}, now it is {row.score}; a bank is only added to"
+            )
+    write_json(path.parent / RECIPES / f"{recipe_hash(plan)}.json", recipe_of(plan))
+    if new:
+        write_text(path, _csv([*there, *new]))
+    return len(new)
+
+
+def _csv(rows: Sequence[Outcome]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return buffer.getvalue()
+
+
+def bank_verdict(path: Path, verdict: Verdict, name: str) -> int:
+    """Add every training of a verdict to a bank; returns the number of new rows."""
+    return add_to_bank(path, rows_of_verdict(verdict, name), verdict.plan)
+
+
+def one_recipe(rows: Sequence[Outcome], recipe: str = "") -> list[Outcome]:
+    """The rows of one recipe: the one named (by the beginning of its hash), or the only one.
+
+    Raises:
+        UsageError: if the bank holds several and none was named.
+    """
+    hashes = list(dict.fromkeys(row.recipe for row in rows))
+    chosen = [found for found in hashes if found.startswith(recipe)]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"the bank holds rows of {len(chosen)} recipes, which cannot be compared: name one of "
+            f"{', '.join(hashes)}"
+        )
+    return [row for row in rows if row.recipe == chosen[0]]
