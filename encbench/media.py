@@ -3,58 +3,104 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .errors import ImageError, RecordError
-from .files import read_json, write_atomic, write_json
+from .files import read_json, with_current_names, write_atomic, write_json
 from .progress import log
+from .schema import check_value, load_dataclass
 from .types import CaptionSet, ImageRecord
 
 SIDE = 192  # pixels, the longer side of a thumbnail
 
 
+@dataclass(frozen=True)
+class ShownImage:
+    """What a report shows of an image; ``thumb`` is a file relative to the run's folder."""
+
+    thumb: str | None
+    caption: str = ""
+    license: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class ShownCaption:
+    image_id: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and what was retrieved for it: the part that says which images are shown."""
+
+    query: ShownCaption
+    retrieved: list[ShownCaption]
+
+
+@dataclass
+class GalleryFile:
+    """``media/gallery.json``: images by their id, and each encoder's examples by its spec."""
+
+    images: dict[str, ShownImage] = field(default_factory=dict)
+    encoders: dict[str, Any] = field(default_factory=dict)
+
+
 def write_gallery(
-    folder: Path, spec: str, examples: Mapping[str, Any], captions: CaptionSet
+    folder: Path, spec: str, examples: Mapping[str, Any] | None, captions: CaptionSet | None
 ) -> None:
-    """Add one encoder's examples to ``media/gallery.json``, with thumbnails of what they show.
+    """See that ``media/gallery.json`` holds one encoder's examples, and that there are whole
+    thumbnails of what they show. What is missing or damaged is made again.
+
+    Args:
+        examples: the series 'gallery' of a record; nothing is done without.
 
     Raises:
+        RecordError: if the examples are not laid out like examples.
         StoreError: if the folder cannot be written.
     """
+    if not examples or captions is None:
+        return
     path = folder / "media" / "gallery.json"
-    gallery: dict[str, Any] = {"images": {}, "encoders": {}}
+    gallery = GalleryFile()
     if path.exists():
         try:
-            gallery = read_json(path)
+            gallery = load_dataclass(GalleryFile, with_current_names(read_json(path)), str(path))
         except RecordError as error:
             log.warning("%s: made again", error)
-    by_id = {image.image_id: image for image in captions.images}
-    first: dict[int, str] = {}
+    before = asdict(gallery) if path.exists() else {}
+    where = f"the examples of {spec}"
+    cases = check_value(dict[str, list[Example]], dict(examples), where).values()
+    shown = [image for case in cases for e in case for image in (e.query, *e.retrieved)]
+    images = {image.image_id: image for image in captions.images}
+    texts: dict[int, str] = {}
     for caption in captions.captions:
-        first.setdefault(caption.image_id, caption.text)
-    for image_id in sorted(set(_shown(examples))):
-        if str(image_id) not in gallery["images"]:
-            image = by_id[image_id]
-            gallery["images"][str(image_id)] = {
-                "thumb": _thumbnail(folder, image),
-                "caption": first.get(image_id, ""),
-                "license": image.license,
-                "url": image.url,
-            }
-    gallery["encoders"][spec] = dict(examples)
-    write_json(path, gallery)
+        texts.setdefault(caption.image_id, caption.text)
+    for image_id in sorted({image.image_id for image in shown} & images.keys()):
+        image, old = images[image_id], gallery.images.get(str(image_id))
+        if old is None or not (old.thumb and _is_whole(folder / old.thumb)):
+            gallery.images[str(image_id)] = ShownImage(
+                _make_thumbnail(folder, image), texts.get(image_id, ""), image.license, image.url
+            )
+    gallery.encoders[spec] = dict(examples)
+    if asdict(gallery) != before:
+        write_json(path, asdict(gallery))
 
 
-def _shown(examples: Mapping[str, Any]) -> Iterable[int]:
-    for rows in examples.values():
-        for row in rows:
-            yield row["query"]["image_id"]
-            yield from (found["image_id"] for found in row["retrieved"])
+def _is_whole(thumbnail: Path) -> bool:
+    try:
+        with Image.open(thumbnail, formats=("JPEG",)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
-def _thumbnail(folder: Path, image: ImageRecord) -> str | None:
+def _make_thumbnail(folder: Path, image: ImageRecord) -> str | None:
     if image.path is None:
         return None
     from .vision import open_image

@@ -337,6 +337,8 @@ def _record(
             if old.key == key and path.with_name(old.items).exists():
                 if old.name != name:  # unique names depend on who else is in the run
                     write_record(path, dataclasses.replace(old, name=name))
+                if not variant:  # a kill may have come between the record and its gallery
+                    write_gallery(config.out, str(ranked), old.series.get("gallery"), data.captions)
                 return path
         except RecordError as error:
             log.warning("%s: measured again", error)
@@ -365,8 +367,8 @@ def _record(
         variant_of=str(ranked) if variant else "",
     )
     write_record(path, record, found.items)
-    if not variant and "gallery" in found.series and data.captions is not None:
-        write_gallery(config.out, str(ranked), found.series["gallery"], data.captions)
+    if not variant:
+        write_gallery(config.out, str(ranked), found.series.get("gallery"), data.captions)
     return path
 
 

@@ -22,6 +22,7 @@ GROUPS = {
     "time-sampler": "encbench.times",
     "metric": "encbench.metrics",
     "detector": "encbench.detectors",
+    "figure": "encbench.figures",
 }
 
 
@@ -40,7 +41,7 @@ def _entries(kind: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> list[str]:
-    """Registered names of a kind ('encoder', 're-encoder', 'probe', 'report'), sorted.
+    """Registered names of a kind ('encoder', 're-encoder', 'probe', 'report', 'figure'), sorted.
 
     Raises:
         EncbenchError: if two packages register the same name.

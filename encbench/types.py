@@ -233,6 +233,32 @@ class Score(Keyed):
 
 
 @dataclass(frozen=True)
+class ProbeDisplay:
+    """How reports show a probe. It travels in the probe's records, so a report knows no probe.
+
+    Attributes:
+        section: heading of the report's section that the probe belongs to; '' = its own name.
+        scores: columns of its table after the main metric, in this order: name -> what the score
+            says, in a few words ('' = its name says it). Without any, all scores are shown.
+        panels: of the figure of its scores: panel -> the scores drawn in it. Without any, each
+            of ``scores`` has a panel. Not used where a registered figure names the probe.
+        caption: of that figure.
+        chance: where an encoder that ignores its prompt lies in those panels, None if unknown.
+        definitions: term -> how it comes about, for readers who want to know.
+        similarity: of the two histograms in the series 'similarity': the kind of text, the pairs
+            that belong together, and the pairs that do not.
+    """
+
+    section: str = ""
+    scores: Mapping[str, str] = field(default_factory=dict)
+    panels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    caption: str = ""
+    chance: float | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    similarity: tuple[str, str, str] = ("texts", "pairs that belong together", "random pairs")
+
+
+@dataclass(frozen=True)
 class ProbeSpec(Keyed):
     """What a probe measures.
 
@@ -246,6 +272,7 @@ class ProbeSpec(Keyed):
         orders: further scores by which encoders can be ordered (the same way round).
         reads: the run's data that its scores depend on: 'captions', 'prompts', 'images'.
         needs: those without which it has nothing to measure.
+        display: how reports show it. No score depends on it.
     """
 
     name: str
@@ -257,6 +284,7 @@ class ProbeSpec(Keyed):
     orders: tuple[str, ...] = ()
     reads: tuple[str, ...] = ("captions", "prompts", "images")
     needs: tuple[str, ...] = ()
+    display: ProbeDisplay = field(default_factory=ProbeDisplay)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from encbench.errors import DataError
 from encbench.intervals import combine, estimate_score, estimate_scores
 from encbench.retrieval.search import DECIMALS, nearest, normalize
-from encbench.types import Measurement, ProbeContext, ProbeSpec
+from encbench.types import Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .histograms import similarity
 from .perturb import Place, Unit, bare, choose_kept, is_content, remove, rng_for, split, swap_word
@@ -66,6 +66,34 @@ class AblationProbe:
         ),
         reads=("prompts",),
         needs=("prompts",),
+        display=ProbeDisplay(
+            section="Prompt ablation",
+            scores={
+                "published": "mean cosine with the shortened prompt, as published",
+                "baseline": "mean cosine of random pairs",
+                "calibrated": "0: no better than a random pair, 1: unchanged",
+                "calibrated/centered": "", "calibrated/whitened": "",
+                "identification": "share of shortened prompts whose nearest prompt is their own",
+                "identification-distractors": "the same, beside prompts with one word swapped",
+                "monotonicity": "rank correlation of distance and share removed",
+                "published/untruncated": "",
+            },
+            definitions={
+                "Ablation (disentanglement)": "Half of a long prompt's words are removed at "
+                "random, and both versions are compared by cosine: 'published'. The baseline is "
+                "the mean cosine of a shortened prompt with all other prompts; calibrated = "
+                "(published − baseline) / (1 − baseline), and 0 where that is 0/0, as for an "
+                "encoder that ignores its prompt.",
+                "identification, monotonicity": "How often the shortened prompt is nearest to its "
+                "own original among all prompts, also among distractors with one word swapped; "
+                "and whether distance grows with what is removed (rank correlation for each "
+                "prompt).",
+                "centered, whitened, untruncated": "The same after a mean is subtracted or the "
+                "vectors are whitened, fitted on other prompts; and over prompts that were not cut "
+                "off.",
+            },
+            similarity=("Prompts", "a prompt and itself shortened by half", "two random prompts"),
+        ),
     )  # fmt: skip
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

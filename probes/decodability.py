@@ -26,7 +26,7 @@ from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.splits import Tier, held_out_pairs
 from encbench.data.scenes.world import COLORS, OPPOSITE, RELATIONS, SCENES, SHAPES, SceneBatch
 from encbench.intervals import estimate_scores, mean_of
-from encbench.types import CaptionSet, Measurement, ProbeContext, ProbeSpec
+from encbench.types import CaptionSet, Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .perturb import rng_for
 
@@ -58,6 +58,32 @@ class DecodabilityProbe:
             "image/tokens",
         ),
         reads=("captions", "images"),
+        display=ProbeDisplay(
+            section="What the prompt says",
+            scores={
+                "tokens": "read from the tokens; 0: what is most frequent, 1: everything",
+                "pooled": "read from the pooled vector; 0: what is most frequent, 1: everything",
+                **{f"{attribute}/tokens": "" for attribute in ATTRIBUTES},
+                "image/tokens": "share of the images' variance that is read from the tokens",
+                "image/pooled": "the same from the pooled vector",
+            },
+            panels={a: tuple(f"{a}/{view}" for view in VIEWS) for a in ATTRIBUTES},
+            caption="0 is a read-out that always answers what is most frequent, 1 one that "
+            "recovers everything, with 95 % intervals: from the pooled vector, and from the "
+            "tokens. Binding is which color goes with which object.",
+            chance=0.0,
+            definitions={
+                "Decodability": "A ridge regression is fitted on captions of some scenes and "
+                "tested on captions of others: which objects, colors, count and relation they "
+                "tell, and which color goes with which object. 0 is a read-out of nothing (what is "
+                "most frequent), 1 is one of the true attributes; the mean over the five. Once "
+                "from the pooled vector, once from the tokens (their mean, maximum and mean random "
+                "features).",
+                "image": "Share of the variance of re-encoded images that the same read-out "
+                "predicts from their captions, on images it was not fitted on (R²; below 0 is "
+                "worse than the mean image).",
+            },
+        ),
     )  # fmt: skip
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

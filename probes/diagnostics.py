@@ -18,7 +18,7 @@ from encbench.errors import DataError
 from encbench.intervals import estimate_scores
 from encbench.retrieval.metrics import random_similarity
 from encbench.retrieval.search import normalize
-from encbench.types import Measurement, ProbeContext, ProbeSpec, Score
+from encbench.types import Measurement, ProbeContext, ProbeDisplay, ProbeSpec, Score
 
 SAMPLE = 500  # texts behind the effective rank
 RESAMPLES = 50
@@ -33,6 +33,14 @@ class DiagnosticsProbe:
         main_metric="effective-rank",
         title="effective rank",
         reads=("captions", "prompts"),
+        display=ProbeDisplay(
+            section="Score and cost",
+            scores={
+                "anisotropy": "mean cosine of random pairs",
+                "norm-spread": "mean deviation of a vector's length from the mean length",
+                "truncation": "share of texts that do not fit the encoder",
+            },
+        ),
     )
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

@@ -36,7 +36,7 @@ from encbench.data.scenes.captions import reword
 from encbench.data.scenes.prompts import prompt_held_out, scene_prompts
 from encbench.intervals import estimate_scores, mean_of
 from encbench.retrieval.search import DECIMALS, normalize
-from encbench.types import Measurement, ProbeContext, ProbeSpec
+from encbench.types import Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .perturb import rng_for
 
@@ -98,6 +98,27 @@ class MinimalPairsProbe:
         dataset="scene and GenEval grammar, version 1",
         orders=("swapped", "replaced", "hard", *(f"accuracy/{kind}" for kind in KINDS)),
         reads=(),
+        display=ProbeDisplay(
+            section="What the prompt says",
+            scores={
+                "scaled": "0: chance, 1: the paraphrase is always nearer",
+                **dict.fromkeys(("swapped", "replaced", "hard"), ""),
+                **{f"wording/{wording}": "" for wording in WORDINGS},
+                "held-out": "combinations that no training image shows",
+            },
+            panels={kind: (f"accuracy/{kind}",) for kind in KINDS},
+            caption="How often a paraphrase of a prompt is nearer to it than the same wording of "
+            "another meaning, with 95 % intervals. The line at .5 is chance. It is also what a bag "
+            "of words gets where things are exchanged, since the words are the same.",
+            chance=FLOOR,
+            definitions={
+                "Minimal pairs": "How often a paraphrase is nearer to a prompt than a swap in the "
+                "same wording: colors, counts or order exchanged (the words stay the same), or "
+                "color, count or relation replaced. Ties count a half. Scaled: 0 is chance, as for "
+                "an encoder that ignores its prompt, 1 is always; the mean over the six kinds. "
+                "'hard' takes the swap in the prompt's own wording.",
+            },
+        ),
     )
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

@@ -26,7 +26,15 @@ from encbench.retrieval.metrics import (
     retrieved_similarities,
 )
 from encbench.retrieval.search import nearest, normalize, tie_keys
-from encbench.types import Caption, CaptionSet, ImageRecord, Measurement, ProbeContext, ProbeSpec
+from encbench.types import (
+    Caption,
+    CaptionSet,
+    ImageRecord,
+    Measurement,
+    ProbeContext,
+    ProbeDisplay,
+    ProbeSpec,
+)
 
 from .histograms import similarity
 
@@ -65,6 +73,35 @@ class RetrievalProbe:
         ),
         reads=("captions", "images"),
         needs=("captions",),
+        display=ProbeDisplay(
+            section="Similarity",
+            scores={
+                "scaled@2": "0: random images, 1: the re-encoder's own nearest neighbors",
+                "published@2": "mean cosine of re-encoded images, as published",
+                "floor": "random images",
+                "ceiling@2": "the re-encoder's own nearest neighbors",
+                "recall@1": "share of queries that find another caption of their image",
+                "recall@2": "share of queries that find another caption of their image",
+                "recall@10": "share of queries that find another caption of their image",
+                "text-to-image@1": "share of queries that find their image",
+            },
+            definitions={
+                "Retrieval (discriminability)": "A query's caption is encoded and its tokens are "
+                "pooled to one vector. The captions of other images are ordered by their cosine "
+                "with it. The query's own image is excluded, since it would score 1. Equal cosines "
+                "are put in a random order, so an encoder that ignores its prompt retrieves at "
+                "random.",
+                "published@k": "The mean cosine between the query's own image and the images of "
+                "the k nearest captions, all re-encoded by the image model that the provenance "
+                "names. The gallery holds one caption of each image.",
+                "floor, ceiling@k, scaled@k": "The same mean for random images (floor) and for the "
+                "re-encoder's own k nearest images (ceiling). scaled@k = (published − floor) / "
+                "(ceiling − floor): 0 is chance, 1 is as good as seeing the images.",
+                "recall@k": "Share of queries that have another caption of their own image among "
+                "the k nearest of all captions. Needs no images.",
+            },
+            similarity=("Captions", "captions of the same image", "random captions"),
+        ),
     )  # fmt: skip
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:

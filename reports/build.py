@@ -7,23 +7,65 @@ is made: the same run gives the same bytes.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
-from encbench.files import write_atomic
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from . import curves, figures, kinds, scatter, tables, words
-from .confirm_view import View, build_view, write_files
-from .figures import Drawing
-from .gallery import gallery_cases
+from encbench import registry
+from encbench.files import slug, write_atomic, write_text
+from encbench.records import clean
+
+from . import confirm_tables, confirm_words, published, tables, words
+from .confirmation import Confirmation, load_confirmation, load_grids
+from .figures import Drawing, ReportFigure
+from .gallery import load_gallery
 from .load import Run, load_run
-from .published import LABEL, LINK, REFERENCE, SILENT
-from .text import clean_text, encode, listing, markdown, quantity
+from .rows import draw_scores
+from .text import clean_text, listing, markdown, quantity
 
 LONG = 160  # characters from which the first line is set smaller
 FEW_PAIRS = 15  # rows shown at once; more are folded away
+PLACED = (
+    "Ranking", "Score and cost", "Sensitivity to layer and pooling", "Predicted and actual",
+    "By steps, wording and task", "Through training", "Actual score and cost",
+    "The published evidence",
+)  # fmt: skip
+"""Sections that stand in the templates with more than figures in them."""
+FIGURE_SECTIONS = ("Two probes", "Prompt ablation", words.CONTENT, "Similarity")
+"""Sections of figures alone, in their order; others follow."""
+
+
+@dataclass
+class FigureSet:
+    """Figures by the section they stand in, and in place of one that cannot be drawn the reason."""
+
+    sections: dict[str, list[Drawing | str]] = field(default_factory=dict)
+
+    def add(self, section: str, result: Drawing | str) -> None:
+        if result:
+            self.sections.setdefault(section, []).append(result)
+
+    @property
+    def drawings(self) -> dict[str, Drawing]:
+        everything = (item for items in self.sections.values() for item in items)
+        return {item.name: item for item in everything if isinstance(item, Drawing)}
+
+    @property
+    def free(self) -> list[tuple[str, str, list[Drawing | str]]]:
+        """Sections that the templates do not name: id, heading and figures."""
+        titles = [title for title in self.sections if title not in PLACED]
+        known = [title for title in FIGURE_SECTIONS if title in titles]
+        order = dict.fromkeys([*known, *titles])
+        return [(slug(title).lower(), title, self.sections[title]) for title in order]
 
 
 def build_report(run: Path, out: Path | None = None) -> Path:
@@ -43,98 +85,148 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         StoreError: if the report cannot be written.
     """
     loaded = load_run(run)
+    confirmation = load_confirmation(loaded)
     folder = out or run / "report"
-    drawings, reasons = draw_figures(loaded)
-    confirmation = build_view(loaded)
-    for drawing in drawings.values():
-        write_atomic(folder / "figures" / f"{drawing.name}.png", drawing.png)
-        write_atomic(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
-    write_files(confirmation, folder)
-    _remove_stale(folder / "figures", {*drawings, *(confirmation.names if confirmation else ())})
-    view = _view(loaded, drawings, reasons, confirmation)
-    ranking = tables.ranking_table(loaded)
+    view = _view(loaded, confirmation)
     comment = f"encbench ranking; prediction {loaded.prediction.hash}; needs booktabs"
-    for name, text in (
-        ("ranking.csv", tables.ranking_csv(loaded)),
-        ("ranking.tex", tables.to_tex(ranking, comment)),
-        ("scores.csv", tables.scores_csv(loaded)),
-        ("report.md", _render_markdown(view)),
-        ("index.html", _render_html(view)),
-    ):
-        write_atomic(folder / name, encode(text))
+    files: dict[str, bytes | str] = {
+        "ranking.csv": tables.ranking_csv(loaded),
+        "ranking.tex": tables.to_tex(view["ranking"], comment),
+        "scores.csv": tables.scores_csv(loaded),
+    }
+    drawings = dict(view["figures"].drawings)
+    if confirmation:
+        shown = view["confirmation"]
+        comment = f"encbench confirmation; verdict {confirmation.verdict.hash}; needs booktabs"
+        files["confirmation.csv"] = confirm_tables.confirmation_csv(confirmation)
+        files["confirmation.tex"] = tables.to_tex(shown.encoders, comment)
+        files |= {f"figures/{grid.file}.png": grid.image.content for grid in shown.grids}
+        drawings |= shown.figures.drawings
+    for name, drawing in drawings.items():
+        files |= {f"figures/{name}.png": drawing.png, f"figures/{name}.svg": drawing.svg}
+    files["report.md"] = _render_markdown(view)
+    files["index.html"] = _render_html(view)  # the last: with it the report is complete
+    _remove_stale(folder, files)
+    for name, content in files.items():
+        if isinstance(content, str):
+            write_text(folder / name, content)
+        else:
+            write_atomic(folder / name, content)
     return folder / "index.html"
 
 
-def draw_figures(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
-    """All figures by name, and for those that cannot be drawn the reason, by function."""
-    drawings: dict[str, Drawing] = {}
-    reasons: dict[str, str] = {}
-    for draw in (figures.draw_ranking, *scatter.FIGURES, *curves.FIGURES, *kinds.FIGURES):
-        made = draw(run)
-        if isinstance(made, Drawing):
-            drawings[made.name] = made
-        else:
-            reasons[draw.__name__.removeprefix("draw_")] = made
-    for drawing in curves.draw_similarities(run):
-        drawings[drawing.name] = drawing
-    return drawings, reasons
+def draw_figures(
+    subject: Run | Confirmation, needs: Literal["ranking", "confirmation"] = "ranking"
+) -> FigureSet:
+    """All registered figures of a run or of a confirmation; in a run, also the scores of each
+    probe that no figure is registered for."""
+    figures = FigureSet()
+    covered: set[str] = set()
+    for name in registry.names("figure"):
+        figure: ReportFigure = registry.get("figure", name)
+        if figure.needs == needs:
+            covered |= set(figure.probes)
+            results = figure.draw(subject)
+            for result in [results] if isinstance(results, Drawing | str) else results:
+                figures.add(figure.section, _name(result, name, figure.title))
+    if isinstance(subject, Confirmation):
+        return figures
+    for probe in subject.probes.values():
+        if probe.name not in covered:
+            section = probe.display.section or clean_text(probe.name)
+            taken = {*figures.drawings, *registry.names("figure")}
+            name = slug(probe.name).lower()
+            while name in taken:
+                name += "-scores"
+            figures.add(section, _name(draw_scores(subject, probe), name, ""))
+    return figures
 
 
-def _remove_stale(folder: Path, names: set[str]) -> None:
-    """Figures of an earlier report that this one does not have would contradict it."""
-    known = {"ranking", "cost", "plane-published", "plane-calibrated", "ablation"}
-    known |= {"ablation-places", "sensitivity", "minimal-pairs", "decodability", "stages"}
-    for path in folder.glob("*"):
-        ours = path.stem in known or path.stem.startswith(("similarity-", "confirm-"))
-        if ours and path.suffix in (".png", ".svg") and path.stem not in names:
-            path.unlink(missing_ok=True)
+def _name(result: Drawing | str, name: str, title: str) -> Drawing | str:
+    """A drawing with the name and title that it was registered under."""
+    if isinstance(result, str):
+        return result
+    full = f"{name}-{result.name}" if result.name else name
+    return dataclasses.replace(result, name=full, title=result.title or title)
 
 
-def _view(
-    run: Run, drawings: dict[str, Drawing], reasons: dict[str, str], confirmation: View | None
-) -> dict[str, Any]:
+def _remove_stale(folder: Path, files: Iterable[str]) -> None:
+    """Remove what an earlier report has and this one does not: it would contradict it. An
+    earlier report's Markdown lists its figures; whatever else lies there is the user's."""
+    earlier = folder / "report.md"
+    source = earlier.read_text("utf-8", "replace") if earlier.is_file() else ""
+    names = {f"figures/{name}.{end}" for name in re.findall(r"\(figures/([\w.-]+)\.png\)", source)
+             for end in ("png", "svg")}  # fmt: skip
+    for name in sorted({*names, "confirmation.csv", "confirmation.tex"} - set(files)):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _view(run: Run, confirmation: Confirmation | None) -> dict[str, Any]:
     """Everything that the templates show."""
     among, against = words.split_pairs(run)
-    first = confirmation.headline if confirmation else clean_text(run.advice)
+    advice = confirm_words.headline(confirmation) if confirmation else clean_text(run.advice)
     summary = words.run_summary(run)
+    if confirmation:
+        summary = f"{confirm_words.confirm_summary(confirmation)} Ranking: {summary}"
     return {
         "run": run,
-        "confirmation": confirmation,
-        "advice": first,
-        "long": len(first) > LONG,
-        "summary": f"{confirmation.summary} Ranking: {summary}" if confirmation else summary,
+        "confirmation": _confirmation_view(confirmation) if confirmation else None,
+        "advice": advice,
+        "long": len(advice) > LONG,
+        "record": words.rule_record(run),
+        "summary": summary,
         "warnings": words.run_warnings(run),
-        "failed": [words.failure(entry) for entry in run.prediction.failed],
-        "figures": drawings,
-        "reasons": reasons,
-        "similarities": [d for d in drawings.values() if d.name.startswith("similarity-")],
+        "failed": run.prediction.failed,
+        "figures": draw_figures(run),
         "ranking": tables.ranking_table(run),
-        "cost": tables.cost(run) if run.candidates else None,
-        "sensitivity": tables.sensitivity(run) if "sensitivity" in drawings else None,
-        "rivals": tables.rivals(run) if run.prediction.rivals else None,
+        "cost": tables.cost_table(run) if run.candidates else None,
+        "sensitivity": tables.sensitivity_table(run) if run.prediction.sensitivity else None,
+        "rivals": tables.rival_table(run) if run.prediction.rivals else None,
         "pairs": tables.difference_table(run, among) if among else None,
         "against": tables.difference_table(run, against) if against else None,
         "fold_pairs": len(among) > FEW_PAIRS,
-        "published": tables.published(run),
+        "published": tables.published_table(run),
         "scores": [
-            (probe, _title(run, probe), tables.score_table(run, probe)) for probe in run.probes
+            (
+                clean_text(f"{name}: {probe.title}" if probe.title else name),
+                tables.score_table(run, probe),
+            )
+            for name, probe in run.probes.items()
         ],
         "encoders": tables.encoder_table(run),
-        "gallery": gallery_cases(run),
-        "definition": words.definition(run),
-        "silent": SILENT,
-        "reference": REFERENCE,
-        "label": LABEL,
-        "link": LINK,
+        "gallery": load_gallery(run),
+        "definitions": words.definitions(run),
+        "paper": published,
         "provenance": _provenance(run),
-        "config": json.dumps(run.config, indent=2, ensure_ascii=False, sort_keys=True),
+        "config": _as_json(run.config),
     }
 
 
-def _title(run: Run, probe: str) -> str:
-    titles = (str(r.probe.get("title") or "") for r in run.records if r.probe["name"] == probe)
-    title = next(filter(None, titles), "")
-    return clean_text(f"{probe}: {title}" if title else probe)
+def _confirmation_view(c: Confirmation) -> SimpleNamespace:
+    """What the templates show of a confirmation."""
+    return SimpleNamespace(
+        c=c,
+        advice=clean_text(c.run.advice),
+        statements=confirm_words.statements(c),
+        warnings=confirm_words.confirm_warnings(c),
+        rules=confirm_words.rules(c),
+        figures=draw_figures(c, "confirmation"),
+        grids=load_grids(c),
+        encoders=confirm_tables.outcome_table(c),
+        leads=confirm_tables.lead_table(c),
+        rule=confirm_tables.rule_table(c),
+        failed=confirm_words.failed_trainings(c),
+        breakdown=confirm_tables.breakdown_tables(c),
+        predictors=confirm_tables.predictor_table(c, primary=True),
+        other_predictors=confirm_tables.predictor_table(c, primary=False),
+        plan=confirm_words.plan_rows(c),
+        plan_json=_as_json(clean(dataclasses.asdict(c.verdict.plan))),
+        provenance=confirm_words.verdict_provenance(c),
+    )
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
@@ -143,62 +235,60 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     seen: dict[str, dict[str, None]] = {}
     packages: dict[str, dict[str, None]] = {}
     for record in run.records:
-        origin = record.provenance
-        for key in ("python", "platform", "cpu_count", "device"):
-            if origin.get(key) is not None:
+        origin = dict(record.provenance)
+        if origin.get("commit") and origin.get("dirty"):
+            origin["commit"] = f"{origin['commit']} with uncommitted changes"
+        for key in ("commit", "python", "platform", "cpu_count", "device"):
+            if origin.get(key):
                 seen.setdefault(key, {})[str(origin[key])] = None
-        if origin.get("commit"):
-            dirty = " with uncommitted changes" if origin.get("dirty") else ""
-            seen.setdefault("commit", {})[f"{origin['commit']}{dirty}"] = None
         for name, version in (origin.get("packages") or {}).items():
             packages.setdefault(str(name), {})[str(version)] = None
-    rule = ", ".join(f"{k} {v}" for k, v in p.rule.items() if k != "text")
+    rule = {name: value for name, value in p.rule.items() if value and isinstance(value, str | int)}
     seconds = sum(record.seconds or 0 for record in run.records)
+    origins = {name: "; ".join(values) for name, values in seen.items()}
     rows = [
         ("Prediction", f"sha256 {p.hash}"),
         ("Made", p.created),
-        ("Rule", rule),
+        ("Rule", ", ".join(f"{k} {v}" for k, v in rule.items() if k != "text")),
         ("Seed", str(p.seed)),
         *((f"Data of {probe}", str(dataset)) for probe, dataset in p.data.items()),
         ("Images re-encoded by", run.reencoder),
         ("Device asked for", str(run.config.get("device") or "")),
-        ("Commit", "; ".join(seen.get("commit", {}))),
-        ("Python", "; ".join(seen.get("python", {}))),
-        ("Platform", "; ".join(seen.get("platform", {}))),
-        ("CPUs", "; ".join(seen.get("cpu_count", {}))),
-        ("Device", "; ".join(seen.get("device", {}))),
+        ("Commit", origins.get("commit", "")),
+        ("Python", origins.get("python", "")),
+        ("Platform", origins.get("platform", "")),
+        ("CPUs", origins.get("cpu_count", "")),
+        ("Device", origins.get("device", "")),
         ("Packages", ", ".join(f"{name} {' or '.join(v)}" for name, v in packages.items())),
         ("Records", f"{len(run.records)}, {quantity(seconds)} s of probing"),
     ]
-    return [(label, clean_text(value)) for label, value in rows if value]
+    return [(clean_text(label), clean_text(value)) for label, value in rows if value]
 
 
 # ------------------------------------------------------------------------------ rendering
 
 
-def _render_html(view: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+def _environment(**options: Any) -> Environment:
+    return Environment(
+        loader=PackageLoader("encbench.reports", "templates"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, **options,
+    )  # fmt: skip
 
-    environment = Environment(
-        loader=PackageLoader("encbench.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+
+def _render_html(view: dict[str, Any]) -> str:
+    environment = _environment(autoescape=True)
 
     def source(name: str) -> str:
         assert environment.loader is not None
         return environment.loader.get_source(environment, name)[0]
 
     script = source("script.js")
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     environment.filters["line"] = clean_text
     style = source("style.css") + (source("confirm.css") if view["confirmation"] else "")
     return environment.get_template("report.html").render(
-        **view, style=Markup(style), script=Markup(script), script_hash=allowed
+        **view, style=Markup(style), script=Markup(script), script_hash=digest
     )
 
 
@@ -208,14 +298,8 @@ class _Ready(str):
 
 def _render_markdown(view: dict[str, Any]) -> str:
     """As with HTML, whatever a template prints is escaped unless it is marked as ready."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("encbench.reports", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, _Ready) else markdown(str(value)),
+    environment = _environment(
+        finalize=lambda value: value if isinstance(value, _Ready) else markdown(str(value))
     )
     environment.filters["table"] = lambda table: _Ready(tables.to_markdown(table))
     environment.filters["listing"] = listing

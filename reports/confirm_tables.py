@@ -2,188 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from encbench.records import TrainedEncoder
+from encbench.records import Lead, TrainedEncoder
+from encbench.types import Cell
 
 from . import text
-from .confirm_load import Confirmation, Group
-from .tables import Table, TableCell, TableRow, number_cell, scored, text_cell, write_csv
+from .confirmation import Confirmation, metric_title
+from .tables import (
+    Column,
+    Table,
+    TableCell,
+    encoder_cell,
+    make_table,
+    number_cell,
+    score_cell,
+    text_cell,
+    two_digits,
+    write_csv,
+)
 
 
-def _kind(c: Confirmation, row: TrainedEncoder) -> str:
-    if row.control:
-        return "control"
-    return "use" if c.winner is row else ""
+def _by_encoder(c: Confirmation, columns: Sequence[Column]) -> Table:
+    """A row for each trained encoder and control."""
+
+    def kind(row: TrainedEncoder) -> str:
+        return "control" if row.control else "use" if row is c.winner else ""
+
+    return make_table(c.rows, columns, kind)
 
 
-def _encoder(c: Confirmation, row: TrainedEncoder) -> TableCell:
-    tag = "control" if row.control else ""
-    return text_cell(c.name(row.spec), title=text.clean_text(row.spec), tag=tag)
+def _encoder(c: Confirmation) -> Column:
+    return (
+        "Encoder", "l", lambda row: encoder_cell(row.spec, c.name(row.spec), control=row.control)
+    )  # fmt: skip
 
 
-def _several_stages(c: Confirmation) -> bool:
-    return len({row.stage for row in c.trained}) > 1
-
-
-def group_title(group: Group) -> str:
-    """A tier and whether its combinations were seen, as a heading: 'B, held-out'."""
-    return f"{group[0]}, {group[1]}"
+def _score(c: Confirmation, title: str, digits: int = 3, **where: Any) -> Column:
+    return title, "r", lambda row: score_cell(c.entry(row, **where), digits)
 
 
 def outcome_table(c: Confirmation) -> Table:
     """What was predicted and what came out in the cell of both verdicts."""
-    stages = _several_stages(c)
-    steps = f"GenEval, {c.primary.steps} steps"
-    head = (
-        "Predicted rank", "Actual rank", "Encoder", "Predicted score", steps, "Each seed",
-        "Parent, flow matching", *(["Stage"] if stages else []),
-    )  # fmt: skip
-    rows = []
-    for row in c.rows:
-        place = c.places.get(row.spec)
-        parent = row.parent.get(c.verdict.primary)
-        by_seed = row.by_seed.get(c.verdict.primary) or []
-        cells = [
-            TableCell("control")
-            if row.control
-            else number_cell(row.predicted_rank, text.count(row.predicted_rank)),
-            number_cell(place, text.count(place)),
-            _encoder(c, row),
-            scored(row.predicted),
-            scored(c.entry(row)),
-            TableCell(", ".join(map(text.number, by_seed)) or text.NOTHING),
-            scored(parent),
-        ]
-        if stages:
-            cells.append(text_cell(row.stage))
-        rows.append(TableRow(tuple(cells), _kind(c, row)))
-    return Table(head, "rrlrrrr" + "l" * stages, tuple(rows))
-
-
-def by_group(c: Confirmation) -> Table | None:
-    """At the verdicts' number of steps: each wording tier, seen and held-out combinations."""
-    if len(c.groups) < 2:
-        return None
-    rows = [
-        TableRow(
-            (_encoder(c, row), *(scored(c.entry(row, group=g), 2) for g in c.groups)), _kind(c, row)
-        )
-        for row in c.rows
+    columns: list[Column] = [
+        ("Predicted rank", "r", lambda row: TableCell("control") if row.control
+         else number_cell(row.predicted_rank, text.count)),
+        ("Actual rank", "r", lambda row: number_cell(c.places.get(row.spec), text.count)),
+        _encoder(c),
+        ("Predicted score", "r", lambda row: score_cell(row.predicted)),
+        _score(c, c.axis_title),
+        ("Each seed", "r", lambda row: TableCell(
+            ", ".join(map(text.number, row.by_seed.get(c.primary) or [])) or text.NOTHING)),
+        ("Parent, flow matching", "r", lambda row: score_cell(row.parent.get(c.primary))),
     ]  # fmt: skip
-    return Table(("Encoder", *map(group_title, c.groups)), _align(c.groups), tuple(rows))
+    if len(c.stages) > 1:
+        columns.append(("Stage", "l", lambda row: text_cell(row.stage)))
+    return _by_encoder(c, columns)
 
 
-def by_steps(c: Confirmation) -> Table | None:
-    """In the verdicts' group of prompts: each number of steps."""
-    if len(c.steps) < 2:
-        return None
-    head = ("Encoder", *(text.count_noun(steps, "step") for steps in c.steps))
-    rows = [
-        TableRow((_encoder(c, row), *(scored(c.entry(row, s)) for s in c.steps)), _kind(c, row))
-        for row in c.rows
-    ]
-    return Table(head, _align(c.steps), tuple(rows))
+def breakdown_tables(c: Confirmation) -> list[tuple[str, Table]]:
+    """Each number of steps, wording, metric and task, with titles; where there are several."""
+    steps = text.count_noun(c.primary.steps, "step")
+    tables = []
+    if len(c.steps) > 1:
+        by_steps = [_score(c, text.count_noun(s, "step"), steps=s) for s in c.steps]
+        tables.append((f"Each number of steps, {c.group_name}", by_steps))
+    if len(c.groups) > 1:
+        by_group = [_score(c, ", ".join(group), 2, group=group) for group in c.groups]
+        tables.append((f"Each wording tier and kind of combination, {steps}", by_group))
+    if len(c.metrics) > 1:
+        by_metric = [_score(c, metric_title(name), metric=name) for name in c.metrics]
+        tables.append((f"Each metric, {steps}, {c.group_name}", by_metric))
+    tasks = dict.fromkeys(name for row in c.rows for name in row.tasks.get(c.primary) or {})
+    if tasks:
+        by_task = [_task(c, name) for name in tasks]
+        tables.append((f"Each task, {steps}, {c.group_name}", by_task))
+    return [(title, _by_encoder(c, [_encoder(c), *columns])) for title, columns in tables]
 
 
-def _align(columns: Sequence[Any]) -> str:
-    return "l" + "r" * len(columns)
+def _task(c: Confirmation, name: str) -> Column:
+    """Share of right images of a task, in the cell of both verdicts."""
 
+    def cell(row: TrainedEncoder) -> TableCell:
+        return number_cell((row.tasks.get(c.primary) or {}).get(name), two_digits)
 
-def by_task(c: Confirmation) -> Table | None:
-    """Share of right images of each task, in the cell of both verdicts."""
-    names = dict.fromkeys(n for row in c.rows for n in row.tasks.get(c.verdict.primary) or {})
-    if not names:
-        return None
-    rows = []
-    for row in c.rows:
-        tasks = row.tasks.get(c.verdict.primary) or {}
-        cells = (number_cell(tasks.get(name), text.number(tasks.get(name), 2)) for name in names)
-        rows.append(TableRow((_encoder(c, row), *cells), _kind(c, row)))
-    head = ("Encoder", *(text.clean_text(name).replace("_", " ") for name in names))
-    return Table(head, _align(tuple(names)), tuple(rows))
+    return text.clean_text(name).replace("_", " "), "r", cell
 
 
 def lead_table(c: Confirmation) -> Table | None:
     """The predicted winner's paired lead over each rival."""
-    head = ("Rival", "Lead of the predicted first", "Upper end, corrected", "Which is better")
-    rows = []
-    for entry in c.verdict.choice.get("leads") or []:
-        lead = entry.get("lead") or {}
-        low, top = lead.get("low"), entry.get("high_corrected")
-        better = "not settled"
-        if text.is_number(top) and top < 0:
-            better = "the rival"
-        elif text.is_number(low) and low > 0:
-            better = "the predicted first"
-        cells = (
-            text_cell(c.name(entry.get("rival"))),
-            scored(lead),
-            number_cell(top),
-            text_cell(better),
-        )
-        rows.append(TableRow(cells))
-    return Table(head, "lrrl", tuple(rows)) if rows else None
+
+    def better(entry: Lead) -> str:
+        if entry.high_corrected < 0:
+            return "the rival"
+        return "the predicted first" if entry.lead.low > 0 else "not settled"
+
+    leads = c.verdict.choice.leads
+    columns: list[Column] = [
+        ("Rival", "l", lambda entry: text_cell(c.name(entry.rival))),
+        ("Lead of the predicted first", "r", lambda entry: score_cell(entry.lead)),
+        ("Upper end, corrected", "r", lambda entry: number_cell(entry.high_corrected)),
+        ("Which is better", "l", lambda entry: text_cell(better(entry))),
+    ]
+    return make_table(leads, columns) if leads else None
 
 
-def rule(c: Confirmation) -> Table | None:
+def rule_table(c: Confirmation) -> Table | None:
     """The numbers behind the verdict on the order."""
-    r = c.verdict.rule
-    if not r:
+    rule = c.verdict.rule
+    if not c.candidates:
         return None
-    how = "exact" if r.get("exact") else "from sampled orders"
+
+    def value(name: str, show: Callable[[Any], str] = text.number) -> TableCell:
+        return number_cell(rule[name], show)
+
+    exact = "exact" if rule.exact else "from sampled orders"
     rows = [
-        ("Rank correlation", scored(r.get("statistic"), 2),
+        ("Rank correlation", score_cell(rule.statistic, 2),
          "size-weighted mean of Spearman's within stages of training"),
-        ("p", number_cell(r.get("p"), text.p_value(r.get("p"))),
-         f"one-sided, by permutation, {how}"),
-        ("Smallest p", number_cell(r.get("smallest_p"), text.p_value(r.get("smallest_p"))),
+        ("p", value("p", text.p_value), f"one-sided, by permutation, {exact}"),
+        ("Smallest p", value("smallest_p", text.p_value),
          "what a perfect order of these encoders would reach"),
-        ("Top-1 regret", scored(r.get("regret")),
-         "GenEval lost by choosing the predicted first, corrected for the best one's luck"),
-        ("Range of scores", number_cell(r.get("score_range")), "best minus worst encoder"),
-        ("Seed deviation", number_cell(r.get("seed_deviation")),
+        ("Top-1 regret", score_cell(rule.regret),
+         f"{c.metric} lost by choosing the predicted first, corrected for the best one's luck"),
+        ("Range of scores", value("score_range"), "best minus worst encoder"),
+        ("Seed deviation", value("seed_deviation"),
          "of one training's score; unknown with one seed"),
-        ("Seed-to-seed correlation", number_cell(r.get("seed_correlation"),
-         text.number(r.get("seed_correlation"), 2)),
+        ("Seed-to-seed correlation", value("seed_correlation", two_digits),
          "between seeds over the same encoders: the ceiling of any prediction"),
     ]  # fmt: skip
-    made = tuple(TableRow((text_cell(name), value, text_cell(what))) for name, value, what in rows)
-    return Table(("Quantity", "Value", "What it is"), "lrl", made)
+    columns: list[Column] = [
+        ("Quantity", "l", lambda row: text_cell(row[0])),
+        ("Value", "r", lambda row: row[1]),
+        ("What it is", "l", lambda row: text_cell(row[2])),
+    ]
+    return make_table(rows, columns)
 
 
-def predictors(c: Confirmation, *, primary: bool) -> Table | None:
+def predictor_table(c: Confirmation, *, primary: bool) -> Table | None:
     """Everything that could have predicted the order, best first.
 
     Args:
         primary: in the cell of both verdicts, or in all others.
     """
-    wanted = [p for p in c.verdict.exploratory if (p.cell == c.verdict.primary) == primary]
-    if not wanted:
-        return None
-    wanted.sort(key=lambda p: (str(p.cell) if not primary else "", -_number(p.statistic), p.name))
-    rows = []
-    for p in wanted:
-        where = f"{text.count_noun(p.cell.steps, 'step')}, {group_title(p.cell.group)}"
-        cells = [
-            text_cell(text.clean_text(p.name)),
-            number_cell(p.statistic, text.number(p.statistic, 2)),
-            number_cell(p.p, text.p_value(p.p)),
-            number_cell(p.p_holm, text.p_value(p.p_holm)),
-            number_cell(p.encoders, text.count(p.encoders)),
-        ]
-        if not primary:
-            cells.insert(1, text_cell(text.clean_text(where)))
-        rows.append(TableRow(tuple(cells)))
-    head = ["Predictor", "Rank correlation", "p", "p (Holm)", "Encoders"]
-    if not primary:
-        head.insert(1, "Cell")
-    return Table(tuple(head), "l" + "l" * (not primary) + "rrrr", tuple(rows))
+    predictors = [p for p in c.verdict.exploratory if (p.cell == c.primary) == primary]
+    predictors.sort(
+        key=lambda p: (
+            "" if primary else str(p.cell),
+            -p.statistic if text.is_number(p.statistic) else float("inf"),
+            p.name,
+        )
+    )
+    columns: list[Column] = [
+        ("Predictor", "l", lambda p: text_cell(p.name)),
+        ("Cell", "l", lambda p: text_cell(cell_title(p.cell))),
+        ("Rank correlation", "r", lambda p: number_cell(p.statistic, two_digits)),
+        ("p", "r", lambda p: number_cell(p.p, text.p_value)),
+        ("p (Holm)", "r", lambda p: number_cell(p.p_holm, text.p_value)),
+        ("Encoders", "r", lambda p: number_cell(p.encoders, text.count)),
+    ]
+    if primary:
+        del columns[1]
+    return make_table(predictors, columns) if predictors else None
 
 
-def _number(value: Any) -> float:
-    return float(value) if text.is_number(value) else float("-inf")
+def cell_title(cell: Cell) -> str:
+    """'4 steps, B, held-out', with the metric where it is not GenEval."""
+    metric = "" if cell.metric == "geneval" else f"{metric_title(cell.metric)}, "
+    return f"{metric}{text.count_noun(cell.steps, 'step')}, {', '.join(cell.group)}"
 
 
 # --------------------------------------------------------------------------------- files
@@ -197,27 +184,22 @@ def confirmation_csv(c: Confirmation) -> str:
     )
     head = (
         "spec", "name", "stage", "control", "predicted", "predicted_low", "predicted_high",
-        "predicted_rank", "parameters", "training_seconds", "cell", "steps", "tier", "combos",
-        "primary", "value", "low", "high", "n", "by_seed", "parent", "parent_low", "parent_high",
-        *tasks,
+        "predicted_rank", "parameters", "training_seconds", "cell", *Cell._fields, "primary",
+        "value", "low", "high", "n", "by_seed", "parent", "parent_low", "parent_high", *tasks,
     )  # fmt: skip
+    ends = ("value", "low", "high")
     rows = []
     for row in c.rows:
-        seconds = [s for s in row.training_seconds if text.is_number(s)]
-        for key, entry in row.scores.items():
-            parent: Any = row.parent.get(key) or {}
-            shares = row.tasks.get(key) or {}
+        for cell, entry in row.scores.items():
+            parent: Any = row.parent.get(cell) or {}
+            shares = row.tasks.get(cell) or {}
             rows.append(
                 (
-                    row.spec, row.name, row.stage, row.control,
-                    *(row.predicted.get(end) for end in ("value", "low", "high")),
-                    row.predicted_rank, row.parameters,
-                    sum(seconds) / len(seconds) if seconds else None, key,
-                    key.steps, key.tier, key.combos, key == c.primary,
-                    *(entry.get(end) for end in ("value", "low", "high", "n")),
-                    " ".join(map(str, row.by_seed.get(key) or [])),
-                    *(parent.get(end) for end in ("value", "low", "high")),
-                    *(shares.get(task) for task in tasks),
+                    row.spec, row.name, row.stage, row.control, *map(row.predicted.get, ends),
+                    row.predicted_rank, row.parameters, c.mean_seconds(row), str(cell), *cell,
+                    cell == c.primary, *map(entry.get, (*ends, "n")),
+                    " ".join(map(str, row.by_seed.get(cell) or [])), *map(parent.get, ends),
+                    *map(shares.get, tasks),
                 )
             )  # fmt: skip
     return write_csv(head, rows)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .confirm_load import Confirmation
+from encbench.records import ChoiceVerdict, OrderVerdict, Reach
+
+from .confirmation import Confirmation, metric_title
 from .text import (
     clean_text,
     count,
     count_noun,
+    format_score,
     interval,
     is_number,
     listing,
@@ -27,7 +30,7 @@ OPEN = "can't tell"
 
 @dataclass(frozen=True)
 class Statement:
-    """One verdict: what was asked, the answer as the rules name it, and why.
+    """One verdict: the question, the answer, and why.
 
     ``kind`` is 'yes', 'no' or 'open'; ``more`` are sentences that put it into proportion.
     """
@@ -39,51 +42,46 @@ class Statement:
     more: tuple[str, ...] = ()
 
 
-def kind(verdict: str) -> str:
-    if verdict == CLEAR:
-        return "yes"
-    return "no" if verdict == NOT or verdict.startswith(OVERTURNED) else "open"
-
-
 def headline(c: Confirmation) -> str:
     """Both verdicts in two sentences: what the report says first."""
-    if not c.trained:
-        return "No encoder was trained, so nothing is confirmed and nothing refuted."
-    choice = str(c.verdict.choice.get("verdict") or OPEN)
+    if not c.candidates:
+        return "No encoder was trained, so nothing is confirmed and nothing is refuted."
+    choice, rule = _verdicts(c)
     winner = _winner(c)
     if choice == CLEAR:
-        first = f"The choice of {winner} is confirmed: trained, it beats every rival."
+        first = f"Confirmed: {winner} is the best choice. Trained, it beats every rival."
     elif choice.startswith(OVERTURNED):
         rival = c.name(choice.removeprefix(OVERTURNED))
-        first = f"The choice of {winner} is overturned: trained, {rival} beats it."
+        first = f"Overturned: {winner} is not the best choice. Trained, {rival} beats it."
     else:
-        first = f"The choice of {winner}: {c.named(choice)}."
-    rule = str(c.verdict.rule.get("verdict") or "")
-    if rule == CLEAR:
-        second = "The predicted order is confirmed."
-    elif rule == NOT:
-        second = "The predicted order is not confirmed."
-    elif rule:
-        second = f"The predicted order: {c.named(rule)}."
-    else:
-        second = "Of the predicted order nothing is said."
+        first = f"Not settled: is {winner} the best choice?"
+    second = {
+        CLEAR: "The predicted order is confirmed.",
+        NOT: "The predicted order is not confirmed.",
+        "": "There is no verdict on the predicted order.",
+    }.get(rule, "It is not settled whether the predicted order is right.")
     return f"{first} {second}"
 
 
+def _verdicts(c: Confirmation) -> tuple[str, str]:
+    """On the choice, and on the rule ('' = none)."""
+    return c.verdict.choice.verdict, c.verdict.rule.verdict if c.candidates else ""
+
+
 def _winner(c: Confirmation) -> str:
-    winner = c.verdict.choice.get("winner")
-    return c.name(winner) if winner else "an encoder"
+    winner = c.verdict.choice.winner
+    return c.name(winner) if winner else "the encoder that was predicted first"
 
 
 def confirm_summary(c: Confirmation) -> str:
     """What was trained and scored, in one line."""
-    steps = c.verdict.plan.get("steps") or c.steps
-    seeds = len(c.verdict.plan.get("seeds") or [])
+    steps = c.verdict.plan.steps or c.steps
+    seeds = len(c.verdict.plan.seeds)
     times = {1: "once", 2: "twice"}.get(seeds, f"{seeds} times")
     each = f", each trained {times}" if seeds else ""
     return (
-        f"Confirmation: {count_noun(len(c.trained), 'encoder')} and "
-        f"{count_noun(len(c.controls), 'control')}{each} on equal budgets, scored by GenEval at "
+        f"Confirmation: {count_noun(len(c.candidates), 'encoder')} and "
+        f"{count_noun(len(c.controls), 'control')}{each} on equal budgets, scored by {c.metric} at "
         f"{listing(map(str, steps), 9)} sampling steps; the prediction was written before."
     )
 
@@ -93,17 +91,28 @@ def statements(c: Confirmation) -> list[Statement]:
     return [_choice(c), _rule(c), _control(c)]
 
 
-# -------------------------------------------------------------------------------- choice
+def _statement(
+    c: Confirmation, title: str, verdict: str, source: ChoiceVerdict | OrderVerdict, more: list[str]
+) -> Statement:
+    kind = "no" if verdict == NOT or verdict.startswith(OVERTURNED) else "open"
+    why = c.rename(source.why).rstrip(".")
+    first = why[:1] if why.startswith("p =") else why[:1].upper()  # a p-value stays small
+    return Statement(
+        title,
+        f"not settled ({OPEN})" if verdict == OPEN else c.rename(verdict),
+        "yes" if verdict == CLEAR else kind,
+        f"{first}{why[1:]}." if why else "",
+        tuple(more),
+    )
 
 
 def _choice(c: Confirmation) -> Statement:
-    answer = str(c.verdict.choice.get("verdict") or OPEN)
+    answer, rule = _verdicts(c)
     more = []
     place = c.places.get(c.winner.spec) if c.winner else None
     if c.winner and c.best and place:
-        of = len(c.places)
         own, top = (number(c.value(row)) for row in (c.winner, c.best))
-        name = c.name(c.winner.spec)
+        name, of = c.name(c.winner.spec), len(c.places)
         if of == 1:
             more.append(f"{name} was the only encoder that was trained; it scored {own}.")
         elif place == 1:
@@ -113,16 +122,10 @@ def _choice(c: Confirmation) -> Statement:
                 f"{name} came {_ordinal(place)} of {of} with {own}; the best was "
                 f"{c.name(c.best.spec)} with {top}."
             )
-    if answer == CLEAR and c.verdict.rule.get("verdict") not in (CLEAR, None):
+    if answer == CLEAR and rule not in (CLEAR, ""):
         more.append("This holds for these encoders; it does not make the rule behind it right.")
     title = f"The choice: is {_winner(c)}, predicted first, better than each rival?"
-    return Statement(title, c.named(answer), kind(answer), _why(c, c.verdict.choice), tuple(more))
-
-
-def _why(c: Confirmation, verdict: Any) -> str:
-    why = c.named(verdict.get("why"))
-    first = why[:1] if why.startswith("p =") else why[:1].upper()  # a p-value stays small
-    return f"{first}{why[1:].rstrip('.')}." if why else ""
+    return _statement(c, title, answer, c.verdict.choice, more)
 
 
 def _ordinal(n: int) -> str:
@@ -130,72 +133,59 @@ def _ordinal(n: int) -> str:
     return f"{n}{ending}"
 
 
-# ---------------------------------------------------------------------------------- rule
-
-
 def _rule(c: Confirmation) -> Statement:
     rule = c.verdict.rule
     title = "The rule: does the predicted order hold over encoders?"
-    if not rule:
+    if not c.candidates:
         return Statement(title, "no verdict", "open", "No encoder's training came out.")
-    answer = str(rule.get("verdict") or OPEN)
+    answer = _verdicts(c)[1] or OPEN
     more = []
-    statistic, p = rule.get("statistic") or {}, rule.get("p")
-    if is_number(statistic.get("value")):
-        exact = "exact" if rule.get("exact") else "from sampled orders"
+    statistic, p = rule.statistic, p_value(rule.p)
+    if is_number(statistic.value):
+        exact = "exact" if rule.exact else "from sampled orders"
         more.append(
-            f"Rank correlation within stages of training {number(statistic['value'], 2)} "
-            f"{interval(statistic.get('low'), statistic.get('high'), 2)}".rstrip()
-            + f", one-sided p {_p(p)}, {exact}."
+            f"Rank correlation within stages of training {format_score(statistic, 2)}, one-sided "
+            f"p {p if p.startswith('<') else f'= {p}'}, {exact}."
         )
     elif answer == OPEN:
         more.append("No two encoders share a stage of training, so there is no order to compare.")
-    ceiling = rule.get("seed_correlation")
+    ceiling = rule.seed_correlation
     if is_number(ceiling):
         more.append(
             f"The same encoders' scores correlate with {number(ceiling, 2)} between seeds: no "
             "prediction can be expected to do much better."
         )
-    reach: Any = c.verdict.reach or {}
-    possible = [str(v) for v in reach.get("rule") or []]
+    possible = list(c.verdict.reach.rule) if c.verdict.reach else []
     if possible == [OPEN]:
-        more.append("The plan could not have told: it has too few encoders or seeds.")
+        more.append("The plan could not settle it: it has too few encoders or seeds.")
     elif possible and CLEAR not in possible and answer != CLEAR:
         more.append(
             "By its own estimate before training, the plan was too small to confirm the rule."
         )
-    return Statement(title, c.named(answer), kind(answer), _why(c, rule), tuple(more))
-
-
-def _p(p: Any) -> str:
-    shown = p_value(p)
-    return shown if shown.startswith("<") else f"= {shown}"
-
-
-# ------------------------------------------------------------------------------- control
+    return _statement(c, title, answer, rule, more)
 
 
 def _control(c: Confirmation) -> Statement:
     title = "Does the best trained encoder beat a constant, which knows nothing of the prompt?"
-    control: Any = c.verdict.control or {}
-    difference, low, high = (control.get(k) for k in ("difference", "low", "high"))
-    if not is_number(difference):
+    control = c.verdict.control
+    if control is None:
         why = "The constant control was not trained, so nothing says what is chance."
         return Statement(title, "not tested", "open", why)
-    clear = is_number(low) and low > 0
+    difference, low = control.difference, control.low
+    clear = low > 0
+    side = "above" if difference >= 0 else "below"
     why = (
-        f"{c.name(control.get('best'))} is {number(abs(difference))} "
-        f"{'above' if difference >= 0 else 'below'} the control {c.name(control.get('control'))}; "
-        f"paired difference {number(difference)} {interval(low, high)}".rstrip()
-        + "."
+        f"{c.name(control.best)} is {number(abs(difference))} {side} the control "
+        f"{c.name(control.control)}; paired difference {number(difference)} "
+        f"{interval(low, control.high)}."
     )
     more = []
-    if len(c.trained) > 1:
+    if len(c.candidates) > 1:
         more.append("It was picked as the best afterwards, which flatters it a little.")
     if not clear:
         more.append("These models hardly follow their prompts, so their order means little.")
-    return Statement(title, "yes" if clear else "not clearly", "yes" if clear else "open", why,
-                     tuple(more))  # fmt: skip
+    answer, kind = ("yes", "yes") if clear else ("not clearly", "open")
+    return Statement(title, answer, kind, why, tuple(more))
 
 
 # ------------------------------------------------------------------------------ warnings
@@ -203,34 +193,32 @@ def _control(c: Confirmation) -> Statement:
 
 def confirm_warnings(c: Confirmation) -> list[str]:
     """What a reader must know before believing the verdict, the verdict's own first."""
-    told = [c.named(line) for line in c.verdict.warnings]
-    return list(dict.fromkeys(told + list(_more(c))))
+    return list(dict.fromkeys([*map(c.rename, c.verdict.warnings), *_more_warnings(c)]))
 
 
-def _more(c: Confirmation) -> Iterator[str]:
+def _more_warnings(c: Confirmation) -> Iterator[str]:
     if not c.same_prediction:
         yield (
             "This verdict is on an earlier prediction (sha256 "
             f"{clean_text(c.verdict.prediction[:12])}…), not on the ranking below: the encoders "
             "were ranked again since."
         )
-    gave_up = c.verdict.plan.get("gave_up") or []
-    if gave_up:
-        yield f"To keep its budget, the plan gave up {listing(map(clean_text, gave_up), 9)}."
-    stages = {row.stage for row in c.trained}
-    if len(stages) > 1:
+    if dropped := c.verdict.plan.gave_up:
+        yield f"To keep its budget, the plan dropped {listing(map(clean_text, dropped), 9)}."
+    if len(c.stages) > 1:
         yield (
-            f"The encoders are of {len(stages)} stages of training ({listing(sorted(stages), 9)}): "
-            "the verdict on the order compares only encoders of one stage."
+            f"The encoders are of {len(c.stages)} stages of training "
+            f"({listing(map(clean_text, sorted(c.stages)), 9)}): the verdict on the order compares "
+            "only encoders of one stage."
         )
-    scored = [value for row in c.trained if (value := c.value(row)) is not None]
+    scores = [value for row in c.candidates if (value := c.value(row)) is not None]
     for row in c.controls:
         value = c.value(row)
-        below = sum(other <= value for other in scored) if value is not None else 0
+        below = sum(other <= value for other in scores) if value is not None else 0
         if below:
             yield (
                 f"The control {c.name(row.spec)} scored {number(value)}, no less than "
-                f"{below} of {count_noun(len(scored), 'trained encoder')}."
+                f"{below} of {count_noun(len(scores), 'trained encoder')}."
             )
     missing = [row.spec for row in c.rows if c.entry(row) is None]
     if missing:
@@ -244,12 +232,11 @@ def _more(c: Confirmation) -> Iterator[str]:
 
 def failed_trainings(c: Confirmation) -> list[tuple[str, str]]:
     """Trainings that failed, with their reasons."""
-    found = []
+    failed = []
     for row in c.verdict.failed:
-        seed = f", seed {row['seed']}" if row.get("seed") is not None else ""
-        reason = str(row.get("error") or "no reason was recorded")
-        found.append((f"{c.name(row.get('spec'))}{seed}", c.named(reason)))
-    return found
+        seed = f", seed {row.seed}" if row.seed is not None else ""
+        failed.append((f"{c.name(row.spec)}{seed}", c.rename(row.error or "no reason given")))
+    return failed
 
 
 # ------------------------------------------------------------------------- plan and rules
@@ -259,56 +246,53 @@ def rules(c: Confirmation) -> list[tuple[str, str]]:
     """The rules of both verdicts, word for word as they were fixed."""
     titles = {"choice": "The choice", "rule": "The rule", "regret": "Top-1 regret"}
     return [
-        (titles.get(name, clean_text(name)), clean_text(str(rule)))
-        for name, rule in c.verdict.rules.items()
+        (titles.get(name, clean_text(name)), clean_text(words))
+        for name, words in c.verdict.rules.items()
     ]
 
 
 def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
     """What was fixed before training, as label and value."""
     p = c.verdict.plan
-    train: Any = p.train
-    reach: Any = c.verdict.reach or {}
-    entries = p.encoders
-    named = {
-        control: listing(
-            (c.name(row.get("spec")) for row in entries if bool(row.get("control")) == control), 20
-        )
-        for control in (False, True)
-    }
-    budget = p.get("budget")
-    gave_up = listing(map(clean_text, p.get("gave_up") or []), 9) or "nothing"
-    rows = [
-        ("Encoders", named[False]),
-        ("Controls", named[True]),
-        ("Seeds", listing(map(str, p.get("seeds") or []), 9)),
-        ("Images trained on", _data(train)),
-        ("Network", _network(train)),
-        ("Training", _training(train)),
-        ("Starts from", _start(p)),
-        ("Scored", _scored(p)),
-        ("Judge", _judge(p)),
-        ("Budget", f"{_duration(budget)}; it gave up {gave_up}" if is_number(budget) else ""),
-        ("Expected before training", _reach(reach)),
+    train = p.train
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for row in p.encoders:
+        names[row.control].append(c.name(row.spec))
+    dropped = listing(map(clean_text, p.gave_up), 9) or "nothing"
+    images = train.get("images")
+    side, patch = train.get("side"), train.get("patch")
+    data = [
+        str(train.get("coco") or train.get("folder") or train.get("world") or ""),
+        f"{count(images)} images" if is_number(images) else "",
+        f"{side} px" if side else "",
     ]
-    return [(label, clean_text(value)) for label, value in rows if value]
+    judge = p.detector
+    if judge and p.colors not in ("", "none"):
+        judge += f", colors by {p.colors}"
+    start = "random weights"
+    if p.backbone:
+        start = f"one backbone ({p.backbone[:20]}…), pretrained on no encoder; a new connector"
+    return _facts(
+        ("Encoders", listing(names[False], 20)),
+        ("Controls", listing(names[True], 20)),
+        ("Seeds", listing(map(str, p.seeds), 9)),
+        ("Images trained on", ", ".join(filter(None, data))),
+        ("Network", f"{train.get('network') or ''}{f', patch {patch}' if patch else ''}"),
+        ("Training", _training(train)),
+        ("Starts from", start),
+        ("Scored", _scoring(c)),
+        ("Judge", judge),
+        ("Budget", f"{_duration(p.budget)}; dropped for it: {dropped}" if p.budget else ""),
+        ("Expected before training", _reach(c.verdict.reach)),
+    )
 
 
-def _data(train: Mapping[str, Any]) -> str:
-    source = train.get("coco") or train.get("folder") or train.get("world")
-    side, images = train.get("side"), train.get("images")
-    told = [str(source or "")]
-    told += [f"{count(images)} images"] if is_number(images) else []
-    told += [f"{side} px"] if side else []
-    return ", ".join(filter(None, told))
+def _facts(*rows: tuple[str, str]) -> list[tuple[str, str]]:
+    """Labels with their values, those without a value left out."""
+    return [(clean_text(label), clean_text(value)) for label, value in rows if value]
 
 
-def _network(train: Mapping[str, Any]) -> str:
-    patch = f", patch {train['patch']}" if train.get("patch") else ""
-    return f"{train['network']}{patch}" if train.get("network") else ""
-
-
-def _training(train: Mapping[str, Any]) -> str:
+def _training(train: dict[str, Any]) -> str:
     steps = train.get("steps")
     if not is_number(steps):
         return ""
@@ -317,73 +301,55 @@ def _training(train: Mapping[str, Any]) -> str:
     return f"{count(steps)} steps{batch}{then}; the same data, order and noise for every encoder"
 
 
-def _start(p: Any) -> str:
-    if "backbone" not in p:
-        return ""
-    if not p["backbone"]:
-        return "random weights"
-    return f"one backbone ({str(p['backbone'])[:20]}…), pretrained on no encoder; a new connector"
-
-
-def _scored(p: Any) -> str:
-    if not is_number(p.get("per_task")):
-        return ""
-    steps = listing(map(str, p.get("steps") or []), 9)
-    source = f" of {p['prompts']}" if p.get("prompts") else ""
+def _scoring(c: Confirmation) -> str:
+    p = c.verdict.plan
     return (
-        f"GenEval, at most {p['per_task']} prompts a task{source}, "
-        f"{count_noun(int(p.get('images') or 1), 'image')} a prompt, at {steps} sampling "
-        "steps, the "
-        "same noise for every encoder"
+        f"{listing(map(metric_title, c.metrics), 9)}, at most {p.per_task} prompts a task"
+        f"{f' of {p.prompts}' if p.prompts else ''}, {count_noun(p.images, 'image')} a prompt, at "
+        f"{listing(map(str, p.steps), 9)} sampling steps, the same noise for every encoder"
     )
 
 
-def _judge(p: Any) -> str:
-    colors = p.get("colors")
-    named = f", colors by {colors}" if colors and colors != "none" else ""
-    return f"{p['detector']}{named}" if p.get("detector") else ""
+def _reach(reach: Reach | None) -> str:
+    """What the plan could settle, by its own estimate."""
+    if reach is None:
+        return ""
+    return (
+        f"{count(reach.prompts)} prompts and {count(reach.images)} images an encoder; smallest p "
+        f"{p_value(reach.smallest_p)}; regret known to about ±{number(reach.regret_half_width)}; "
+        f"within reach for the choice: {' / '.join(reach.choice)}; within reach for the rule: "
+        f"{' / '.join(reach.rule)}"
+    )
 
 
-def _reach(reach: Any) -> str:
-    told = []
-    if is_number(reach.get("prompts")):
-        told.append(
-            f"{count(reach['prompts'])} prompts and {count(reach.get('images'))} images an encoder"
-        )
-    if is_number(reach.get("smallest_p")):
-        told.append(f"smallest p {p_value(reach['smallest_p'])}")
-    if is_number(reach.get("regret_half_width")):
-        told.append(f"regret known to about ±{number(reach['regret_half_width'])}")
-    for name in ("choice", "rule"):
-        if reach.get(name):
-            told.append(f"within reach for the {name}: {' / '.join(map(str, reach[name]))}")
-    return "; ".join(told)
-
-
-def provenance_rows(c: Confirmation) -> list[tuple[str, str]]:
+def verdict_provenance(c: Confirmation) -> list[tuple[str, str]]:
     """What pins this verdict, as label and value."""
     v, origin = c.verdict, c.verdict.provenance
-    dirty = " with uncommitted changes" if origin.get("dirty") else ""
     commit = origin.get("commit")
+    dirty = " with uncommitted changes" if origin.get("dirty") else ""
     packages = origin.get("packages") or {}
     training = [s for row in c.rows for s in row.training_seconds if is_number(s)]
     scoring = [s for row in c.rows for s in row.scoring_seconds if is_number(s)]
-    is_held = "" if c.same_prediction else " (not the one below)"
-    rows = [
-        ("Prediction", f"sha256 {v.prediction}{is_held}"),
+    models = (
+        f"{len(training)}, {_duration(sum(training))} of training and "
+        f"{_duration(sum(scoring))} of scoring"
+    )
+    return _facts(
+        (
+            "Prediction",
+            f"sha256 {v.prediction}{'' if c.same_prediction else ' (not the one below)'}",
+        ),
         ("Verdict", f"sha256 {v.hash}"),
         ("Made", v.created),
         ("Seed", str(v.seed)),
         *((f"Data of {name}", str(pin)) for name, pin in v.data.items()),
         ("Trained on", ", ".join(map(str, origin.get("trained_on") or []))),
-        ("Models", f"{len(training)}, {_duration(sum(training))} of training and "
-                   f"{_duration(sum(scoring))} of scoring" if training else ""),
+        ("Models", models if training else ""),
         ("Commit", f"{commit}{dirty}" if commit else ""),
         ("Python", str(origin.get("python") or "")),
         ("Platform", str(origin.get("platform") or "")),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
-    ]  # fmt: skip
-    return [(label, clean_text(value)) for label, value in rows if value]
+    )
 
 
 def _duration(seconds: float | int) -> str:

@@ -1,287 +1,181 @@
-"""Figures with a small plot for each encoder, and the grid of layers and poolings."""
+"""Figures with a small plot for each encoder: prompt ablation, histograms of similarity, scores
+of trained models by sampling steps and through training; and scores by stage of training."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from encbench.files import slug
-from encbench.records import Ranked
+from encbench.records import Ranked, TrainedEncoder
 
 from . import text
+from .confirmation import Confirmation, Group
 from .figures import (
     BLUE,
+    FAINT,
     GRAY,
     GREEN,
     INK,
     ORANGE,
     PALE,
-    VERMILION,
+    SKY,
     WIDTH,
     Drawing,
     PlotStyle,
+    ReportFigure,
     add_axes,
     canvas,
+    draw_point,
     finish,
-    key,
-    name_width,
+    ink,
+    interval_ends,
+    legend,
+    small_plots,
 )
 from .load import Run
-from .text import Real
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Curve = Mapping[str, Any]
-COLUMNS = 4
+Line = tuple[list[float], list[float]]
 
 
-def _with_series(run: Run, probe: str, name: str, kind: type) -> list[tuple[Ranked, Any]]:
-    """The encoders that have a series of this kind, in the order of the grids."""
-    found = []
-    for row in run.plotted:
+def rows_with_series(run: Run, probe: str, name: str, kind: type) -> list[tuple[Ranked, Any]]:
+    """The encoders that have a series of this kind, in the order of small plots."""
+    pairs = []
+    for row in run.rows:
         record = run.record(row.spec, probe)
         series = record.series.get(name) if record else None
         if series and isinstance(series, kind):
-            found.append((row, series))
-    return found
+            pairs.append((row, series))
+    return pairs
 
 
-def _grid(figure: Figure, run: Run, rows: Sequence[Ranked], top: Real, each: Real) -> list[Axes]:
-    """One small plot for each encoder, named; scales are shown on the outer ones only."""
-    names = text.short_names({row.spec: row.name for row in rows}, 22)
-    columns = min(COLUMNS, len(rows))
-    width = (WIDTH - 0.45 - 0.05) / COLUMNS
-    made = []
-    for i, row in enumerate(rows):
-        left, above = 0.45 + (i % columns) * width, top + 0.2 + (i // columns) * (each + 0.3)
-        axes = add_axes(figure, left, above, width - 0.14, each)
-        color = VERMILION if row.control else INK
-        rank = f"{row.rank}  " if row.rank else ""
-        axes.set_title(rank + names[row.spec], color=color, fontsize=7, pad=3)
-        axes.tick_params(labelsize=6.5, labelleft=i % columns == 0)
-        axes.tick_params(labelbottom=i + columns >= len(rows))
-        axes.grid()
-        made.append(axes)
-    return made
-
-
-def _grid_height(count: int, each: Real) -> float:
-    return -(-count // min(COLUMNS, count)) * (each + 0.3) + 0.2
-
-
-def _keys(figure: Figure, handles: Sequence[Any]) -> None:
-    figure.legend(
-        handles=handles, loc="upper left", ncols=len(handles), handlelength=1.8, borderaxespad=0,
-        bbox_to_anchor=(0.0, 1 - 0.06 / figure.get_size_inches()[1]), columnspacing=1.3,
-        handletextpad=0.5,
-    )  # fmt: skip
-
-
-def _line(curves: Sequence[Any], unit: str, place: str) -> Curve | None:
+def curve_of(curves: Sequence[Any], unit: str, place: str) -> Curve | None:
+    """The ablation curve of what was removed ('words', 'sentences') and where."""
     for curve in curves:
-        if (
-            isinstance(curve, Mapping)
-            and (curve.get("unit"), curve.get("place")) == (unit, place)
-            and curve.get("shares")
-        ):
-            return curve
+        if isinstance(curve, Mapping) and (curve.get("unit"), curve.get("place")) == (unit, place):
+            shares = curve.get("shares")
+            if shares and isinstance(shares, list) and all(map(text.is_number, shares)):
+                return curve
     return None
 
 
-def _values(curve: Curve, name: str) -> list[float]:
+def curve_values(curve: Curve, name: str) -> list[float]:
     """A column of a curve as floats, NaN where it has nothing."""
-    column = list(curve.get(name) or [])
+    column = curve.get(name)
+    column = list(column) if isinstance(column, list) else []
     column += [None] * (len(curve["shares"]) - len(column))
-    return [float(x) if text.is_number(x) else float("nan") for x in column]
+    return [float(x) if text.is_number(x) else float("nan") for x in column[: len(curve["shares"])]]
 
 
 # ------------------------------------------------------------------------------- ablation
 
+ABLATION_KEYS = {
+    "calibrated": PlotStyle(GREEN, line="-", width=1.6),
+    "cosine": PlotStyle(BLUE, line="--", width=1.1),
+    "baseline": PlotStyle(GRAY, line=":", width=0.9),
+}
+"""Columns of an ablation curve, with their looks."""
+
 
 def draw_ablation(run: Run) -> Drawing | str:
     """Similarity to the shortened prompt over the share of words removed."""
-    found = _with_series(run, "ablation", "curves", list)
-    lines = [(row, _line(curves, "words", "anywhere")) for row, curves in found]
-    drawn = [(row, line) for row, line in lines if line is not None]
-    if not drawn:
+    pairs = rows_with_series(run, "ablation", "curves", list)
+    lines = {row.spec: curve_of(curves, "words", "anywhere") for row, curves in pairs}
+    rows = [row for row, _ in pairs if lines[row.spec]]
+    if not rows:
         return "No encoder has ablation curves."
-    each = 1.05
-    with canvas(0.3 + _grid_height(len(drawn), each)) as figure:
-        grid = _grid(figure, run, [row for row, _ in drawn], 0.28, each)
-        for axes, (row, line) in zip(grid, drawn, strict=True):
-            for other, curve in drawn:
-                if other.spec != row.spec and not other.control:
-                    faint = _values(curve, "calibrated")
-                    axes.plot(curve["shares"], faint, color=PALE, linewidth=0.6)
-            shares = line["shares"]
-            band = (_values(line, "low"), _values(line, "high"))
-            axes.fill_between(shares, *band, color=BLUE, alpha=0.2, linewidth=0)
-            axes.plot(shares, _values(line, "baseline"), color=GRAY, linewidth=0.9, linestyle=":")
-            axes.plot(shares, _values(line, "cosine"), color=BLUE, linewidth=1.1, linestyle="--")
-            axes.plot(shares, _values(line, "calibrated"), color=GREEN, linewidth=1.6)
+    names = ("calibrated", "cosine, as published", "random pairs")
+    keys = dict(zip(names, ABLATION_KEYS.values(), strict=True))
+    with small_plots(rows, 1.05, keys | {"calibrated, other candidates": FAINT}) as (figure, plots):
+        calibrated = {r.spec: _column(lines[r.spec], "calibrated") for r in rows}
+        for axes, row in zip(plots, rows, strict=True):
+            _draw_others(axes, rows, calibrated, row)
+            shares, low = _column(lines[row.spec], "low")
+            axes.fill_between(
+                shares, low, _column(lines[row.spec], "high")[1], color=BLUE, alpha=0.2, linewidth=0
+            )
+            for name, style in reversed(ABLATION_KEYS.items()):
+                axes.plot(*_column(lines[row.spec], name), **style.options)
             axes.set_xlim(0, 1)
             axes.set_ylim(-0.05, 1.05)
             axes.set_xticks([0.1, 0.5, 0.9], ["10 %", "50 %", "90 %"])
             axes.set_yticks([0, 0.5, 1])
-        _keys(
-            figure,
-            [
-                key("calibrated", PlotStyle(GREEN, "", ""), linewidth=1.6),
-                key("cosine, as published", PlotStyle(BLUE, "", ""), linewidth=1.1, linestyle="--"),
-                key("random pairs", PlotStyle(GRAY, "", ""), linewidth=0.9, linestyle=":"),
-                key("calibrated, other candidates", PlotStyle(PALE, "", ""), linewidth=0.9),
-            ],
-        )
         return finish(
             figure,
-            "ablation",
-            "Prompt ablation",
             "Similarity of a prompt to itself shortened, over the share of words removed anywhere. "
             "The published score is the dashed line (band: 95 % interval); calibrated, it is what "
             "lies above random pairs. An encoder that stays high on the right does not notice "
             "that the prompt is gone."
-            + (
-                " Shuffles are left out here."
-                if len(run.plotted) < len(run.prediction.order)
-                else ""
-            ),
+            + (" Shuffles are left out here." if len(run.rows) < len(run.prediction.order) else ""),
             "Small line plots, calibrated similarity at the largest share removed: "
             + "; ".join(
-                f"{text.clean_text(row.name)} {text.number(_values(line, 'calibrated')[-1])}"
-                for row, line in drawn
+                f"{text.clean_text(row.name)} {text.number(calibrated[row.spec][1][-1])}"
+                for row in rows
             )
             + ".",
         )
 
 
-PLACES = (
-    ("words", "start", PlotStyle(ORANGE, "<", ORANGE, 5)),
-    ("words", "end", PlotStyle(GREEN, ">", GREEN, 5)),
-    ("words", "anywhere", PlotStyle(BLUE, "o", BLUE, 4)),
-    ("sentences", "anywhere", PlotStyle(INK, "s", "none", 4.5)),
-    ("sentences", "start", PlotStyle(ORANGE, "<", "white", 5)),
-    ("sentences", "end", PlotStyle(GREEN, ">", "white", 5)),
-)
+def _column(curve: Curve | None, name: str) -> Line:
+    return (list(curve["shares"]), curve_values(curve, name)) if curve else ([], [])
 
 
-def draw_places(run: Run) -> Drawing | str:
-    """What it matters where, and in what pieces, half of the prompt is removed."""
-    found = _with_series(run, "ablation", "curves", list)
-    points: list[tuple[int, float, PlotStyle, str]] = []
-    rows: list[Ranked] = []
-    for row, curves in found:
-        here = []
-        for unit, place, mark in PLACES:
-            line = _line(curves, unit, place)
-            if line is None:
-                continue
-            at = min(range(len(line["shares"])), key=lambda i: abs(line["shares"][i] - 0.5))
-            if abs(line["shares"][at] - 0.5) < 0.15:
-                label = f"{unit}, {place if place == 'anywhere' else 'from the ' + place}"
-                here.append((len(rows), _values(line, "calibrated")[at], mark, label))
-        if here:
-            rows.append(row)
-            points += here
-    kinds = {label: mark for _, _, mark, label in points}
-    if len(kinds) < 2:
-        return "Prompts were shortened in one way only, so ways cannot be compared."
-    names = text.short_names({row.spec: row.name for row in rows}, 34)
-    height = 0.2 * len(rows)
-    left = 0.2 + name_width(names.values())
-    with canvas(height + 0.85) as figure:
-        axes = add_axes(figure, left, 0.36, WIDTH - left - 0.1, height)
-        for y, value, mark, _ in points:
-            axes.plot(
-                [value], [y], marker=mark.marker, color=mark.color, markerfacecolor=mark.fill,
-                markersize=mark.size, linestyle="none", alpha=0.9,
-            )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [names[row.spec] for row in rows])
-        for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-            tick.set_color(VERMILION if row.control else INK)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid()
-        axes.set_xlabel("calibrated similarity with half of the prompt removed")
-        _keys(figure, [key(label, mark) for label, mark in kinds.items()])
-        return finish(
-            figure,
-            "ablation-places",
-            "What is removed, and where",
-            "Calibrated similarity with half of the prompt removed: words or whole sentences, "
-            "anywhere, from the start or from the end. Marks far apart show an encoder that reads "
-            "one part of the prompt more than another, or does not read its end at all.",
-            f"Dot plot of calibrated similarity for {len(rows)} encoders under: "
-            + "; ".join(kinds)
-            + ".",
-        )
+def _draw_others(axes: Axes, rows: Sequence[Any], lines: Mapping[str, Line], own: Any) -> None:
+    """The candidates but this one, faint behind it."""
+    for row in rows:
+        if row is not own and not row.control:
+            axes.plot(*lines[row.spec], **FAINT.options, zorder=1)
 
 
 # ----------------------------------------------------------------------------- similarity
 
 
-def draw_similarities(run: Run) -> list[Drawing]:
+def draw_similarities(run: Run) -> list[Drawing] | str:
     """For each probe that has them: cosines of texts that belong together, and of random ones."""
-    words = {
-        "retrieval": ("Captions", "captions of the same image", "random captions"),
-        "ablation": ("Prompts", "a prompt and itself shortened by half", "two random prompts"),
-    }
-    made = []
-    for probe in run.probes:
-        what, own, random = words.get(probe, (probe, "own", "random"))
-        found = [
-            (row, series)
-            for row, series in _with_series(run, probe, "similarity", dict)
-            if _is_histogram(series)
-        ]
-        if found:
-            made.append(_similarity(run, probe, what, own, random, found))
-    return made
-
-
-def _filled(counts: Sequence[Real]) -> tuple[int, int]:
-    """Where a histogram begins and ends, empty bins at both sides left out."""
-    at = [i for i, count in enumerate(counts) if count > 0]
-    return (at[0], at[-1] + 1) if at else (0, len(counts))
+    drawings = []
+    for name, probe in run.probes.items():
+        pairs = rows_with_series(run, name, "similarity", dict)
+        pairs = [(row, series) for row, series in pairs if _is_histogram(series)]
+        if pairs:
+            drawings.append(_draw_similarity(name, probe.display.similarity, pairs))
+    return drawings or "No probe recorded how similar texts are."
 
 
 def _is_histogram(series: Mapping[str, Any]) -> bool:
-    size = len(series.get("edges") or ()) - 1
-    return size > 0 and all(
-        len(series.get(name) or ()) == size and all(text.is_number(x) for x in series[name])
-        for name in ("own", "random")
-    )
+    columns = [series.get(name) for name in ("edges", "own", "random")]
+    if not all(isinstance(c, list) and all(map(text.is_number, c)) for c in columns):
+        return False
+    edges, own, random = map(len, columns)  # type: ignore[arg-type]
+    return edges - 1 == own == random > 0
 
 
-def _similarity(
-    run: Run,
-    probe: str,
-    what: str,
-    own: str,
-    random: str,
-    found: Sequence[tuple[Ranked, Mapping[str, Any]]],
+def _draw_similarity(
+    probe: str, words: tuple[str, str, str], pairs: Sequence[tuple[Ranked, Mapping[str, Any]]]
 ) -> Drawing:
-    from matplotlib.ticker import MaxNLocator
-
-    edges = [float(x) for _, s in found for x in s["edges"]]
+    what, own, random = map(text.clean_text, words)
+    edges = [float(x) for _, series in pairs for x in series["edges"]]
     filled = [
         float(end)
-        for _, s in found
+        for _, s in pairs
         for a, b, x, y in zip(s["edges"], s["edges"][1:], s["own"], s["random"], strict=False)
         for end in (a, b)
         if max(x, y) > 0
     ]
     low, high = min(filled or edges), max(filled or edges)
-    each = 0.8
-    with canvas(0.3 + _grid_height(len(found), each)) as figure:
-        grid = _grid(figure, run, [row for row, _ in found], 0.28, each)
-        for axes, (_, series) in zip(grid, found, strict=True):
+    keys = {own: PlotStyle(BLUE, "s", size=5), random: PlotStyle(GRAY, "s", PALE, 5)}
+    with small_plots([row for row, _ in pairs], 0.8, keys) as (figure, plots):
+        for axes, (_, series) in zip(plots, pairs, strict=True):
             for name, color in (("random", GRAY), ("own", BLUE)):
-                first, last = _filled(series[name])
-                top = max(series[name]) or 1  # by shape: one bin of a constant dwarfs the rest
-                height = [x / top for x in series[name][first:last]]
+                counts = series[name]
+                full = [i for i, count in enumerate(counts) if count > 0] or [0, len(counts) - 1]
+                first, last = full[0], full[-1] + 1  # empty bins at both sides left out
+                top = max(counts) or 1  # by shape: one bin of a constant dwarfs the rest
+                height = [x / top for x in counts[first:last]]
                 ends = series["edges"][first : last + 1]
                 axes.stairs(height, ends, fill=True, color=color, alpha=0.35)
                 axes.stairs(height, ends, color=color, linewidth=0.9)
@@ -290,106 +184,269 @@ def _similarity(
             axes.set_yticks([])
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.spines["left"].set_visible(False)
-        _keys(
-            figure,
-            [
-                key(own, PlotStyle(BLUE, "s", BLUE, 5)),
-                key(random, PlotStyle(GRAY, "s", PALE, 5)),
-            ],
-        )
         return finish(
             figure,
-            f"similarity-{slug(probe)}",
-            f"{what}: similarity of texts that belong together",
             f"Cosines between {own} (blue) and between {random} (gray), each scaled to its own "
             "peak. Two humps apart are what retrieval needs; where the gray one stands far from 0, "
             "raw cosines cannot be compared with another encoder's.",
-            f"Histograms of cosines for {len(found)} encoders: {own} against {random}.",
+            f"Histograms of cosines for {len(pairs)} encoders: {own} against {random}.",
+            name=slug(probe).lower(),
+            title=f"{what}: similarity of texts that belong together",
         )
 
 
-# ---------------------------------------------------------------------------- sensitivity
+# ------------------------------------------------------------------------ stages of training
+
+STAGE_STYLES = [
+    PlotStyle(color, marker, size=4, line="-", width=1.1)
+    for color, marker in zip((BLUE, GREEN, ORANGE, SKY, INK), "osD^v", strict=True)
+]
 
 
-def draw_sensitivity(run: Run) -> Drawing | str:
-    """Ranks under each layer and pooling, with the places that change marked."""
-    from matplotlib.patches import Rectangle
+def stage_share(stage: str) -> float | None:
+    """How far a stage of training is: 1 for 'final', .03 for '3pct'; None for anything else."""
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?)pct", stage)
+    return float(percent[1]) / 100 if percent else 1.0 if stage == "final" else None
 
-    variants = run.prediction.sensitivity
-    if len(run.candidates) < 2:
-        return "It takes two candidates to see whether their order depends on layer and pooling."
-    if not variants:
-        return (
-            "Only one layer and pooling was measured for each encoder, so how far the order "
-            "depends on them is unknown."
-        )
-    rows = [r.spec for r in run.candidates]
-    names = text.short_names({r.spec: r.name for r in run.candidates}, 36)
-    columns: list[tuple[str, dict[str, int], set[str], set[str]]] = [
-        ("as ranked", {spec: i for i, spec in enumerate(rows, 1)}, set(), set())
-    ]
-    for v in variants:
-        label = f"{text.clean_text(v.layer)} / {text.clean_text(v.pooling)}"
-        clear = {spec for pair in v.clear_flips for spec in pair}
-        some = {spec for pair in v.flips for spec in pair} - clear
-        columns.append((label, {s: i for i, s in enumerate(v.order, 1)}, clear, some))
-    left, top = 0.2 + name_width(names.values()), 0.95
-    cell, high = min(0.62, (WIDTH - left - 0.7) / len(columns)), 0.22
-    with canvas(top + high * len(rows) + 0.1) as figure:
-        axes = add_axes(figure, left, top, cell * len(columns), high * len(rows))
-        for x, (label, places, clear, some) in enumerate(columns):
-            for y, spec in enumerate(rows):
-                place = places.get(spec)
-                if place is None:
-                    axes.text(x, y, text.NOTHING, ha="center", va="center", color=GRAY)
-                    continue
-                shade = 1 - (place - 1) / max(len(rows) - 1, 1)
-                color = _blue(0.06 + 0.74 * shade)
-                axes.add_patch(
-                    Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white")
+
+def rows_by_stage(run: Run) -> dict[str, list[tuple[float, Ranked]]]:
+    """Encoders that were measured at several stages, by their spec without the step: (share of
+    the training, row), earliest first."""
+    stages: dict[str, list[tuple[float, Ranked]]] = {}
+    for row in run.candidates:
+        share = stage_share(row.stage)
+        if share is not None:
+            base = re.sub(r"[?&]step=[^&]*", "", row.spec)
+            stages.setdefault(base, []).append((share, row))
+    return {
+        base: sorted(rows, key=lambda pair: pair[0])
+        for base, rows in stages.items()
+        if len(rows) > 1
+    }
+
+
+def draw_stages(run: Run) -> Drawing | str:
+    """Each probe's main score over the stage of training, a line an encoder."""
+    stages = rows_by_stage(run)
+    rows = [row for pairs in stages.values() for _, row in pairs]
+    mains = {name: probe.main_metric for name, probe in run.probes.items()}
+    panels = {n: m for n, m in mains.items() if any(run.score(row.spec, n, m) for row in rows)}
+    if not panels:
+        return "No encoder was measured at several stages of its training."
+    names = {
+        base: text.shorten(text.clean_text(base.partition(":")[2] or base), 24) for base in stages
+    }
+    styles = dict(zip(stages, STAGE_STYLES * len(stages), strict=False))
+    width = (WIDTH - 0.4) / len(panels)
+    with canvas(2.2) as figure:
+        for place, (probe, score) in enumerate(panels.items()):
+            axes = add_axes(figure, 0.35 + place * width, 0.55, width - 0.25, 1.3)
+            axes.set_title(
+                text.clean_text(probe) + "\n" + text.clean_text(score), fontsize=7, pad=3
+            )
+            for base, pairs in stages.items():
+                entries = [(x, run.score(row.spec, probe, score)) for x, row in pairs]
+                known = [(x, entry) for x, entry in entries if entry]
+                for x, entry in known:
+                    draw_point(axes, styles[base], x, entry["value"], down=entry)
+                axes.plot(
+                    [x for x, _ in known], [e["value"] for _, e in known], **styles[base].options
                 )
-                ink = "white" if shade > 0.75 else INK
-                axes.text(
-                    x, y, str(place), ha="center", va="center", color=ink, fontsize=7.5,
-                    fontweight="bold" if spec in clear else "normal",
-                )  # fmt: skip
-                if spec in clear or spec in some:
-                    axes.add_patch(
-                        Rectangle(
-                            (x - 0.42, y - 0.39), 0.84, 0.78, facecolor="none",
-                            edgecolor=VERMILION if spec in clear else ORANGE,
-                            linewidth=1.5 if spec in clear else 0.9,
-                            linestyle="-" if spec in clear else (0, (2, 1.5)),
-                        )
-                    )  # fmt: skip
-            axes.text(
-                x, -0.65, text.shorten(label, 26), rotation=35, ha="left", va="bottom", fontsize=7,
-                rotation_mode="anchor",
-            )  # fmt: skip
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), [names[spec] for spec in rows])
-        axes.set_xticks([])
-        axes.tick_params(axis="y", length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        flipped = sum(bool(v.flips) for v in variants)
+            axes.set_xscale("log")
+            axes.set_xticks([0.03, 0.2, 1], ["3 %", "20 %", "100 %"])
+            axes.tick_params(labelsize=6.5)
+            axes.grid()
+        legend(figure, {names[base]: style for base, style in styles.items()})
         return finish(
             figure,
-            "sensitivity",
-            "Sensitivity to layer and pooling",
-            "Rank of each candidate by the primary rule under each layer / pooling; 'as ranked' "
-            "stands for the encoder's own. A solid frame: this encoder has changed places with "
-            "another, and their paired interval excludes zero there; a dashed one: within the "
-            "interval.",
-            f"Heat map of ranks under {len(variants)} combinations of layer and pooling; the order "
-            f"changes in {flipped} of them.",
+            "Score over the share of the training that is done, with 95 % intervals: what a probe "
+            "rewards that grows with training, and what is there from the start.",
+            f"Line plots of {len(panels)} scores over the stage of training of {len(stages)} "
+            "encoders.",
         )
 
 
-def _blue(depth: Real) -> tuple[float, float, float]:
-    """From white (0) to our blue (1)."""
-    return (1 - depth * 1.0, 1 - depth * (1 - 0x72 / 255), 1 - depth * (1 - 0xB2 / 255))
+# -------------------------------------------------------------------------- trained models
+
+SEEN = PlotStyle(BLUE, "o", size=3, line="-", width=1.6)
+HELD_OUT = PlotStyle(ORANGE, "o", size=2, line="--", width=1.1)
+PARENT = PlotStyle(INK, "s", "white", 3.5)
+FLOW_MATCHING = PlotStyle(ORANGE, "o", size=3.2, line="-", width=1.4)
+MEAN_FLOW = PlotStyle(BLUE, "o", size=3.2, line="-", width=1.2)
+SWITCH = PlotStyle(GRAY, line=":", width=0.9)
+VELOCITY = PlotStyle(GREEN, "o", size=2.5, line="-", width=1.6)
+OTHERS = {"other encoders": FAINT}
+EACH = 1.15  # inches, the height of a small plot
 
 
-FIGURES = (draw_ablation, draw_places, draw_sensitivity)
+def _name_color(c: Confirmation) -> Any:
+    return lambda row: BLUE if row is c.winner else ink(row)
+
+
+def _top(values: Sequence[Any]) -> float:
+    return max([float(v) for v in values if text.is_number(v)] + [0.02]) * 1.08
+
+
+def _first_to_last(c: Confirmation, lines: Mapping[str, Line]) -> str:
+    return "; ".join(
+        f"{c.name(spec)} {text.number(ys[0])} to {text.number(ys[-1])}"
+        for spec, (_, ys) in lines.items()
+        if ys
+    )
+
+
+def draw_steps(c: Confirmation) -> Drawing | str:
+    """The score over the number of sampling steps, seen and held-out combinations."""
+    rows = [row for row in c.rows if any(c.entry(row, s) for s in c.steps)]
+    if not rows or len(c.steps) < 2:
+        return "It takes scores at two numbers of steps to see how they depend on it."
+    tier, combos = c.primary.group
+    other = next((g for g in c.groups if g[0] == tier and g[1] != combos), None)
+    lines = {row.spec: _by_steps(c, row, c.primary.group) for row in rows}
+    top = _top([end for r in rows for s in c.steps for end in (c.entry(r, s) or {}).values()
+                if text.is_number(end) and end <= 1])  # fmt: skip
+    keys = {"seen combinations": SEEN} | ({"held out": HELD_OUT} if other else {})
+    if any(row.parent.get(c.primary) for row in rows):
+        keys["parent, plain flow matching"] = PARENT
+    with small_plots(
+        rows, EACH, keys | OTHERS, across="sampling steps", down=c.metric, color=_name_color(c)
+    ) as (figure, plots):
+        for axes, row in zip(plots, rows, strict=True):
+            _draw_others(axes, rows, lines, row)
+            if other:
+                axes.plot(*_by_steps(c, row, other), **HELD_OUT.options)
+            entries = [e for s in c.steps if (e := c.entry(row, s))]
+            ends = [interval_ends(e) or (float(e["value"]), float(e["value"])) for e in entries]
+            low, high = [a for a, _ in ends], [b for _, b in ends]
+            axes.fill_between(lines[row.spec][0], low, high, color=BLUE, alpha=0.2, linewidth=0)
+            axes.plot(*lines[row.spec], **SEEN.options)
+            parent = row.parent.get(c.primary) or {}
+            if text.is_number(parent.get("value")):
+                draw_point(axes, PARENT, c.primary.steps, parent["value"])
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(c.steps, [str(s) for s in c.steps])
+            axes.set_xlim(c.steps[0] / 1.25, c.steps[-1] * 1.25)
+            axes.set_ylim(0, top)
+        return finish(
+            figure,
+            f"Tier {text.clean_text(tier)} of the prompts, the same noise for every encoder. "
+            "Bands: 95 % intervals over prompts and seeds. The parent is the checkpoint at the "
+            "switch from flow matching to MeanFlow, sampled as plain flow matching: what MeanFlow "
+            "training started from. Held-out combinations of shape and color were in no training "
+            "image.",
+            f"Small line plots of {c.metric} over {text.listing(map(str, c.steps), 9)} steps: "
+            f"{_first_to_last(c, lines)}.",
+        )
+
+
+def _by_steps(c: Confirmation, row: TrainedEncoder, group: Group) -> Line:
+    entries = [(float(s), e) for s in c.steps if (e := c.entry(row, s, group))]
+    return [s for s, _ in entries], [float(e["value"]) for _, e in entries]
+
+
+def draw_training(c: Confirmation) -> Drawing | str:
+    """The score through training, the switch from flow matching to MeanFlow marked."""
+    lines = _lines({row.spec: row.curve for row in c.rows}, "step")
+    rows = [row for row in c.rows if row.spec in lines]
+    if not rows:
+        return "No training was scored on its way."
+    switch = _switch(c)
+    keys = {"flow matching": FLOW_MATCHING, "MeanFlow": MEAN_FLOW}
+    keys |= {"switch": SWITCH} if switch is not None else {}
+    with small_plots(
+        rows, EACH, keys | OTHERS, across="training step", down=c.axis_title, color=_name_color(c)
+    ) as (figure, plots):
+        for axes, row in zip(plots, rows, strict=True):
+            _draw_others(axes, rows, lines, row)
+            xs, ys = lines[row.spec]
+            before = 0
+            if switch is not None:
+                axes.axvline(switch, **SWITCH.options, zorder=1)
+                before = sum(x <= switch for x in xs)
+            axes.plot(xs, ys, **{**MEAN_FLOW.options, "marker": ""}, zorder=2)
+            axes.plot(xs[before:], ys[before:], **{**MEAN_FLOW.options, "linestyle": "none"})
+            axes.plot(xs[:before], ys[:before], **FLOW_MATCHING.options, zorder=3)
+            axes.set_xlim(0, max(line[0][-1] for line in lines.values()) * 1.05)
+            axes.set_ylim(0, _top([y for line in lines.values() for y in line[1]]))
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.quantity(x)))
+        return finish(
+            figure,
+            f"The mean over seeds at {c.primary.steps} steps, tier "
+            f"{text.clean_text(c.primary.tier)}; during training fewer images a prompt are scored "
+            "than at the end, so single points are noisy. Until the switch the network learns the "
+            "instantaneous velocity and is sampled as plain flow matching; after it, the average "
+            "one.",
+            f"Small line plots of {c.metric} over training steps: {_first_to_last(c, lines)}.",
+        )
+
+
+def _switch(c: Confirmation) -> float | None:
+    """The last step of flow matching: as planned, else the last one that was scored."""
+    train = c.verdict.plan.train
+    share, steps = train.get("flow_matching"), train.get("steps")
+    if text.is_number(share) and text.is_number(steps):
+        return float(round(share * steps))
+    points = [point for row in c.rows for point in row.curve]
+    return max((float(p.step) for p in points if p.stage == "flow-matching"), default=None)
+
+
+def _lines(series: Mapping[str, Sequence[Any]], across: str) -> dict[str, Line]:
+    """Each series' numbers in order, points without them left out; only series that have some."""
+    lines = {}
+    for spec, points in series.items():
+        pairs = [(point.get(across), point.get("value")) for point in points]
+        known = sorted(
+            (float(x), float(y)) for x, y in pairs if text.is_number(x) and text.is_number(y)
+        )
+        if known:
+            lines[spec] = ([x for x, _ in known], [y for _, y in known])
+    return lines
+
+
+def draw_velocity(c: Confirmation) -> Drawing | str:
+    """How far average and instantaneous velocity part, over t."""
+    lines = _lines({row.spec: row.gap for row in c.rows}, "t")
+    rows = [row for row in c.rows if row.spec in lines]
+    if not rows:
+        return "No training recorded how far average and instantaneous velocity part."
+    with small_plots(
+        rows, EACH, {"this encoder": VELOCITY, **OTHERS}, across="t (0 data, 1 noise)",
+        down="|u − v| / |v|", color=_name_color(c),
+    ) as (figure, plots):  # fmt: skip
+        for axes, row in zip(plots, rows, strict=True):
+            _draw_others(axes, rows, lines, row)
+            axes.plot(*lines[row.spec], **VELOCITY.options)
+            axes.set_xlim(0, 1)
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_ylim(0, _top([y for line in lines.values() for y in line[1]]))
+        return finish(
+            figure,
+            "How far the average velocity u over an interval lies from the instantaneous v at its "
+            "noisy end, relative to v, by t: the mean over the last quarter of training and over "
+            "seeds. Where the two part, many small steps and one large one lead to different "
+            "places, and few-step sampling has something to learn. It is a quantity to look at, "
+            "not a verdict.",
+            "Small line plots of |u − v| / |v| over t, at the largest t: "
+            + "; ".join(f"{c.name(spec)} {text.number(y[-1], 2)}" for spec, (_, y) in lines.items())
+            + ".",
+        )
+
+
+ABLATION = ReportFigure("Prompt ablation", "Prompt ablation", draw_ablation, probes=("ablation",))
+SIMILARITY = ReportFigure(
+    "Similarity", "Similarity", draw_similarities, probes=("retrieval", "ablation")
+)
+STAGES = ReportFigure("What the prompt says", "Finished against early versions", draw_stages)
+STEPS = ReportFigure(
+    "By steps, wording and task", "Score by number of steps", draw_steps, needs="confirmation"
+)
+TRAINING = ReportFigure(
+    "Through training", "Score through training", draw_training, needs="confirmation"
+)
+VELOCITIES = ReportFigure(
+    "Through training",
+    "Average against instantaneous velocity",
+    draw_velocity,
+    needs="confirmation",
+)

@@ -1,32 +1,37 @@
-"""How figures look and how they are saved; and the first of them, the ranking.
+"""How a figure is registered, how figures look, and what they share.
 
-A drawing function returns a :class:`Drawing`, or a sentence that says why there is none.
+A figure is a :class:`ReportFigure` under the entry-point group ``encbench.figures``. Its drawing
+function returns a :class:`Drawing`, or a sentence that says why there is none.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 
 from encbench.records import Ranked
 
 from . import text
-from .load import Run, shuffled_spec
+from .load import Entry, Run, shuffled_spec
 from .text import Real
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DPI = 150
 WIDTH = 7.2  # inches; a page's text width
 # Okabe and Ito's colors, which stay apart under all common color blindness.
 BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
-INK, GRAY, PALE = "#333333", "#8a8a8a", "#d9d9d9"
+INK, DARK, GRAY, PALE = "#333333", "#4d4d4d", "#8a8a8a", "#d9d9d9"
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
@@ -59,23 +64,45 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure, as files."""
+    """A finished figure, as files. Name and title are those it was registered under; a drawing
+    function that returns several drawings names each."""
 
-    name: str
-    title: str
     caption: str
     alt: str
     png: bytes
     svg: bytes
+    name: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report. Its entry point's name is its file's name.
+
+    Attributes:
+        section: heading of the report's section that it stands in; a section of this name is
+            added where there is none.
+        title: what stands below it in bold.
+        draw: takes a :class:`encbench.reports.load.Run`, or a
+            :class:`encbench.reports.confirmation.Confirmation`, and returns a drawing, several,
+            or the reason why there is none in a sentence ('' = not worth telling).
+        probes: whose figure it is; the scores of any other probe get a figure by themselves.
+        needs: what ``draw`` takes.
+    """
+
+    section: str
+    title: str
+    draw: Callable[[Any], Drawing | Sequence[Drawing] | str]
+    probes: tuple[str, ...] = ()
+    needs: Literal["ranking", "confirmation"] = "ranking"
+
+
+# ------------------------------------------------------------------------ canvas and files
 
 
 @contextmanager
 def canvas(height: Real) -> Iterator[Figure]:
     """A figure of page width and this height in inches, drawn in our style, off screen."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     settings: dict[Any, Any] = dict(mpl.rcParamsDefault)
     settings |= {**STYLE, "backend": mpl.rcParams["backend"]}
     with mpl.rc_context(settings), warnings.catch_warnings():
@@ -85,14 +112,123 @@ def canvas(height: Real) -> Iterator[Figure]:
         yield figure
 
 
-def finish(figure: Figure, name: str, title: str, caption: str, alt: str) -> Drawing:
+def finish(figure: Figure, caption: str, alt: str, name: str = "", title: str = "") -> Drawing:
     """Save as PNG and SVG; the same figure gives the same bytes."""
     files = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
         files[kind] = buffer.getvalue()
-    return Drawing(name, title, caption, alt, files["png"], files["svg"])
+    return Drawing(caption, alt, files["png"], files["svg"], name, title)
+
+
+def name_width(names: Iterable[str]) -> float:
+    """Inches that the widest of some names takes at the usual size."""
+    font = FontProperties(STYLE["font.family"], size=STYLE["font.size"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        widths = [text_to_path.get_text_width_height_descent(n, font, False)[0] for n in names]
+    return max(widths, default=0.0) / 72
+
+
+# -------------------------------------------------------------------------- marks and keys
+
+
+@dataclass(frozen=True)
+class PlotStyle:
+    """How points and lines are drawn, in a plot and in its key.
+
+    Attributes:
+        marker: matplotlib's marker; '' = none.
+        fill: of the marker; the style's color if ''.
+        line: matplotlib's line style; '' = none.
+    """
+
+    color: str
+    marker: str = ""
+    fill: str = ""
+    size: Real = 6.0
+    line: Any = ""
+    width: Real = 1.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of ``Axes.plot`` and of a key's handle."""
+        return {
+            "color": self.color, "marker": self.marker, "markersize": self.size,
+            "markerfacecolor": self.fill or self.color, "linestyle": self.line or "none",
+            "linewidth": self.width,
+        }  # fmt: skip
+
+
+CONTROL = PlotStyle(VERMILION, "D", "white", 4.2)
+SHUFFLE = PlotStyle("#e7a67c", "D", "white", 3)  # an encoder's own
+LEVEL = PlotStyle(VERMILION, line=(0, (4, 3)), width=0.9)  # a control's score, right across
+FAINT = PlotStyle(PALE, line="-", width=0.8)  # other encoders, behind one's own plot
+PRINTED = PlotStyle(GRAY, "s", PALE, 5)  # a published value
+
+
+def ink(row: Any) -> str:
+    """The color of an encoder's name."""
+    return VERMILION if row.control else INK
+
+
+def ranked_style(run: Run, row: Ranked) -> PlotStyle:
+    """The mark of an encoder: advised, tied with the advised one, another, or a control."""
+    if row.control:
+        return CONTROL if shuffled_spec(row.spec) is None else SHUFFLE
+    if row.spec == run.choice:
+        return PlotStyle(BLUE, "o")
+    return PlotStyle(BLUE, "o", SKY) if row.spec in run.ties else PlotStyle(DARK, "o")
+
+
+def ranked_keys(run: Run, *, controls: bool = True) -> dict[str, PlotStyle]:
+    """The marks that occur, explained."""
+    keys: dict[str, PlotStyle] = {}
+    for row in (*run.candidates, *(run.rows if controls else ())):
+        label = "other candidates" if run.choice else "candidates"
+        if row.spec == run.choice or row.spec in run.ties:
+            label = "advised" if row.spec == run.choice else "tied with it"
+        keys["controls" if row.control else label] = replace(ranked_style(run, row), line="-")
+    return keys
+
+
+def legend(figure: Figure, keys: Mapping[str, PlotStyle], top: Real = 0.07) -> None:
+    """One line that explains the marks, ``top`` inches below the upper edge."""
+    handles = [Line2D([], [], label=label, **style.options) for label, style in keys.items()]
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", ncols=len(handles), handlelength=1.7,
+            bbox_to_anchor=(0.0, 1 - top / figure.get_size_inches()[1]), borderaxespad=0,
+            columnspacing=1.3, handletextpad=0.5,
+        )  # fmt: skip
+
+
+def interval_ends(entry: Entry | None) -> tuple[float, float] | None:
+    """Where a score's interval begins and ends; None where it has none."""
+    low, high = ((entry or {}).get(end) for end in ("low", "high"))
+    return (float(low), float(high)) if text.is_number(low) and text.is_number(high) else None
+
+
+def spread(entries: Iterable[Entry | None]) -> list[float]:
+    """The numbers among values and intervals, for the limits of an axis."""
+    values = [(entry or {}).get(name) for entry in entries for name in ("value", "low", "high")]
+    return [float(x) for x in values if text.is_number(x)]
+
+
+def draw_point(
+    axes: Axes, style: PlotStyle, x: Real, y: Real, *, across: Entry | None = None,
+    down: Entry | None = None, width: Real = 1.0,
+) -> None:  # fmt: skip
+    """A mark with the intervals of its scores: ``across`` is horizontal, ``down`` vertical."""
+    if ends := interval_ends(across):
+        axes.plot(ends, [y, y], color=style.color, linewidth=width, solid_capstyle="butt")
+    if ends := interval_ends(down):
+        axes.plot([x, x], ends, color=style.color, linewidth=width, solid_capstyle="butt")
+    axes.plot([x], [y], **{**style.options, "linestyle": "none", "zorder": 4})
+
+
+# ------------------------------------------------------------------------------------ axes
 
 
 def add_axes(figure: Figure, left: Real, top: Real, width: Real, height: Real) -> Axes:
@@ -101,158 +237,54 @@ def add_axes(figure: Figure, left: Real, top: Real, width: Real, height: Real) -
     return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
 
-def name_width(names: Iterable[str]) -> float:
-    """Inches that the widest of some names takes at the usual size."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(STYLE["font.family"], size=STYLE["font.size"])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
-        widths = [text_to_path.get_text_width_height_descent(n, font, False)[0] for n in names]
-    return max(widths, default=0.0) / 72
+def set_limits(axes: Axes, axis: Literal["x", "y"], values: Sequence[Real]) -> None:
+    """Limits with room around the values, also where there is only one."""
+    low, high = min(values), max(values)
+    room = max((high - low) * 0.1, 0.01)
+    getattr(axes, f"set_{axis}lim")(low - room, high + room)
 
 
-@dataclass(frozen=True)
-class PlotStyle:
-    """How one encoder's marks are drawn."""
-
-    color: str
-    marker: str
-    fill: str
-    size: Real = 6.0
-
-
-FADED = PlotStyle("#e7a67c", "D", "white", 3)  # an encoder's own shuffle
-PRINTED = PlotStyle(GRAY, "s", PALE, 5)  # a published value
+def label_rows(axes: Axes, rows: Sequence[Any], names: Mapping[str, str]) -> None:
+    """Encoders down the vertical axis, the first on top; those without a name have no label."""
+    axes.set_yticks(range(len(rows)), [names.get(row.spec, "") for row in rows])
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(ink(row))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
 
 
-def plot_style(run: Run, row: Ranked) -> PlotStyle:
-    if shuffled_spec(row.spec) is not None:
-        return FADED
-    if row.control:
-        return PlotStyle(VERMILION, "D", "white", 4.2)
-    if row.spec == run.use:
-        return PlotStyle(BLUE, "o", BLUE)
-    if row.spec in run.tied:
-        return PlotStyle(BLUE, "o", SKY)
-    return PlotStyle("#4d4d4d", "o", "#4d4d4d")
+@contextmanager
+def small_plots(
+    rows: Sequence[Any], each: Real, keys: Mapping[str, PlotStyle], *, across: str = "",
+    down: str = "", color: Callable[[Any], str] = ink,
+) -> Iterator[tuple[Figure, list[Axes]]]:  # fmt: skip
+    """A figure with one small plot for each encoder, named; scales are on the outer ones only.
 
-
-def legend(figure: Figure, run: Run, top: Real, more: Sequence[Any] = ()) -> None:
-    """One line that explains the marks that occur, ``top`` inches below the upper edge."""
-    kinds: list[tuple[str, Ranked | None]] = [
-        ("advised", next((r for r in run.candidates if r.spec == run.use), None)),
-        ("tied with it", next((r for r in run.candidates if r.spec in run.tied), None)),
-        (
-            "other candidates" if run.use else "candidates",
-            next((r for r in run.candidates if r.spec not in (run.use, *run.tied)), None),
-        ),
-        ("controls", next((r for r in run.controls if shuffled_spec(r.spec) is None), None)),
-    ]
-    handles: list[Any] = []
-    for label, row in kinds:
-        if row is not None:
-            handles.append(key(label, plot_style(run, row), linestyle="-", linewidth=1))
-    handles += more
-    if handles:
-        figure.legend(
-            handles=handles, loc="upper left", ncols=len(handles), handlelength=1.6,
-            bbox_to_anchor=(0.0, 1 - top / figure.get_size_inches()[1]), borderaxespad=0,
-            columnspacing=1.3, handletextpad=0.5,
-        )  # fmt: skip
-
-
-def metric_title(run: Run) -> str:
-    """What the primary score is, as an axis says it."""
-    probe, metric = run.primary
-    if metric.startswith("scaled@"):
-        return f"{metric}   (0: random images, 1: the re-encoder's own nearest neighbors)"
-    if metric.startswith("recall@"):
-        return f"{metric}   (share of queries that find another caption of their image)"
-    return f"{probe}: {metric}"
-
-
-# --------------------------------------------------------------------------- the ranking
-
-
-def draw_ranking(run: Run) -> Drawing | str:
-    """Scores with their intervals, one line an encoder; an encoder's own shuffle on its line."""
-    owned = {c.spec for row in run.candidates if (c := run.own_shuffle(row.spec))}
-    rows = [r for r in run.prediction.order if r.spec not in owned and text.is_number(r.value)]
-    if not rows:
-        return "Nothing was ranked."
-    names = text.short_names({r.spec: r.name for r in rows}, 36)
-    height = 0.2 * len(rows)
-    with canvas(height + 1.1) as figure:
-        left = 0.85 + name_width(names.values())
-        width = WIDTH - left - 1.45
-        axes = add_axes(figure, left, 0.52, width, height)
-        across = axes.get_yaxis_transform()  # x in widths of the axes, y in rows
-        inch = 1 / width
-        for y, row in enumerate(rows):
-            other = run.own_shuffle(row.spec) if not row.control else None
-            if other:
-                _dot(axes, other.value, y, other.low, other.high, FADED)
-            _dot(axes, row.value, y, row.low, row.high, plot_style(run, row))
-            ranks = text.format_ranks(row.rank_low, row.rank_high)
-            style: dict[str, Any] = {
-                "va": "center", "transform": across, "color": VERMILION if row.control else INK,
-            }  # fmt: skip
-            beside = f"{text.number(row.value)} {text.interval(row.low, row.high)}"
-            axes.text(0.1 * inch + 1, y, beside, fontsize=7, **style)
-            axes.text(-0.72 * inch, y, names[row.spec], ha="right", **style)
-            if not row.control:
-                axes.text(-0.58 * inch, y, text.count(row.rank), ha="center", **style)
-                axes.text(-0.22 * inch, y, ranks, ha="center", fontsize=7, **style)
-        for x, title, side in (
-            (0.1 * inch + 1, "score and interval", "left"),
-            (-0.58 * inch, "rank", "center"),
-            (-0.22 * inch, "95 %", "center"),
-        ):
-            axes.text(
-                x, -1, title, transform=across, va="center", ha=side, fontsize=6.5, color=GRAY
-            )
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        if axes.get_xlim()[0] < 0 < axes.get_xlim()[1]:
-            axes.axvline(0, color=GRAY, linewidth=0.6, zorder=1)
-        axes.text(
-            1, -0.32 / height, metric_title(run), transform=axes.transAxes, ha="right", va="top",
-            fontsize=7,
-        )  # fmt: skip
-        more = [key("own shuffle", FADED)] if owned else []
-        legend(figure, run, 0.08, more)
-        return finish(
-            figure,
-            "ranking",
-            "Ranking with 95 % intervals",
-            "Dots are scores by the primary rule, lines their 95 % bootstrap intervals, clustered "
-            "on images. Numbers beside names are ranks among candidates; controls have none."
-            + (" The pale diamond on a line is that encoder's own shuffle." if owned else ""),
-            "Dot plot of scores with 95 % intervals, best first: "
-            + "; ".join(f"{names[r.spec]} {text.number(r.value)}" for r in rows)
-            + ".",
-        )
-
-
-def _dot(axes: Axes, value: Real, y: Real, low: Any, high: Any, mark: PlotStyle) -> None:
-    if text.is_number(low) and text.is_number(high):
-        axes.plot([low, high], [y, y], color=mark.color, linewidth=1.4, solid_capstyle="butt")
-    axes.plot(
-        [value], [y], marker=mark.marker, color=mark.color, markerfacecolor=mark.fill,
-        markersize=mark.size, linestyle="none",
-    )  # fmt: skip
-
-
-def key(label: str, mark: PlotStyle, **more: Any) -> Any:
-    """A legend's handle."""
-    from matplotlib.lines import Line2D
-
-    more.setdefault("linestyle", "none" if mark.marker else "-")
-    return Line2D(
-        [], [], color=mark.color, marker=mark.marker, markerfacecolor=mark.fill,
-        markersize=mark.size, label=label, **more,
-    )  # fmt: skip
+    Args:
+        each: height of a plot in inches.
+        keys: explained above the plots.
+        across, down: labels of the axes.
+        color: of an encoder's name.
+    """
+    names = text.short_names({row.spec: row.name for row in rows}, 22)
+    columns = 3 if len(rows) in (1, 2, 3, 5, 6) else 4
+    above, below = 0.3, 0.36 if across else 0.2
+    left = 0.5 if down else 0.45
+    width = (WIDTH - left - 0.05) / columns
+    with canvas(0.3 + -(-len(rows) // columns) * (each + above) + below) as figure:
+        plots = []
+        for i, row in enumerate(rows):
+            top = 0.52 + (i // columns) * (each + above)
+            axes = add_axes(figure, left + (i % columns) * width, top, width - 0.14, each)
+            rank = getattr(row, "rank", None) or getattr(row, "predicted_rank", None)
+            title = f"{rank}  {names[row.spec]}" if rank else names[row.spec]
+            axes.set_title(title, color=color(row), fontsize=7, pad=3)
+            first, lowest = i % columns == 0, i + columns >= len(rows)
+            axes.tick_params(labelsize=6.5, labelleft=first, labelbottom=lowest)
+            axes.set_xlabel(across if lowest else "", fontsize=7)
+            axes.set_ylabel(down if first else "", fontsize=7)
+            axes.grid()
+            plots.append(axes)
+        legend(figure, keys)
+        yield figure, plots

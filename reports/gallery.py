@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import text
 from .load import Run
+from .pictures import ImageFile, read_image
 
 LARGEST = 2_000_000  # bytes; a thumbnail is far smaller, so this is something else
-SHOWN = 3  # cases each way, and retrieved images a case
+MOST = 3  # cases each way, and retrieved images a case
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that may be shown: ``name`` is its id in the page, ``data`` a data URI or ''
-    where there is no file."""
+    """An image that may be shown: ``name`` is its id in the page; no ``image`` where there is
+    no usable file."""
 
     name: str
     image_id: str
-    data: str = ""
-    width: int = 0
-    height: int = 0
-    caption: str = ""
-    license: str = ""
-    url: str = ""
+    image: ImageFile | None
+    caption: str
+    license: str
+    url: str
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class GalleryTile:
 
     picture: Picture
     caption: str
-    numbers: str = ""
+    numbers: str
 
 
 @dataclass(frozen=True)
@@ -61,91 +58,73 @@ class Wall:
 @dataclass(frozen=True)
 class Gallery:
     walls: tuple[Wall, ...] = ()
-    pictures: tuple[Picture, ...] = field(default=())
+    pictures: tuple[Picture, ...] = ()
 
 
-def gallery_cases(run: Run) -> Gallery:
-    """The gallery of a run; empty where it has none. Entries without the needed parts, and
-    files that are no images or lie outside the run's media folder, are left out."""
+def load_gallery(run: Run) -> Gallery:
+    """The gallery of a run; empty where it has none.
+
+    The cases are those of the records, so none is lost with ``media/gallery.json``, which knows
+    the images. Entries without the needed parts, and files that are no images or lie outside the
+    run's media folder, are left out.
+    """
     entries = _mapping(run.gallery.get("images"))
     used: dict[str, Picture] = {}
 
     def picture(image_id: str) -> Picture:
         if image_id not in used:
-            used[image_id] = _picture(
-                run.folder, len(used), image_id, _mapping(entries.get(image_id))
-            )
+            entry = _mapping(entries.get(image_id))
+            used[image_id] = _picture(run.folder, f"image-{len(used)}", image_id, entry)
         return used[image_id]
 
     walls = []
-    encoders = _mapping(run.gallery.get("encoders"))
+    listed = _mapping(run.gallery.get("encoders"))
     for row in (*run.candidates, *run.controls):
-        cases = _mapping(encoders.get(row.spec))
+        records = (run.record(row.spec, probe) for probe in run.probes)
+        series = [_mapping(r.series.get("gallery")) for r in records if r]
+        cases = next(filter(None, series), {}) or _mapping(listed.get(row.spec))
         best, worst = (_cases(cases.get(side), picture) for side in ("best", "worst"))
         if best or worst:
             walls.append(Wall(row.spec, text.clean_text(row.name), row.control, best, worst))
     return Gallery(tuple(walls), tuple(used.values()))
 
 
-def _cases(cases: Any, picture: Any) -> tuple[GalleryCase, ...]:
-    made = []
-    for case in _list(cases)[:SHOWN]:
+def _cases(cases: Any, picture: Callable[[str], Picture]) -> tuple[GalleryCase, ...]:
+    complete = []
+    for case in _list(cases)[:MOST]:
         query = _mapping(case.get("query"))
-        score = text.number(case.get("score"), 2)
         tiles = []
-        for found in _list(case.get("retrieved"))[:SHOWN]:
-            numbers = f"text {text.number(found.get('cosine'), 2)}"
-            if text.is_number(found.get("similarity")):
-                numbers += f" · image {text.number(found.get('similarity'), 2)}"
-            tiles.append(_shown(found, picture, numbers))
+        for item in _list(case.get("retrieved"))[:MOST]:
+            numbers = f"text {text.number(item.get('cosine'), 2)}"
+            if text.is_number(item.get("similarity")):
+                numbers += f" · image {text.number(item.get('similarity'), 2)}"
+            tiles.append(_tile(item, picture, numbers))
         if query and tiles:
-            made.append(GalleryCase(_shown(query, picture, f"score {score}"), tuple(tiles)))
-    return tuple(made)
+            score = text.number(case.get("score"), 2)
+            complete.append(GalleryCase(_tile(query, picture, f"score {score}"), tuple(tiles)))
+    return tuple(complete)
 
 
-def _shown(entry: Mapping[str, Any], picture: Any, numbers: str) -> GalleryTile:
+def _tile(entry: Mapping[str, Any], picture: Callable[[str], Picture], numbers: str) -> GalleryTile:
     image = picture(str(entry.get("image_id", "")))
-    caption = text.clean_text(str(entry.get("caption") or image.caption))
-    return GalleryTile(image, caption, numbers)
+    return GalleryTile(image, text.clean_text(entry.get("caption") or image.caption), numbers)
 
 
-def _picture(folder: Path, number: int, image_id: str, entry: Mapping[str, Any]) -> Picture:
+def _picture(folder: Path, name: str, image_id: str, entry: Mapping[str, Any]) -> Picture:
     url = str(entry.get("url") or "")
     parts = urlsplit(url) if url.isprintable() and "[" not in url else urlsplit("")
-    data, width, height = _data_uri(folder, entry.get("thumb"))
+    thumb = entry.get("thumb")
+    inside = isinstance(thumb, str) and thumb.startswith("media/")
     return Picture(
-        name=f"image-{number}",
+        name=name,
         image_id=text.clean_text(image_id),
-        data=data,
-        width=width,
-        height=height,
-        caption=text.clean_text(str(entry.get("caption") or "")),
-        license=text.clean_text(str(entry.get("license") or "")),
+        image=read_image(folder / "media", thumb.removeprefix("media/"), LARGEST)
+        if isinstance(thumb, str) and inside
+        else None,
+        caption=text.clean_text(entry.get("caption") or ""),
+        license=text.clean_text(entry.get("license") or ""),
         url=url if parts.scheme in ("http", "https") and parts.netloc else "",
     )
-
-
-def _data_uri(folder: Path, thumb: Any) -> tuple[str, int, int]:
-    """A thumbnail as a data URI with its size in pixels; ('', 0, 0) where it is not usable."""
-    from PIL import Image, UnidentifiedImageError
-
-    nothing = ("", 0, 0)
-    if not isinstance(thumb, str):
-        return nothing
-    media = (folder / "media").resolve()
-    try:
-        path = (folder / thumb).resolve()
-        if not path.is_relative_to(media) or path.stat().st_size > LARGEST:
-            return nothing
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-            kind, size = image.format, image.size
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        return nothing
-    if kind not in ("JPEG", "PNG", "WEBP"):
-        return nothing
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}", *size
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

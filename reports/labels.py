@@ -6,31 +6,25 @@ Boxes are rows (x0, y0, x1, y1) in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 
 from .text import Real
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 class Point(NamedTuple):
-    """A point in data coordinates.
-
-    ``low`` to ``high`` and ``left`` to ``right`` are its intervals, which labels avoid too.
-    """
+    """A point in data coordinates with its label. ``across`` and ``down`` are the ends of its
+    horizontal and vertical interval, which labels avoid too."""
 
     x: Real
     y: Real
     text: str
     color: str = "black"
-    low: Real | None = None
-    high: Real | None = None
-    left: Real | None = None
-    right: Real | None = None
+    across: tuple[Real, Real] | None = None
+    down: tuple[Real, Real] | None = None
 
 
 RADIUS = 4.0  # of a drawn point, in pixels at 100 dpi, as all lengths here
@@ -97,20 +91,14 @@ def _bars(
     axes: Axes, points: Sequence[Point], levels: Sequence[Real], frame: np.ndarray, unit: Real
 ) -> Float[np.ndarray, "n 4"]:
     """Intervals and lines as thin boxes."""
-    found = []
-
-    def pixels(x: Real, y: Real) -> np.ndarray:
-        return axes.transData.transform((x, y))
-
-    for p in points:
-        if p.low is not None and p.high is not None:
-            found.append([*(pixels(p.x, p.low) - unit), *(pixels(p.x, p.high) + unit)])
-        if p.left is not None and p.right is not None:
-            found.append([*(pixels(p.left, p.y) - unit), *(pixels(p.right, p.y) + unit)])
+    lines = [((p.x, p.down[0]), (p.x, p.down[1])) for p in points if p.down]
+    lines += [((p.across[0], p.y), (p.across[1], p.y)) for p in points if p.across]
+    ends = axes.transData.transform(np.array(lines, float).reshape(-1, 2)).reshape(-1, 4)
+    bars = [ends + unit * np.array([-1, -1, 1, 1])]
     for level in levels:
-        y = pixels(points[0].x, level)[1]
-        found.append([frame[0], y - unit, frame[2], y + unit])
-    return np.array(found, float).reshape(-1, 4)
+        y = axes.transData.transform((points[0].x, level))[1]
+        bars.append(np.array([[frame[0], y - unit, frame[2], y + unit]]))
+    return np.vstack(bars)
 
 
 def _options(
@@ -130,7 +118,7 @@ def _overlaps(
     """Area of each box that others cover, summed."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1)
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1))
 
 
 def _gaps(
@@ -139,7 +127,7 @@ def _gaps(
     """Distance of each point from each box, 0 inside."""
     below = boxes[:, None, :2] - points[None]
     above = points[None] - boxes[:, None, 2:]
-    return np.linalg.norm(np.maximum(0, np.maximum(below, above)), axis=2)
+    return np.asarray(np.linalg.norm(np.maximum(0, np.maximum(below, above)), axis=2))
 
 
 def _write(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from encbench.errors import RecordError
+from encbench import registry
+from encbench.errors import EncbenchError, RecordError
 from encbench.files import read_json, with_current_names
 from encbench.records import (
     Prediction,
@@ -18,11 +21,14 @@ from encbench.records import (
     read_prediction,
     read_record,
 )
-from encbench.types import Score
+from encbench.schema import check_value
+from encbench.types import EncoderCard, ProbeDisplay, ProbeSpec
 
-from .text import short_names
+from .text import is_number, short_names
 
 SHUFFLE = "control:shuffle("
+Entry = Mapping[str, Any]
+"""A score: {value, low, high}, and maybe n and unscored."""
 
 
 def shuffled_spec(spec: str) -> str | None:
@@ -30,11 +36,9 @@ def shuffled_spec(spec: str) -> str | None:
     return spec[len(SHUFFLE) :].rpartition(")")[0] if spec.startswith(SHUFFLE) else None
 
 
-def uninformed(spec: str) -> bool:
-    """True for a control that carries no information about its prompt: a candidate that does
-    not beat it has shown nothing."""
-    bare = spec.partition("?")[0]
-    return bare in ("control:constant", "control:random") or spec.startswith(SHUFFLE)
+def entry_of(row: Ranked) -> Entry:
+    """The score that ranked an encoder."""
+    return {"value": row.value, "low": row.low, "high": row.high}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Run:
     """All that a report may say.
 
     ``records`` are those that the prediction rests on and the variants of its encoders, by
-    file name; what an earlier run has left in the folder is not among them.
+    file name; what an earlier run has left in the folder is not among them. An encoder in an
+    absolute folder is named by the folder's own name and its content hash everywhere.
     """
 
     folder: Path
@@ -50,51 +55,58 @@ class Run:
     records: tuple[RunRecord, ...]
     config: dict[str, Any] = field(default_factory=dict)
     gallery: dict[str, Any] = field(default_factory=dict)
+    hide: Callable[[str], str] = str
+    """Takes the absolute folders out of a text."""
 
     @cached_property
     def _base(self) -> dict[tuple[str, str], RunRecord]:
         """The record of each encoder and probe under the pooling that was ranked."""
-        found: dict[tuple[str, str], RunRecord] = {}
-        pooling = {row.spec: row.pooling for row in self.prediction.order}
+        first: dict[tuple[str, str], RunRecord] = {}
         fits: dict[tuple[str, str], RunRecord] = {}
+        pooling = {row.spec: row.pooling for row in self.prediction.order}
         for record in self.records:
-            if record.variant:
-                continue
-            spec, probe = str(record.card.get("spec", record.name)), str(record.probe["name"])
-            found.setdefault((spec, probe), record)
-            if record.pooling == pooling.get(spec, record.pooling):
-                fits.setdefault((spec, probe), record)
-        return {**found, **fits}
+            if not record.variant:
+                key = (record.card.spec, record.probe.name)
+                first.setdefault(key, record)
+                if record.pooling == pooling.get(key[0], record.pooling):
+                    fits.setdefault(key, record)
+        return {**first, **fits}
 
     def record(self, spec: str, probe: str) -> RunRecord | None:
         return self._base.get((spec, probe))
 
-    def score(self, spec: str, probe: str, name: str) -> Score | None:
-        """One score of one encoder: {value, n, low, high, unscored}, or None."""
+    def score(self, spec: str, probe: str, name: str) -> Entry | None:
+        """One score of one encoder, or None."""
         record = self.record(spec, probe)
         entry = record.scores.get(name) if record else None
-        return entry if entry and entry.get("value") is not None else None
+        return entry if entry and is_number(entry["value"]) else None
 
     @cached_property
-    def probes(self) -> tuple[str, ...]:
-        """Names of all probes that ran, the primary one first."""
-        names = {str(record.probe["name"]) for record in self.records}
-        known = [self.primary[0], "retrieval", "ablation"]
-        first = [name for name in dict.fromkeys(known) if name in names]
-        return (*first, *sorted(names.difference(first)))
+    def probes(self) -> dict[str, ProbeSpec]:
+        """All probes that ran, by name, the primary one first; each as its records describe it.
+
+        A record from before there were such descriptions has that of the installed probe, if
+        that is of the same version.
+        """
+        specs: dict[str, ProbeSpec] = {}
+        for record in self.records:
+            spec = record.probe
+            if spec.name not in specs and not record.variant:
+                known = spec.display != ProbeDisplay()
+                display = spec.display if known else _installed_display(spec)
+                specs[spec.name] = dataclasses.replace(spec, display=display)
+        order = sorted(specs, key=lambda name: (name != self.primary[0], name))
+        return {name: specs[name] for name in order}
 
     @cached_property
     def primary(self) -> tuple[str, str]:
         """Probe and score that order the encoders, as the prediction's rule says."""
-        rule = self.prediction.rule
-        probe = str(rule.get("probe") or "retrieval")
-        return probe, str(rule.get("metric") or "score")
+        return self.prediction.rule.probe, self.prediction.rule.metric
 
-    @cached_property
-    def k(self) -> str:
-        """The '2' of a primary score such as 'scaled@2'; '2' where it has none."""
-        _, _, k = self.primary[1].partition("@")
-        return k or "2"
+    @property
+    def score_name(self) -> str:
+        """The primary score's name."""
+        return self.primary[1]
 
     @cached_property
     def candidates(self) -> tuple[Ranked, ...]:
@@ -107,9 +119,9 @@ class Run:
         return tuple(row for row in self.prediction.order if row.control)
 
     @cached_property
-    def plotted(self) -> tuple[Ranked, ...]:
-        """Candidates, then controls that are not a candidate's own shuffle: what the grids
-        of small plots show, so that they stay readable."""
+    def rows(self) -> tuple[Ranked, ...]:
+        """Candidates, then controls that are not a candidate's own shuffle: what small plots
+        show, so that they stay readable."""
         return (*self.candidates, *(c for c in self.controls if shuffled_spec(c.spec) is None))
 
     @cached_property
@@ -117,11 +129,8 @@ class Run:
         """Spec -> name, for every encoder that is mentioned anywhere."""
         names = {row.spec: row.name for row in self.prediction.order}
         for record in self.records:
-            names.setdefault(str(record.card.get("spec", record.name)), record.name)
+            names.setdefault(record.card.spec, record.name)
         return names
-
-    def name(self, spec: str) -> str:
-        return self.names.get(spec, spec)
 
     @cached_property
     def brief(self) -> dict[str, str]:
@@ -130,65 +139,67 @@ class Run:
 
     def own_shuffle(self, spec: str) -> Ranked | None:
         """The control that permutes this encoder's embeddings."""
-        for row in self.controls:
-            if shuffled_spec(row.spec) == spec:
-                return row
-        return None
+        return next((row for row in self.controls if shuffled_spec(row.spec) == spec), None)
 
     @cached_property
-    def use(self) -> str | None:
+    def choice(self) -> str | None:
         """Spec of the encoder that the advice names, if any."""
-        return self._spec_of(self.prediction.advice.get("use"))
+        return self._spec_of(self.prediction.advice.use)
 
     @cached_property
-    def tied(self) -> tuple[str, ...]:
+    def ties(self) -> tuple[str, ...]:
         """Specs that the advice calls not distinguishable from it."""
-        tied = self.prediction.advice.get("tied") or ()
-        found = (self._spec_of(name) for name in tied)
-        return tuple(spec for spec in found if spec is not None)
+        specs = (self._spec_of(name) for name in self.prediction.advice.tied)
+        return tuple(spec for spec in specs if spec is not None)
 
     def _spec_of(self, name: Any) -> str | None:
-        for row in self.prediction.order:
-            if name in (row.spec, row.name):
-                return row.spec
-        return None
+        rows = self.prediction.order
+        return next((row.spec for row in rows if name in (row.spec, row.name)), None)
 
     @cached_property
     def advice(self) -> str:
-        """The sentence that everything else is there to support."""
-        return str(self.prediction.advice.get("text") or "No advice: no candidate was ranked.")
+        """The sentence that everything else supports."""
+        return self.prediction.advice.text or "No advice: no candidate was ranked."
 
     @cached_property
     def reencoder(self) -> str:
         """What re-encoded the images; '' where none were."""
-        seen = any("floor" in record.scores for record in self.records)
-        return str(self.config.get("re_encoder") or "") if seen else ""
+        used = any("floor" in record.scores for record in self.records)
+        return str(self.config.get("re_encoder") or "") if used else ""
 
     def cost(self, spec: str) -> dict[str, Any]:
-        """What an encoder costs, as far as it is known: the diagnostics' series, with
-        parameters and license from the card where they lack."""
+        """What an encoder costs, as far as it is known: its card, and what a probe's series
+        'cost' says beyond that."""
         row = next((row for row in self.prediction.order if row.spec == spec), None)
         cost: dict[str, Any] = {"parameters": row.parameters or None} if row else {}
-        for record in self.records:
-            if record.card.get("spec") == spec and not record.variant:
-                cost["license"] = record.card.get("license")
-                cost["parameters"] = cost.get("parameters") or record.card.get("parameters")
-                cost["max_tokens"] = record.card.get("max_tokens")
-                cost["dim"] = record.card.get("dim")
-                break
-        for probe in ("diagnostics", *self.probes):
-            record_or_none = self.record(spec, probe)
-            series = record_or_none.series.get("cost") if record_or_none else None
-            if isinstance(series, Mapping):
-                return {**cost, **{k: v for k, v in series.items() if v is not None}}
-        return cost
+        records = [record for (of, _), record in self._base.items() if of == spec]
+        for record in records[:1]:
+            card = record.card
+            cost |= {"license": card.license, "max_tokens": card.max_tokens, "dim": card.dim}
+            cost["parameters"] = cost.get("parameters") or card.parameters
+        series = [r.series["cost"] for r in records if isinstance(r.series.get("cost"), Mapping)]
+        return cost | {k: v for s in series[:1] for k, v in s.items() if v is not None}
+
+
+def _installed_display(spec: ProbeSpec) -> ProbeDisplay:
+    try:
+        probe = registry.get("probe", spec.name)
+    except EncbenchError:
+        return spec.display
+    here = getattr(probe, "spec", None)
+    if isinstance(here, ProbeSpec) and here.version == spec.version:
+        return here.display
+    return spec.display
+
+
+# -------------------------------------------------------------------------------- reading
 
 
 def load_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        RecordError: in one line, naming the file that is missing, damaged or newer.
+        RecordError: in one line, naming the file and the key that is missing, damaged or newer.
     """
     prediction_file = folder / "prediction.json"
     if not prediction_file.is_file():
@@ -198,25 +209,71 @@ def load_run(folder: Path) -> Run:
         )
     prediction = read_prediction(prediction_file)
     keys, specs = set(prediction.records), {row.spec for row in prediction.order}
-    records = tuple(
+    records = [
         record
         for record in map(read_record, find_records(folder))
         if not keys or record.key in keys or record.variant_of in specs
-    )
+    ]
+    hide = hide_folders([record.card for record in records])
+    shared = ("key", "name", "card", "probe", "notes", "variant_of")
     return Run(
         folder=folder,
-        prediction=prediction,
-        records=records,
-        config=_mapping(folder / "config.json"),
-        gallery=_mapping(folder / "media" / "gallery.json"),
+        prediction=change_texts(prediction, hide),
+        records=tuple(
+            dataclasses.replace(
+                r, **{name: change_texts(getattr(r, name), hide) for name in shared}
+            )
+            for r in records
+        ),
+        config=change_texts(read_object(folder / "config.json"), hide),
+        gallery=change_texts(read_object(folder / "media" / "gallery.json"), hide),
+        hide=hide,
     )
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or {} where there is no such file."""
     if not path.exists():
         return {}
-    value = with_current_names(read_json(path))
-    if not isinstance(value, dict):
-        raise RecordError(f"{path} does not hold a JSON object; remove it and run again")
+    where = f"{path} (remove it and run again)"
+    value: dict[str, Any] = check_value(dict[str, Any], with_current_names(read_json(path)), where)
+    return value
+
+
+# --------------------------------------------------------------------- folders of encoders
+
+_FOLDERS = re.compile(r"(?<![\w.…/:@-])/(?:[^/\s?&'\"]+/)+|(?<=[a-z]:)/(?:[^/\s?&'\"]+/)+")
+
+
+def hide_folders(cards: Sequence[EncoderCard]) -> Callable[[str], str]:
+    """How a text is made fit to be passed on: a folder that one of the cards was loaded from
+    becomes its own name and the first 12 digits of its content hash, and any other absolute
+    path its last part."""
+    names = {
+        card.source: f"{Path(card.source).name}@{card.revision[:12]}"
+        for card in cards
+        if Path(card.source).is_absolute()
+    }
+    ordered = sorted(names, key=len, reverse=True)  # one folder may lie in another
+
+    def hide(text: str) -> str:
+        for source in ordered:
+            text = text.replace(source, names[source])
+        return _FOLDERS.sub("…/", text)
+
+    return hide
+
+
+def change_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of JSON or of a dataclass with every text in it changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.init]
+        texts = {name: change_texts(getattr(value, name), change) for name in fields}
+        return dataclasses.replace(value, **texts)
+    if isinstance(value, Mapping):
+        return {change_texts(k, change): change_texts(v, change) for k, v in value.items()}
+    if type(value) in (list, tuple):  # not a Cell, which is a named tuple
+        return type(value)(change_texts(item, change) for item in value)
     return value

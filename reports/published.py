@@ -16,6 +16,13 @@ REFERENCE = (
 LINK = "https://arxiv.org/abs/2604.18168"
 LABEL = "published (EMF Table 1/2)"
 
+SCORES = (
+    ("discriminability", "retrieval", "published@2"),
+    ("disentanglement", "ablation", "published"),
+)
+"""The paper's two scores, each with our probe and score that follow it. A figure of the paper
+shows two retrieved captions, so k is 2."""
+
 SILENT = {
     "Discriminability": (
         "how many captions are retrieved (a figure shows two)",

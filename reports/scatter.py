@@ -1,162 +1,280 @@
-"""Figures with one point an encoder: score against cost, one probe against the other."""
+"""Figures with one point for each encoder: predicted against actual, score against cost, one
+probe against another."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from encbench.records import Ranked
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from encbench.records import Ranked, TrainedEncoder
 
 from . import published, text
+from .confirmation import Confirmation
 from .figures import (
-    FADED,
+    BLUE,
+    CONTROL,
+    DARK,
     GRAY,
     INK,
+    LEVEL,
     PRINTED,
-    VERMILION,
+    SHUFFLE,
     WIDTH,
     Drawing,
     PlotStyle,
+    ReportFigure,
     add_axes,
     canvas,
+    draw_point,
     finish,
-    key,
+    ink,
+    interval_ends,
     legend,
-    plot_style,
+    ranked_keys,
+    ranked_style,
+    set_limits,
+    spread,
 )
 from .labels import Point, place_labels
-from .load import Run, shuffled_spec
+from .load import Entry, Run, entry_of, shuffled_spec
 from .text import Real
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-CROWD = 8  # more candidates than this are numbered, with a key beside the plot
-KEY = 2.0  # inches for that key
-DASHES = (0, (4, 3))
+KEY = 1.9  # inches for the key of numbered points
+MARKERS = "o^svP"  # by stage of training
 
 
-class Labels:
-    """What stands beside each encoder's point: its name, or its place where there are many."""
+@dataclass(frozen=True)
+class Marks:
+    """How each encoder's point looks and what stands beside it: its name or, where there are
+    many, a number (a letter for a control) that a key explains."""
 
-    def __init__(self, run: Run) -> None:
-        self.numbered = len(run.candidates) > CROWD
-        width = 27 if self.numbered else 28
-        self.names = text.short_names({r.spec: r.name for r in run.prediction.order}, width)
-        self.numbers = {row.spec: str(i) for i, row in enumerate(run.candidates, 1)}
-
-    def of(self, row: Ranked) -> str:
-        if shuffled_spec(row.spec) is not None:
-            return ""
-        return self.numbers.get(row.spec, "") if self._numbers(row) else self.names[row.spec]
-
-    def _numbers(self, row: Ranked) -> bool:
-        return self.numbered and not row.control
+    names: Mapping[str, str]
+    labels: Mapping[str, str]
+    styles: Mapping[str, PlotStyle]
+    colors: Mapping[str, str]
+    numbered: bool
 
     @property
     def margin(self) -> float:
         """Inches to leave free on the right for the key."""
         return KEY if self.numbered else 0.0
 
+    def draw(
+        self, axes: Axes, row: Any, x: Real, y: Real, *, across: Entry | None = None,
+        down: Entry | None = None,
+    ) -> Point:  # fmt: skip
+        """Draw one encoder with its intervals, and say what its label must know."""
+        draw_point(axes, self.styles[row.spec], x, y, across=across, down=down)
+        ends = (interval_ends(across), interval_ends(down))
+        return Point(x, y, self.labels.get(row.spec, ""), ink(row), *ends)
+
     def draw_key(self, figure: Figure, top: Real) -> None:
-        """Number and name of each candidate, beside the plot."""
-        if not self.numbered:
-            return
+        """Label and name of each encoder, beside the plot."""
         width, height = figure.get_size_inches()
-        step = min(0.165, (height - top - 0.1) / len(self.numbers))
-        for i, (spec, number) in enumerate(self.numbers.items()):
+        step = min(0.165, (height - top - 0.1) / len(self.labels))
+        for i, (spec, label) in enumerate(self.labels.items() if self.numbered else ()):
             y = 1 - (top + step * (i + 0.5)) / height
-            style: dict[str, Any] = {"fontsize": 6.5, "va": "center"}
-            figure.text((width - KEY + 0.3) / width, y, number, ha="right", **style)
-            figure.text((width - KEY + 0.38) / width, y, self.names[spec], **style)
+            style: dict[str, Any] = {"fontsize": 6.5, "va": "center", "color": self.colors[spec]}
+            figure.text((width - KEY + 0.26) / width, y, label, ha="right", **style)
+            figure.text((width - KEY + 0.34) / width, y, self.names[spec], **style)
+
+
+def choose_marks(
+    rows: Sequence[Any], style: Callable[[Any], PlotStyle], numbers: Mapping[str, str], crowd: int
+) -> Marks:
+    """Marks of encoders and controls, numbered where there are more than ``crowd`` encoders.
+    An encoder's own shuffle has no label."""
+    numbered = sum(not row.control for row in rows) > crowd
+    named = [row for row in rows if shuffled_spec(row.spec) is None]
+    names = text.short_names({row.spec: row.name for row in named}, 26)
+    letters = iter(string.ascii_lowercase)
+    labels = {row.spec: next(letters, "") if row.control else numbers[row.spec] for row in named}
+    styles = {row.spec: style(row) for row in rows}
+    colors = {r.spec: BLUE if styles[r.spec].color == BLUE else ink(r) for r in named}
+    return Marks(names, labels if numbered else names, styles, colors, numbered)
+
+
+def ranked_marks(run: Run, rows: Sequence[Ranked]) -> Marks:
+    numbers = {row.spec: str(i) for i, row in enumerate(run.candidates, 1)}
+    return choose_marks(rows, lambda row: ranked_style(run, row), numbers, crowd=8)
+
+
+def trained_marks(c: Confirmation, rows: Sequence[TrainedEncoder]) -> Marks:
+    numbers = {row.spec: str(row.predicted_rank or "") for row in c.rows}
+    return choose_marks(rows, lambda row: trained_style(c, row), numbers, crowd=4)
+
+
+def trained_style(c: Confirmation, row: TrainedEncoder) -> PlotStyle:
+    """The predicted first in blue; the marker says the stage of training."""
+    if row.control:
+        return CONTROL
+    return PlotStyle(
+        BLUE if row is c.winner else DARK, MARKERS[c.stages.index(row.stage) % len(MARKERS)]
+    )
+
+
+def trained_keys(c: Confirmation, rows: Sequence[TrainedEncoder]) -> dict[str, PlotStyle]:
+    """The marks that occur, explained."""
+    keys = {"predicted first": PlotStyle(BLUE, "o")} if c.winner in rows else {}
+    others = [row for row in rows if not row.control]
+    if len(c.stages) > 1:
+        for stage, marker in zip(c.stages, MARKERS * len(c.stages), strict=False):
+            keys[f"stage {text.clean_text(stage)}"] = PlotStyle(DARK, marker)
+    elif len(others) > 1:
+        keys["other encoders"] = PlotStyle(DARK, "o")
+    return keys | ({"controls": CONTROL} if len(others) < len(rows) else {})
+
+
+# -------------------------------------------------------------------------------------- cost
+
+
+class CostPanel(NamedTuple):
+    """A cost of encoders: the axis's label, whether it is logarithmic, and who costs what."""
+
+    label: str
+    log: bool
+    points: list[tuple[Any, float]]
+
+
+def draw_costs(
+    marks: Marks,
+    panels: Sequence[CostPanel],
+    score: Callable[[Any], Entry | None],
+    level: Entry | None,
+    across: str,
+    keys: Mapping[str, PlotStyle],
+    caption: str,
+    alt: str,
+) -> Drawing:
+    """Scores against costs, a panel for each, with a control's score as a level."""
+    columns = 1 if marks.numbered or len(panels) == 1 else 2
+    width = (WIDTH - 0.65 - marks.margin - (columns - 1) * 0.45) / columns
+    ends = spread([*(score(row) for panel in panels for row, _ in panel.points), level])
+    with canvas(0.4 + -(-len(panels) // columns) * 3.1) as figure:
+        for i, (label, log, costs) in enumerate(panels):
+            left, top = 0.6 + (i % columns) * (width + 0.45), 0.38 + (i // columns) * 3.1
+            axes = add_axes(figure, left, top, width, 2.6)
+            if level:
+                axes.axhline(level["value"], **LEVEL.options)
+            xs = [x for _, x in costs]
+            _set_cost_axis(axes, xs, log=log)
+            set_limits(axes, "y", ends)
+            points = []
+            for row, x in costs:
+                entry = score(row) or {}
+                points.append(marks.draw(axes, row, x, entry["value"], down=entry))
+            axes.grid()
+            axes.set_xlabel(label)
+            axes.set_ylabel(across if i % columns == 0 else "")
+            place_labels(axes, points, 7, [level["value"]] if level else [])
+        marks.draw_key(figure, 0.38)
+        legend(figure, keys)
+        return finish(figure, caption, alt)
+
+
+def _set_cost_axis(axes: Axes, xs: Sequence[Real], *, log: bool) -> None:
+    if log:
+        axes.set_xscale("log")
+        span = max(xs) / min(xs)
+        stretch = max(span**0.15, 1.9)
+        axes.set_xlim(min(xs) / stretch, max(xs) * stretch)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > 30 else (1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        set_limits(axes, "x", [*xs, min(xs) * 0.95, max(xs) * 1.05])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.quantity(x)))
 
 
 def draw_cost(run: Run) -> Drawing | str:
     """Score against parameters and against speed."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     panels = []
     for name, label in (("parameters", "parameters"), ("prompts_per_second", "prompts per second")):
-        there = []
-        for row in run.candidates:
-            x = run.cost(row.spec).get(name)
-            if text.is_number(x) and x > 0 and text.is_number(row.value):
-                there.append((row, float(x)))
-        if there:
-            panels.append((f"{label}, log scale", there))
+        costs = [(row, run.cost(row.spec).get(name)) for row in run.candidates]
+        known = [
+            (r, float(x))
+            for r, x in costs
+            if text.is_number(x) and x > 0 and text.is_number(r.value)
+        ]
+        if known:
+            panels.append(CostPanel(f"{label}, log scale", True, known))
     if not panels:
         return "Neither the parameters nor the speed of any candidate are known."
-    labels = Labels(run)
-    scored = [row for row in run.controls if text.is_number(row.value)]
-    best = max(scored, key=lambda row: row.value, default=None)
-    columns = 1 if labels.numbered or len(panels) == 1 else 2
-    each = 2.6
-    rows = math.ceil(len(panels) / columns)
-    width = (WIDTH - 0.65 - labels.margin - (columns - 1) * 0.45) / columns
-    ends: list[Any] = [x for _, there in panels for r, _ in there for x in (r.low, r.high, r.value)]
-    ends = [x for x in [*ends, best.value if best else None] if text.is_number(x)]
-    with canvas(0.4 + rows * (each + 0.55)) as figure:
-        for i, (label, there) in enumerate(panels):
-            left = 0.6 + (i % columns) * (width + 0.45)
-            axes = add_axes(figure, left, 0.38 + (i // columns) * (each + 0.55), width, each)
-            axes.set_xscale("log")
-            if best:
-                axes.axhline(best.value, color=VERMILION, linewidth=0.9, linestyle=DASHES)
-            points = [_mark(axes, run, r, x, r.value, labels.of(r), y=_ends(r)) for r, x in there]
-            xs = [x for _, x in there]
-            span = max(xs) / min(xs)
-            stretch = max(span**0.15, 1.9)
-            axes.set_xlim(min(xs) / stretch, max(xs) * stretch)
-            _limits(axes, ends, "y")
-            subs = (1,) if span > 30 else (1, 2, 5)
-            axes.xaxis.set_major_locator(LogLocator(subs=subs))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.quantity(x)))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.grid()
-            axes.set_xlabel(label)
-            if i % columns == 0:
-                axes.set_ylabel(run.primary[1])
-            place_labels(axes, points, 7, [best.value] if best else [])
-        labels.draw_key(figure, 0.38)
-        more = []
-        if best:
-            shown = f"best control: {text.shorten(text.clean_text(best.name), 24)}"
-            more = [key(shown, PlotStyle(VERMILION, "", ""), linestyle=DASHES, linewidth=0.9)]
-        order = [row for row in run.prediction.order if not row.control]
-        without = dataclasses.replace(run.prediction, order=order)
-        legend(figure, dataclasses.replace(run, prediction=without), 0.08, more)
-        costs = [text.quantity(run.cost(row.spec).get("parameters")) for row in run.candidates]
-        return finish(
-            figure,
-            "cost",
-            "Score against cost",
-            "Score by the primary rule against the number of weights that encode text, and "
-            "against the speed measured in this run, which depends on the machine and on how long "
-            "the texts are. Vertical lines are 95 % intervals. Controls cost next to nothing; the "
-            "best of them is the dashed line.",
-            "Scatter plots of score against cost: "
-            + "; ".join(
-                f"{labels.names[row.spec]} {text.number(row.value)}, {cost} parameters"
-                for row, cost in zip(run.candidates, costs, strict=True)
-            )
-            + ".",
+    scores = [row for row in run.controls if text.is_number(row.value)]
+    best = max(scores, key=lambda row: row.value, default=None)
+    keys = ranked_keys(run, controls=False)
+    if best:
+        keys[f"best control: {text.shorten(text.clean_text(best.name), 24)}"] = LEVEL
+    marks = ranked_marks(run, run.candidates)
+    sizes = {
+        row.spec: text.quantity(run.cost(row.spec).get("parameters")) for row in run.candidates
+    }
+    return draw_costs(
+        marks, panels, entry_of, {"value": best.value} if best else None, run.score_name, keys,
+        "Score by the primary rule against the number of weights that encode text, and against "
+        "the speed measured in this run, which depends on the machine and on how long the texts "
+        "are. Vertical lines are 95 % intervals. Controls cost next to nothing; the best of them "
+        "is the dashed line.",
+        "Scatter plots of score against cost: "
+        + "; ".join(
+            f"{marks.names[row.spec]} {text.number(row.value)}, {sizes[row.spec]} parameters"
+            for row in run.candidates
         )
+        + ".",
+    )  # fmt: skip
+
+
+def draw_trained_cost(c: Confirmation) -> Drawing | str:
+    """The trained models' score against the encoder's parameters and seconds of training."""
+    rows = [row for row in c.candidates if c.entry(row)]
+    sizes = [(row, float(row.parameters)) for row in rows if row.parameters > 0]
+    times = [(row, x) for row in rows if (x := c.mean_seconds(row)) is not None]
+    panels = [
+        CostPanel("parameters of the encoder, log scale", True, sizes),
+        CostPanel("seconds of training, mean over seeds", False, times),
+    ]
+    panels = [panel for panel in panels if panel.points]
+    if not panels:
+        return "Neither the parameters nor the training time of any scored encoder are known."
+    level = c.entry(c.constant) if c.constant else None
+    keys = trained_keys(c, rows) | ({"constant control": LEVEL} if level else {})
+    marks = trained_marks(c, rows)
+    return draw_costs(
+        marks, panels, c.entry, level, c.axis_title, keys,
+        f"{c.metric} of the trained models at {c.primary.steps} steps against the weights that "
+        "encode text, and against the time of one training. Budgets are equal in steps and images, "
+        "so times differ only with the width of the features and with whatever else the machine "
+        "did. Vertical lines are 95 % intervals.",
+        f"Scatter plots of {c.metric} against cost: "
+        + "; ".join(
+            f"{marks.names[row.spec]} {text.number(c.value(row))}, "
+            f"{text.quantity(row.parameters or None)} parameters"
+            for row in rows
+        )
+        + ".",
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------- one probe against the other
 
 
 def draw_published_plane(run: Run) -> Drawing | str:
     """Discriminability against disentanglement as the paper defines both, with its points."""
     by = text.clean_text(run.reencoder)
     other = f" (images re-encoded by {by})" if by and "dino" not in by.lower() else ""
+    (_, *across), (_, *down) = published.SCORES
+    titles = ("discriminability: mean cosine of re-encoded images", "disentanglement: mean cosine")
     return _plane(
         run,
-        "plane-published",
-        "Discriminability against disentanglement, as published",
-        ("retrieval", f"published@{run.k}"),
-        ("ablation", "published"),
-        ("discriminability: mean cosine of re-encoded images", "disentanglement: mean cosine"),
+        PlaneAxis(titles[0], " score ".join(across), lambda row: run.score(row.spec, *across)),
+        PlaneAxis(titles[1], " score ".join(down), lambda row: run.score(row.spec, *down)),
         f"Both scores as the paper defines them{other}, with 95 % intervals. Gray "
         f"squares are the values printed there, {published.LABEL}: other data, and settings that "
         "the paper does not tell, so distances between gray and colored points mean little. High "
@@ -166,130 +284,219 @@ def draw_published_plane(run: Run) -> Drawing | str:
 
 
 def draw_calibrated_plane(run: Run) -> Drawing | str:
-    """The same two probes, each on the scale that makes encoders comparable."""
+    """The primary score and the ablation, each on the scale that makes encoders comparable."""
     return _plane(
         run,
-        "plane-calibrated",
-        "The same two probes, calibrated",
-        run.primary,
-        ("ablation", "calibrated"),
-        (run.primary[1], "calibrated disentanglement"),
+        PlaneAxis(
+            run.score_name,
+            "primary score",
+            lambda row: entry_of(row) if text.is_number(row.value) else None,
+        ),
+        PlaneAxis(
+            "calibrated disentanglement",
+            "ablation score calibrated",
+            lambda row: run.score(row.spec, "ablation", "calibrated"),
+        ),
         "Horizontal: the primary score. Vertical: the cosine with the shortened prompt above the "
         "cosine of random pairs (0: no better than a random pair, 1: unchanged). Lines are 95 % "
         "intervals.",
-        [],
     )
+
+
+class PlaneAxis(NamedTuple):
+    """An axis of a plane: its title, the score's name, and an encoder's score."""
+
+    title: str
+    name: str
+    score: Callable[[Ranked], Entry | None]
 
 
 def _plane(
     run: Run,
-    name: str,
-    title: str,
-    x: tuple[str, str],
-    y: tuple[str, str],
-    axis_labels: tuple[str, str],
+    x: PlaneAxis,
+    y: PlaneAxis,
     caption: str,
-    paper: Sequence[tuple[Real, Real, str]],
+    paper: Sequence[tuple[Real, Real, str]] = (),
 ) -> Drawing | str:
-    found = []
-    for row in run.prediction.order:
-        a, b = run.score(row.spec, *x), run.score(row.spec, *y)
-        if a and b:
-            found.append((row, a, b))
-    if not found:
-        missing = [
-            f"{probe} score {score}"
-            for probe, score in (x, y)
-            if not any(run.score(row.spec, probe, score) for row in run.prediction.order)
-        ]
+    order = run.prediction.order
+    both = [(row, a, b) for row in order if (a := x.score(row)) and (b := y.score(row))]
+    if not both:
+        missing = [axis.name for axis in (x, y) if not any(map(axis.score, order))]
         return f"No encoder here has both scores; missing: {text.listing(missing) or 'one each'}."
-    labels = Labels(run)
-    height = 4.2 if labels.numbered else 3.6
     if paper:  # a control near 0 would press everything else into one line at the top
-        bottom = min([p[1] for p in paper] + [b["value"] for r, _, b in found if not r.control])
-        below = [(r, b) for r, _, b in found if b["value"] < bottom - (1 - bottom)]
-        found = [f for f in found if f[0] not in [r for r, _ in below]]
+        bottom = min([p[1] for p in paper] + [b["value"] for r, _, b in both if not r.control])
+        below = [(r, b) for r, _, b in both if b["value"] < bottom - (1 - bottom)]
+        both = [point for point in both if point[0] not in [r for r, _ in below]]
         if below:
             least = [
                 f"{r.name} {text.number(b['value'])}" for r, b in below if not shuffled_spec(r.spec)
             ]
             least += ["shuffles"] if any(shuffled_spec(r.spec) for r, _ in below) else []
             caption += f" Below the plot: {text.clean_text(text.listing(least, 6))}."
+    marks = ranked_marks(run, [row for row, _, _ in both])
+    height = 4.2 if marks.numbered else 3.6
     with canvas(height + 0.85) as figure:
-        axes = add_axes(figure, 0.65, 0.38, WIDTH - 0.75 - labels.margin, height)
-        points = []
-        for row, a, b in found:
-            points.append(_mark(axes, run, row, a["value"], b["value"], labels.of(row), y=b, x_=a))
+        axes = add_axes(figure, 0.65, 0.38, WIDTH - 0.75 - marks.margin, height)
+        points = [
+            marks.draw(axes, row, a["value"], b["value"], across=a, down=b) for row, a, b in both
+        ]
         for px, py, label in paper:
-            axes.plot([px], [py], **_style(PRINTED))
+            draw_point(axes, PRINTED, px, py)
             points.append(Point(px, py, label, GRAY))
-        _limits(axes, [x for p in points for x in (p.x, p.left, p.right) if x is not None], "x")
-        _limits(axes, [y for p in points for y in (p.y, p.low, p.high) if y is not None], "y")
+        set_limits(axes, "x", [*spread(a for _, a, _ in both), *(p[0] for p in paper)])
+        set_limits(axes, "y", [*spread(b for _, _, b in both), *(p[1] for p in paper)])
         axes.grid()
-        axes.set_xlabel(axis_labels[0])
-        axes.set_ylabel(axis_labels[1])
+        axes.set_xlabel(x.title)
+        axes.set_ylabel(y.title)
         place_labels(axes, points, 7)
-        labels.draw_key(figure, 0.38)
-        more = [key("shuffles", FADED)] if any(shuffled_spec(r.spec) for r, _, _ in found) else []
-        if paper:
-            more.append(key(published.LABEL, PRINTED))
-        legend(figure, run, 0.08, more)
+        marks.draw_key(figure, 0.38)
+        keys = ranked_keys(run)
+        keys |= {"shuffles": SHUFFLE} if any(shuffled_spec(r.spec) for r, _, _ in both) else {}
+        legend(figure, keys | ({published.LABEL: PRINTED} if paper else {}))
         values = "; ".join(
-            f"{labels.names[r.spec]} {text.number(a['value'])}, {text.number(b['value'])}"
-            for r, a, b in found
-            if shuffled_spec(r.spec) is None
+            f"{marks.names[r.spec]} {text.number(a['value'])}, {text.number(b['value'])}"
+            for r, a, b in both
+            if r.spec in marks.names
         )
-        alt = f"Scatter plot of {axis_labels[0]} against {axis_labels[1]}: {values}."
-        return finish(figure, name, title, caption, alt)
+        alt = f"Scatter plot of {x.title} against {y.title}: {values}."
+        return finish(figure, caption, alt)
 
 
-def _ends(row: Ranked) -> dict[str, Any]:
-    return {"low": row.low, "high": row.high}
+# -------------------------------------------------------------- predicted against actual
 
 
-def _style(mark: PlotStyle) -> dict[str, Any]:
-    return {
-        "marker": mark.marker, "color": mark.color, "markerfacecolor": mark.fill,
-        "markersize": mark.size, "linestyle": "none", "zorder": 4,
-    }  # fmt: skip
+def draw_predicted(c: Confirmation) -> Drawing | str:
+    """What was predicted against what came out, a panel for each number of sampling steps."""
+    rows = [row for row in c.rows if text.is_number(row.predicted.get("value"))]
+    panels = [steps for steps in c.steps if any(c.entry(row, steps) for row in rows)]
+    if not panels:
+        return "No encoder has both a predicted and an actual score."
+    rows = [row for row in rows if any(c.entry(row, steps) for steps in panels)]
+    marks = trained_marks(c, rows)
+    columns = min(2, len(panels))
+    each, gap = 2.35, 0.62
+    width = (WIDTH - 0.65 - marks.margin - (columns - 1) * 0.3) / columns
+    ends = spread(c.entry(row, steps) for row in rows for steps in panels)
+    with canvas(0.55 + -(-len(panels) // columns) * (each + gap)) as figure:
+        for i, steps in enumerate(panels):
+            left, top = 0.55 + (i % columns) * (width + 0.3), 0.55 + (i // columns) * (each + gap)
+            axes = add_axes(figure, left, top, width, each)
+            points = [
+                marks.draw(
+                    axes, row, row.predicted["value"], entry["value"], across=row.predicted,
+                    down=entry,
+                )
+                for row in rows
+                if (entry := c.entry(row, steps))
+            ]  # fmt: skip
+            set_limits(axes, "x", spread(row.predicted for row in rows))
+            set_limits(axes, "y", ends)
+            axes.grid()
+            bold = "bold" if steps == c.primary.steps else "normal"
+            axes.set_title(text.count_noun(steps, "step"), fontweight=bold, pad=4)
+            _note(axes, _agreement(c, steps), each)
+            axes.tick_params(labelleft=i % columns == 0)
+            axes.set_ylabel(f"{c.metric}, trained" if i % columns == 0 else "")
+            axes.set_xlabel("predicted score" if i + columns >= len(panels) else "")
+            place_labels(axes, points, 7 if marks.numbered else 6.5)
+        marks.draw_key(figure, 0.55)
+        legend(figure, trained_keys(c, rows))
+        values = "; ".join(
+            f"{marks.names[row.spec]} predicted {text.number(row.predicted.get('value'))}, "
+            f"got {text.number(c.value(row))}"
+            for row in rows
+        )
+        return finish(
+            figure,
+            f"Horizontal: the primary score, written down before training. Vertical: {c.metric} of "
+            f"the trained models, {c.group_name}. Lines are 95 % intervals: over queries across, "
+            f"over prompts and seeds down. Both verdicts are about {c.primary.steps} steps; the "
+            "other panels are exploratory. Controls are drawn, but never enter the rank "
+            "correlation, which is taken within stages of training."
+            + (" Numbers are predicted ranks." if marks.numbered else ""),
+            f"Scatter plots of predicted against actual scores at "
+            f"{text.listing(map(str, panels), 9)} steps; at {c.primary.steps} steps: {values}.",
+        )
 
 
-def _mark(
-    axes: Axes,
-    run: Run,
-    row: Ranked,
-    x: Real,
-    value: Real,
-    label: str,
-    *,
-    y: Mapping[str, Any],
-    x_: Mapping[str, Any] | None = None,
-) -> Point:
-    """Draw one encoder with its intervals, and say what its label must know.
-
-    Args:
-        y, x_: the vertical and the horizontal interval, 'low' and 'high'.
-    """
-    mark = plot_style(run, row)
-    low, high, left, right = (
-        end if text.is_number(end) else None
-        for source in (y, x_ or {})
-        for end in (source.get("low"), source.get("high"))
-    )
-    if low is not None and high is not None:
-        axes.plot([x, x], [low, high], color=mark.color, linewidth=0.9, alpha=0.8)
-    if left is not None and right is not None:
-        axes.plot([left, right], [value, value], color=mark.color, linewidth=0.9, alpha=0.8)
-    axes.plot([x], [value], **_style(mark))
-    color = VERMILION if row.control else INK
-    return Point(x, value, label, color, low=low, high=high, left=left, right=right)
+def _agreement(c: Confirmation, steps: int) -> str:
+    """'rank correlation 0.80', from the verdict or, in other panels, the exploratory table."""
+    value: Any = None
+    if steps == c.primary.steps:
+        value = c.verdict.rule.statistic.value
+    elif predictor := c.predictor("primary rule", steps):
+        value = predictor.statistic
+    return f"rank correlation {text.number(value, 2)}" if text.is_number(value) else ""
 
 
-def _limits(axes: Axes, values: Sequence[Real], axis: str) -> None:
-    """Limits with room around the values, also where there is only one."""
-    low, high = min(values), max(values)
-    room = max((high - low) * 0.1, 0.01)
-    getattr(axes, f"set_{axis}lim")(low - room, high + room)
+def _note(axes: Axes, note: str, height: Real) -> None:
+    """Small gray words above the right end of axes of this height in inches."""
+    axes.text(
+        1, 1 + 4 / 72 / height, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7,
+        color=GRAY,
+    )  # fmt: skip
 
 
-FIGURES = (draw_cost, draw_published_plane, draw_calibrated_plane)
+def draw_paper(c: Confirmation) -> Drawing | str:
+    """The published evidence, by itself: both probes against GenEval at four steps."""
+    rows = [row for row in published.TABLE if row.geneval is not None]
+    scores = [float(row.geneval or 0) for row in rows]
+    width = (WIDTH - 0.65 - 0.45) / 2
+    with canvas(2.75) as figure:
+        for i, (name, _, _) in enumerate(published.SCORES):
+            xs = [float(getattr(row, name)) for row in rows]
+            axes = add_axes(figure, 0.55 + i * (width + 0.45), 0.25, width, 2.0)
+            axes.plot(xs, scores, **PRINTED.options, zorder=4)
+            room = 0.25 * (max(xs) - min(xs))
+            axes.set_xlim(min(xs) - room, max(xs) + room)
+            axes.set_ylim(0.35, 1.0)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.grid()
+            axes.set_xlabel(f"{name}, as published")
+            axes.set_ylabel("" if i else "GenEval, 4 steps")
+            correlation = float(np.corrcoef(xs, scores)[0, 1])
+            _note(axes, f"Pearson {text.number(correlation, 2)}, n = {len(rows)}", 2.0)
+            points = zip(xs, scores, rows, strict=True)
+            place_labels(axes, [Point(x, y, row.name, INK) for x, y, row in points], 7)
+        values = "; ".join(
+            f"{row.name} {text.number(row.discriminability)}, {text.number(row.disentanglement)}, "
+            f"GenEval {text.number(row.geneval, 2)}"
+            for row in rows
+        )
+        return finish(
+            figure,
+            f"EMF (arXiv 2604.18168): the {len(rows)} encoders of its Tables 1 and 2 whose "
+            "4-step GenEval after MeanFlow training it prints. Nothing of this run is in this "
+            "figure. The models differ in backbone and training data as well as in their "
+            f"encoder, and n = {len(rows)}, so neither correlation shows what a text encoder "
+            "does.",
+            f"Scatter plots of the published points (discriminability, disentanglement, GenEval): "
+            f"{values}.",
+        )
+
+
+COST = ReportFigure("Score and cost", "Score against cost", draw_cost, probes=("diagnostics",))
+PUBLISHED_PLANE = ReportFigure(
+    "Two probes",
+    "Discriminability against disentanglement, as published",
+    draw_published_plane,
+    probes=("retrieval", "ablation"),
+)
+CALIBRATED_PLANE = ReportFigure(
+    "Two probes",
+    "The primary score against disentanglement, calibrated",
+    draw_calibrated_plane,
+    probes=("ablation",),
+)
+PREDICTED = ReportFigure(
+    "Predicted and actual", "Predicted against actual", draw_predicted, needs="confirmation"
+)
+TRAINED_COST = ReportFigure(
+    "Actual score and cost",
+    "What came out against what it cost",
+    draw_trained_cost,
+    needs="confirmation",
+)
+PAPER = ReportFigure(
+    "The published evidence", "The paper's own points", draw_paper, needs="confirmation"
+)

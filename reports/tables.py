@@ -1,4 +1,4 @@
-"""The tables of a report, and how each is written as Markdown, CSV and TeX.
+"""The tables of a ranking, and how a table is written as Markdown, CSV and TeX.
 
 A table is built once; every format shows the same cells. HTML is the template's work.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from encbench.records import PairedDifference
+from encbench.types import ProbeSpec
 
 from . import text
-from .load import Run
-from .published import published_for
+from .load import Entry, Run, entry_of
+from .published import SCORES, published_for
+from .rows import shown_scores
+
+MOST_SCORES = 9  # in one table; scores.csv holds all
 
 
 @dataclass(frozen=True)
@@ -49,243 +53,227 @@ class Table:
     rows: tuple[TableRow, ...]
 
 
-def text_cell(value: str, **more: Any) -> TableCell:
-    return TableCell(value, sort=value.lower(), **more)
+Column = tuple[str, str, Callable[[Any], TableCell]]
+"""Title, alignment, and an item's cell."""
 
 
-def number_cell(value: Any, shown: str | None = None, **more: Any) -> TableCell:
+def make_table(
+    items: Iterable[Any], columns: Sequence[Column], kind: Callable[[Any], str] = lambda item: ""
+) -> Table:
+    """A table with a row for each item."""
+    heads, aligns, cells = zip(*columns, strict=True)
+    rows = tuple(TableRow(tuple(cell(item) for cell in cells), kind(item)) for item in items)
+    return Table(tuple(map(text.clean_text, heads)), "".join(aligns), rows)
+
+
+def text_cell(value: Any, **more: Any) -> TableCell:
+    """Words from data; sorts by them."""
+    words = text.clean_text(value)
+    return TableCell(words, sort=words.lower(), **more)
+
+
+def number_cell(value: Any, show: Callable[[Any], str] = text.number, note: str = "") -> TableCell:
     """A number; sorts by its value, missing ones last."""
-    known = text.is_number(value)
-    return TableCell(
-        shown if shown is not None else text.number(value), sort=value if known else None, **more
-    )
+    return TableCell(show(value), note, sort=value if text.is_number(value) else None)
 
 
-def scored(entry: Any, digits: int = 3) -> TableCell:
+def two_digits(value: Any) -> str:
+    return text.number(value, 2)
+
+
+def score_cell(entry: Entry | None, digits: int = 3) -> TableCell:
     """A score with its interval."""
-    if not entry:
-        return number_cell(None)
-    return number_cell(
-        entry.get("value"),
-        text.number(entry.get("value"), digits),
-        note=text.span(entry, digits),
-    )
+    entry = entry or {}
+    span = text.interval(entry.get("low"), entry.get("high"), digits)
+    return number_cell(entry.get("value"), lambda value: text.number(value, digits), span)
+
+
+def encoder_cell(spec: str, name: str, *, control: bool = False) -> TableCell:
+    return text_cell(name, title=text.clean_text(spec), tag="control" if control else "")
 
 
 # ---------------------------------------------------------------------------- the tables
 
 
-def _kind(run: Run, spec: str, control: bool) -> str:
-    if control:
-        return "control"
-    return "use" if spec == run.use else "tied" if spec in run.tied else ""
+def _kind(run: Run) -> Callable[[Any], str]:
+    """How an encoder's row is marked."""
+
+    def kind(row: Any) -> str:
+        if row.control:
+            return "control"
+        return "use" if row.spec == run.choice else "tied" if row.spec in run.ties else ""
+
+    return kind
 
 
-def _encoder(run: Run, spec: str, control: bool = False) -> TableCell:
+def _encoder(run: Run) -> Column:
     """A short name; the ranking and the list of encoders have it in full."""
-    name = run.brief.get(spec, text.clean_text(spec))
-    return text_cell(name, title=text.clean_text(spec), tag="control" if control else "")
+    return (
+        "Encoder", "l",
+        lambda row: encoder_cell(row.spec, run.brief[row.spec], control=row.control),
+    )  # fmt: skip
+
+
+def _name(run: Run, spec: str) -> str:
+    return run.brief.get(spec, text.clean_text(spec))
 
 
 def ranking_table(run: Run) -> Table:
     """Everyone by the primary rule, best first; controls in their place, without a rank."""
-    stages = len({row.stage for row in run.prediction.order}) > 1
-    head = ["Rank", "95 % of ranks", "Encoder", run.primary[1], "n", "Parameters", "License"]
-    rows = []
-    for row in run.prediction.order:
-        place = text.format_ranks(row.rank_low, row.rank_high)
-        cost = run.cost(row.spec)
-        missing = f"({row.unscored} unscored)" if row.unscored else ""
-        cells = [
-            number_cell(row.rank, text.count(row.rank))
-            if not row.control
-            else TableCell("control"),
-            TableCell(place, sort=row.rank_low),
-            text_cell(text.clean_text(row.name), title=text.clean_text(row.spec)),
-            number_cell(row.value, note=text.interval(row.low, row.high)),
-            number_cell(row.n, text.count(row.n), note=missing),
-            number_cell(cost.get("parameters"), text.quantity(cost.get("parameters"))),
-            text_cell(str(cost.get("license") or text.NOTHING)),
-        ]
-        if stages:
-            cells.append(text_cell(row.stage))
-        rows.append(TableRow(tuple(cells), _kind(run, row.spec, row.control)))
-    return Table((*head, *(["Stage"] if stages else [])), "rrlrrrl" + "l" * stages, tuple(rows))
+    costs = {row.spec: run.cost(row.spec) for row in run.prediction.order}
+    columns: list[Column] = [
+        ("Rank", "r", lambda row: TableCell("control") if row.control
+         else number_cell(row.rank, text.count)),
+        ("95 % of ranks", "r", lambda row: TableCell(
+            text.format_ranks(row.rank_low, row.rank_high), sort=row.rank_low)),
+        ("Encoder", "l", lambda row: encoder_cell(row.spec, row.name)),
+        (run.score_name, "r", lambda row: score_cell(entry_of(row))),
+        ("n", "r", lambda row: number_cell(
+            row.n, text.count, f"({row.unscored} unscored)" if row.unscored else "")),
+        ("Parameters", "r", lambda row: number_cell(
+            costs[row.spec].get("parameters"), text.quantity)),
+        ("License", "l", lambda row: text_cell(costs[row.spec].get("license") or text.NOTHING)),
+    ]  # fmt: skip
+    if len({row.stage for row in run.prediction.order}) > 1:
+        columns.append(("Stage", "l", lambda row: text_cell(row.stage)))
+    return make_table(run.prediction.order, columns, _kind(run))
 
 
-def cost(run: Run) -> Table:
-    head = (
-        "Encoder", run.primary[1], "Prompts/s", "Tokens/s", "Latency (ms)", "Parameters", "Memory",
-        "Tokens at most", "License",
-    )  # fmt: skip
-    rows = []
-    for row in run.candidates:
-        c = run.cost(row.spec)
-        rate, tokens, wait = (
-            c.get(k) for k in ("prompts_per_second", "tokens_per_second", "latency_ms")
-        )
-        limit = c.get("max_tokens")
-        cells = (
-            _encoder(run, row.spec),
-            number_cell(row.value, note=text.interval(row.low, row.high)),
-            number_cell(rate, text.quantity(rate)),
-            number_cell(tokens, text.quantity(tokens)),
-            number_cell(wait, text.quantity(wait)),
-            number_cell(c.get("parameters"), text.quantity(c.get("parameters"))),
-            number_cell(c.get("memory_bytes"), text.format_bytes(c.get("memory_bytes"))),
-            number_cell(limit, text.count(limit) if limit else "no limit"),
-            text_cell(str(c.get("license") or "unknown")),
-        )
-        rows.append(TableRow(cells, _kind(run, row.spec, False)))
-    return Table(head, "lrrrrrrrl", tuple(rows))
+def cost_table(run: Run) -> Table:
+    costs = {row.spec: run.cost(row.spec) for row in run.candidates}
+
+    def amount(title: str, name: str, show: Callable[[Any], str] = text.quantity) -> Column:
+        return title, "r", lambda row: number_cell(costs[row.spec].get(name), show)
+
+    columns: list[Column] = [
+        _encoder(run),
+        (run.score_name, "r", lambda row: score_cell(entry_of(row))),
+        amount("Prompts/s", "prompts_per_second"),
+        amount("Tokens/s", "tokens_per_second"),
+        amount("Latency (ms)", "latency_ms"),
+        amount("Parameters", "parameters"),
+        amount("Memory", "memory_bytes", text.format_bytes),
+        amount("Tokens at most", "max_tokens", lambda n: text.count(n) if n else "no limit"),
+        ("License", "l", lambda row: text_cell(costs[row.spec].get("license") or "unknown")),
+    ]
+    return make_table(run.candidates, columns, _kind(run))
 
 
-def rivals(run: Run) -> Table:
+def rival_table(run: Run) -> Table:
     """Other orders of the same candidates beside the primary one."""
-    head = ("Order by", "Spearman", "Candidates, best first", "Best score", "Remark")
-    rows = []
-    for rival in run.prediction.rivals:
-        best = rival.scores.get(rival.order[0]) if rival.order else None
-        remarks = [
+
+    def remarks(rival: Any) -> str:
+        words = (
             "as published" if rival.published else "",
             "saturated: tells encoders apart no longer" if rival.saturated else "",
             "lower is better" if rival.direction == "lower" else "",
-        ]
-        cells = (
-            text_cell(f"{rival.probe}: {rival.score}"),
-            number_cell(rival.agreement, text.number(rival.agreement, 2)),
-            TableCell(_chain(run, rival.order)),
-            scored(best),
-            TableCell("; ".join(filter(None, remarks))),
         )
-        rows.append(TableRow(cells, "saturated" if rival.saturated else ""))
-    return Table(head, "lrlrl", tuple(rows))
+        return "; ".join(filter(None, words))
+
+    columns: list[Column] = [
+        ("Order by", "l", lambda r: text_cell(f"{r.probe}: {r.score}")),
+        ("Spearman", "r", lambda r: number_cell(r.agreement, two_digits)),
+        ("Candidates, best first", "l", lambda r: TableCell(_chain(run, r.order))),
+        ("Best score", "r", lambda r: score_cell(r.scores.get(r.order[0]) if r.order else None)),
+        ("Remark", "l", lambda r: TableCell(remarks(r))),
+    ]
+    return make_table(
+        run.prediction.rivals, columns, lambda rival: "saturated" if rival.saturated else ""
+    )
 
 
-def sensitivity(run: Run) -> Table:
+def sensitivity_table(run: Run) -> Table:
     """The order under every other layer and pooling, and the pairs that change places."""
-    head = ("Layer", "Pooling", "Candidates, best first", "Clearly reversed", "Within intervals")
-    rows = []
-    for v in run.prediction.sensitivity:
-        unclear = [pair for pair in v.flips if pair not in v.clear_flips]
-        cells = (
-            text_cell(text.clean_text(v.layer)),
-            text_cell(text.clean_text(v.pooling)),
-            TableCell(_chain(run, v.order)),
-            TableCell(text.listing((_chain(run, pair[::-1]) for pair in v.clear_flips), 5)),
-            TableCell(text.listing((_chain(run, pair[::-1]) for pair in unclear), 5)),
-        )
-        rows.append(TableRow(cells))
-    return Table(head, "lllll", tuple(rows))
+
+    def chains(pairs: Sequence[Sequence[str]]) -> TableCell:
+        return TableCell(text.listing((_chain(run, pair[::-1]) for pair in pairs), 5))
+
+    columns: list[Column] = [
+        ("Layer", "l", lambda v: text_cell(v.layer)),
+        ("Pooling", "l", lambda v: text_cell(v.pooling)),
+        ("Candidates, best first", "l", lambda v: TableCell(_chain(run, v.order))),
+        ("Clearly reversed", "l", lambda v: chains(v.clear_flips)),
+        ("Within intervals", "l",
+         lambda v: chains([pair for pair in v.flips if pair not in v.clear_flips])),
+    ]  # fmt: skip
+    return make_table(run.prediction.sensitivity, columns)
 
 
 def _chain(run: Run, specs: Sequence[str]) -> str:
     """'A > B > C', of more than six the first five."""
-    names = [run.brief.get(spec, text.clean_text(spec)) for spec in specs]
-    if len(names) > 6:
-        names = [*names[:5], f"{len(names) - 5} more"]
-    return " > ".join(names)
+    names = [_name(run, spec) for spec in specs]
+    return " > ".join(names if len(names) <= 6 else [*names[:5], f"{len(names) - 5} more"])
 
 
-def difference_table(run: Run, wanted: Sequence[PairedDifference]) -> Table:
+def difference_table(run: Run, pairs: Sequence[PairedDifference]) -> Table:
     """Paired differences by the primary rule."""
-    head = ("First", "Second", "Difference", "p", "p (Holm)", "Distinguishable")
     controls = {row.spec for row in run.controls}
-    rows = []
-    for pair in wanted:
-        cells = (
-            _encoder(run, pair.a),
-            _encoder(run, pair.b, pair.b in controls),
-            number_cell(pair.difference, note=text.interval(pair.low, pair.high)),
-            number_cell(pair.p, text.p_value(pair.p)),
-            number_cell(pair.p_holm, text.p_value(pair.p_holm)),
-            text_cell("yes" if pair.distinguishable else "no"),
-        )
-        rows.append(TableRow(cells, "" if pair.distinguishable else "apart-no"))
-    return Table(head, "llrrrl", tuple(rows))
+
+    def encoder(spec: str) -> TableCell:
+        return encoder_cell(spec, _name(run, spec), control=spec in controls)
+
+    columns: list[Column] = [
+        ("First", "l", lambda pair: encoder(pair.a)),
+        ("Second", "l", lambda pair: encoder(pair.b)),
+        ("Difference", "r", lambda pair: number_cell(
+            pair.difference, note=text.interval(pair.low, pair.high))),
+        ("p", "r", lambda pair: number_cell(pair.p, text.p_value)),
+        ("p (Holm)", "r", lambda pair: number_cell(pair.p_holm, text.p_value)),
+        ("Distinguishable", "l", lambda pair: text_cell("yes" if pair.distinguishable else "no")),
+    ]  # fmt: skip
+    return make_table(pairs, columns)
 
 
-def published(run: Run) -> Table | None:
+def published_table(run: Run) -> Table | None:
     """Our values as the paper defines them, beside the paper's; None if no encoder is in it."""
-    head = ("Encoder", "Score", "Ours", "Published", "Ours − published")
-    rows = []
-    for row in run.candidates:
-        paper = published_for(row.spec)
-        if paper is None:
-            continue
-        for title, probe, score, theirs in (
-            ("discriminability", "retrieval", f"published@{run.k}", paper.discriminability),
-            ("disentanglement", "ablation", "published", paper.disentanglement),
-        ):
-            ours = run.score(row.spec, probe, score)
-            gap = ours["value"] - theirs if ours else None
-            cells = (
-                _encoder(run, row.spec),
-                text_cell(title),
-                scored(ours),
-                number_cell(theirs),
-                number_cell(gap),
-            )
-            rows.append(TableRow(cells))
-    return Table(head, "llrrr", tuple(rows)) if rows else None
+    rows = [
+        (row, name, run.score(row.spec, probe, score), float(getattr(paper, name)))
+        for row in run.candidates
+        if (paper := published_for(row.spec))
+        for name, probe, score in SCORES
+    ]
+    columns: list[Column] = [
+        ("Encoder", "l", lambda item: encoder_cell(item[0].spec, run.brief[item[0].spec])),
+        ("Score", "l", lambda item: text_cell(item[1])),
+        ("Ours", "r", lambda item: score_cell(item[2])),
+        ("Published", "r", lambda item: number_cell(item[3])),
+        ("Ours − published", "r",
+         lambda item: number_cell(item[2]["value"] - item[3] if item[2] else None)),
+    ]  # fmt: skip
+    return make_table(rows, columns) if rows else None
 
 
-# What a reader looks for first; everything else is in scores.csv.
-_SHOWN = {
-    "retrieval": (
-        "scaled@{k}", "published@{k}", "floor", "ceiling@{k}", "recall@1", "recall@{k}",
-        "recall@10", "text-to-image@1",
-    ),
-    "ablation": (
-        "published", "baseline", "calibrated", "calibrated/centered", "calibrated/whitened",
-        "identification", "identification-distractors", "monotonicity", "published/untruncated",
-    ),
-    "minimal-pairs": (
-        "scaled", "swapped", "replaced", "hard", "wording/reordered", "wording/reframed",
-        "wording/tier-B", "wording/tier-C", "held-out",
-    ),
-    "decodability": (
-        "tokens", "pooled", "objects/tokens", "colors/tokens", "count/tokens", "relation/tokens",
-        "binding/tokens", "image/tokens", "image/pooled",
-    ),
-}  # fmt: skip
-_MOST = 9
-
-
-def score_table(run: Run, probe: str) -> Table:
+def score_table(run: Run, probe: ProbeSpec) -> Table:
     """Scores of one probe, encoders down and scores across; the main metric first."""
-    records = {row.spec: run.record(row.spec, probe) for row in run.prediction.order}
-    there = {name: None for record in records.values() if record for name in record.scores}
-    main = {str(record.probe["main_metric"]): None for record in records.values() if record}
-    wanted = [name.format(k=run.k) for name in _SHOWN.get(probe, tuple(there))]
-    names = [name for name in dict.fromkeys((*main, *wanted)) if name in there][:_MOST]
-    rows = []
-    for row in run.prediction.order:
-        if records[row.spec] is None:
-            continue
-        cells = [scored(run.score(row.spec, probe, name)) for name in names]
-        kind = _kind(run, row.spec, row.control)
-        rows.append(TableRow((_encoder(run, row.spec, row.control), *cells), kind))
-    return Table(("Encoder", *names), "l" + "r" * len(names), tuple(rows))
+
+    def column(name: str) -> Column:
+        return name, "r", lambda row: score_cell(run.score(row.spec, probe.name, name))
+
+    rows = [row for row in run.prediction.order if run.record(row.spec, probe.name)]
+    names = shown_scores(run, probe)[:MOST_SCORES]
+    return make_table(rows, [_encoder(run), *map(column, names)], _kind(run))
 
 
 def encoder_table(run: Run) -> Table:
     """Who was measured: the spec and the revision that pin each encoder."""
-    head = ("Encoder", "Spec", "Revision", "Width", "Layer", "Pooling", "Recipe", "Precision")
-    rows = []
-    for row in run.prediction.order:
-        card: Any = next((r.card for r in run.records if r.card.get("spec") == row.spec), {})
-        tag = "control" if row.control else ""
-        cells = [
-            text_cell(text.clean_text(row.name), tag=tag),
-            text_cell(text.clean_text(row.spec)),
-        ]
-        for key in ("revision", "dim", "layer", "pooling", "recipe", "dtype"):
-            value = str(card.get(key, text.NOTHING))
-            short = value[:12] + "…" if key == "revision" and len(value) > 20 else value
-            cells.append(text_cell(text.clean_text(short), title=value if short != value else ""))
-        rows.append(TableRow(tuple(cells), _kind(run, row.spec, row.control)))
-    return Table(head, "lllrllll", tuple(rows))
+    cards = {record.card.spec: record.card for record in reversed(run.records)}
+
+    def fact(title: str, name: str, align: str = "l") -> Column:
+        def cell(row: Any) -> TableCell:
+            value = str(getattr(cards.get(row.spec), name, text.NOTHING))
+            if name == "revision" and len(value) > 20:
+                return text_cell(value[:12] + "…", title=text.clean_text(value))
+            return text_cell(value)
+
+        return title, align, cell
+
+    columns: list[Column] = [
+        ("Encoder", "l", lambda row: text_cell(row.name, tag="control" if row.control else "")),
+        ("Spec", "l", lambda row: text_cell(row.spec)),
+        fact("Revision", "revision"), fact("Width", "dim", "r"), fact("Layer", "layer"),
+        fact("Pooling", "pooling"), fact("Recipe", "recipe"), fact("Precision", "dtype"),
+    ]  # fmt: skip
+    return make_table(run.prediction.order, columns, _kind(run))
 
 
 # --------------------------------------------------------------------------- the formats
@@ -316,11 +304,17 @@ def to_tex(table: Table, comment: str = "") -> str:
 
 
 def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe, which
+    spreadsheets do not show (OWASP, CSV injection)."""
+
+    def cell(value: Any) -> Any:
+        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if formula else "" if value is None else value
+
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    for row in rows:
-        writer.writerow(["" if value is None else value for value in row])
+    writer.writerow(map(cell, head))
+    writer.writerows(map(cell, row) for row in rows)
     return buffer.getvalue()
 
 
@@ -330,17 +324,11 @@ def ranking_csv(run: Run) -> str:
         "rank", "rank_low", "rank_high", "name", "spec", "control", "score", "value", "low",
         "high", "n", "unscored", "parameters", "license", "pooling", "stage",
     )  # fmt: skip
-    return write_csv(
-        head,
-        (
-            (
-                r.rank, r.rank_low, r.rank_high, r.name, r.spec, r.control, run.primary[1], r.value,
-                r.low, r.high, r.n, r.unscored, r.parameters, run.cost(r.spec).get("license"),
-                r.pooling, r.stage,
-            )
-            for r in run.prediction.order
-        ),
-    )  # fmt: skip
+    rows = []
+    for row in run.prediction.order:
+        other = {"license": run.cost(row.spec).get("license"), "score": run.score_name}
+        rows.append([other[name] if name in other else getattr(row, name) for name in head])
+    return write_csv(head, rows)
 
 
 def scores_csv(run: Run) -> str:
@@ -349,15 +337,13 @@ def scores_csv(run: Run) -> str:
         "spec", "name", "control", "layer", "pooling", "probe", "probe_version", "dataset", "score",
         "value", "low", "high", "n", "unscored",
     )  # fmt: skip
-    rows = []
-    for record in run.records:
-        for name, entry in record.scores.items():
-            rows.append(
-                (
-                    record.card.spec, record.name, record.card.control, record.card.layer,
-                    record.pooling, record.probe["name"], record.probe.get("version"),
-                    record.probe.get("dataset"), name, entry.get("value"), entry.get("low"),
-                    entry.get("high"), entry.get("n"), entry.get("unscored"),
-                )
-            )  # fmt: skip
+    rows = [
+        (
+            record.card.spec, record.name, record.card.control, record.card.layer,
+            record.pooling, record.probe.name, record.probe.version,
+            record.probe.dataset, name, *(entry.get(column) for column in head[-5:]),
+        )
+        for record in run.records
+        for name, entry in record.scores.items()
+    ]  # fmt: skip
     return write_csv(head, rows)

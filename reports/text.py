@@ -169,12 +169,17 @@ def _around(name: str, start: int, end: int, width: int) -> str:
     return head + core + tail
 
 
-def clean_text(text: str) -> str:
-    """One line without control characters, lone surrogates or direction marks."""
-    text = " ".join(str(text).split())
-    return "".join(
-        "\ufffd" if c in _DIRECTION or unicodedata.category(c) in ("Cc", "Cs") else c for c in text
-    )
+def clean_text(text: Any) -> str:
+    """One line without control characters or direction marks. A lone surrogate, as of a file
+    name that is not UTF-8, is written escaped, so that two names stay two."""
+
+    def clean(c: str) -> str:
+        kind = unicodedata.category(c)
+        if kind == "Cs":
+            return f"\\u{ord(c):04x}"
+        return "\ufffd" if kind == "Cc" or c in _DIRECTION else c
+
+    return "".join(map(clean, " ".join(str(text).split())))
 
 
 def tex(text: str) -> str:
@@ -195,8 +200,3 @@ def markdown(text: str) -> str:
     text = re.sub(r"^([#+=-])", r"\\\1", text)  # would start a heading or a list
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
     return re.sub(r"(https?)(://)", r"\1&#58;//", text)  # no automatic links
-
-
-def encode(text: str) -> bytes:
-    """UTF-8, whatever the text holds (a lone surrogate from JSON becomes '?')."""
-    return text.encode("utf-8", "replace")

@@ -7,34 +7,51 @@ it needs, yields none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from encbench.records import PairedDifference, Ranked
 
-from .load import Run, shuffled_spec, uninformed
-from .published import published_for
+from .figures import interval_ends
+from .load import Entry, Run, shuffled_spec
+from .published import SCORES, published_for
 from .text import clean_text, count_noun, format_score, is_number, listing, number
 
-TRUNCATION = 0.05  # share of prompts cut off from which the ablation probe is said to flatter
+TRUNCATION = 0.05  # share of prompts cut off from which the ablation probe flatters an encoder
 ANISOTROPY = 0.3  # mean cosine of random texts from which raw cosines are called incomparable
+CONTENT = "What the prompt says"  # section of the probes that ask for it
 
 
 def run_summary(run: Run) -> str:
     """What was ranked by what on what, in one line."""
     probe, metric = run.primary
     n = max((row.n for row in run.prediction.order), default=0)
-    data = clean_text(pin(run.prediction.data.get(probe, ""))) or "unnamed data"
-    seed = run.prediction.seed
+    data = clean_text(shorten_pin(run.prediction.data.get(probe, ""))) or "unnamed data"
     return (
         f"{count_noun(len(run.candidates), 'candidate')} and "
-        f"{count_noun(len(run.controls), 'control')}, "
-        f"ordered by the {probe} score {metric} over {count_noun(n, 'query')} on {data}; seed "
-        f"{seed}."
+        f"{count_noun(len(run.controls), 'control')}, ordered by the {clean_text(probe)} score "
+        f"{clean_text(metric)} over {count_noun(n, 'query')} on {data}; seed {run.prediction.seed}."
     )
 
 
-def pin(dataset: str) -> str:
+def rule_record(run: Run) -> str:
+    """How the rule did on encoders that it was not chosen on, as far as the prediction says."""
+    record: Any = run.prediction.rule.get("record")
+    record = record if isinstance(record, Mapping) else {}
+    if not (is_number(record.get("encoders")) and is_number(record.get("correlation"))):
+        return (
+            "How far this rule can be trusted is unknown: it has not been checked on encoders that "
+            "were then trained."
+        )
+    low, high = record.get("low"), record.get("high")
+    ends = f" ({number(low, 2)} to {number(high, 2)})" if is_number(low) and is_number(high) else ""
+    return (
+        f"This rule put {record['encoders']:.0f} held-out encoders in order with a rank "
+        f"correlation of {number(record['correlation'], 2)}{ends}."
+    )
+
+
+def shorten_pin(dataset: str) -> str:
     """A data set's name with its hash cut to 12 digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", str(dataset))
 
@@ -43,17 +60,16 @@ def run_warnings(run: Run) -> list[str]:
     """All warnings, each once: the prediction's own, then this module's, then the probes'."""
     own = [line for rule in RULES for line in rule(run)] + _notes(run)
     own = [line[:1].upper() + line[1:].replace("….", "…") for line in own]
-    told = [clean_text(line) for line in run.prediction.warnings]
-    return list(dict.fromkeys(told + own))
+    return list(dict.fromkeys([*map(clean_text, run.prediction.warnings), *own]))
 
 
 def disagreements(run: Run) -> list[str]:
     """Of the warnings, those on the published two probes against their calibrated form and
-    against the two that ask what the prompt says."""
-    return [*_disentanglement(run), *_what_is_said(run)]
+    against the probes that ask what the prompt says."""
+    return [*_disentanglement(run), *_content(run)]
 
 
-def _names(run: Run, specs: list[str]) -> str:
+def _names(run: Run, specs: Iterable[str]) -> str:
     return listing(run.brief.get(spec, clean_text(spec)) for spec in specs)
 
 
@@ -62,15 +78,16 @@ def _overlap(run: Run) -> Iterator[str]:
     if pairs and not any(p.distinguishable for p in pairs):
         yield (
             "No two candidates can be told apart: the order among them is a guess, and more "
-            "queries are needed to better it."
+            "queries are needed to improve it."
         )
 
 
 def _controls(run: Run) -> Iterator[str]:
-    """Candidates not clear of a control: by the paired test, else by their intervals."""
+    """Candidates not clear of a control: by the paired test, else by their intervals. The
+    prediction tests candidates against controls that carry no information."""
     beats = {(p.a, p.b): p.distinguishable and p.difference > 0 for p in run.prediction.pairs}
-    empty: dict[tuple[str, ...], list[str]] = {}  # what is not beaten -> by whom
-    others: dict[tuple[str, ...], list[str]] = {}
+    uninformed = {p.b for p in run.prediction.pairs}
+    groups: dict[tuple[bool, tuple[str, ...]], list[str]] = {}  # what is not beaten -> by whom
     for candidate in run.candidates:
         unbeaten: dict[bool, list[str]] = {True: [], False: []}
         for control in run.controls:
@@ -80,18 +97,19 @@ def _controls(run: Run) -> Iterator[str]:
             if not beats.get(pair, not _reaches(control, candidate)):
                 own = shuffled_spec(control.spec) is not None
                 name = "its own shuffle" if own else _names(run, [control.spec])
-                unbeaten[uninformed(control.spec)].append(name)
-        for found, names in ((empty, unbeaten[True]), (others, unbeaten[False])):
+                unbeaten[control.spec in uninformed].append(name)
+        for empty, names in unbeaten.items():
             if names:
-                found.setdefault(tuple(sorted(names)), []).append(candidate.spec)
-    for unbeatable, specs in empty.items():
-        yield (
-            f"Not clearly above {listing(unbeatable)}, without any information about the prompt, "
-            f"so the place in the order says nothing: {_names(run, specs)}."
-        )
-    for some, specs in others.items():
-        which = "control" if len(some) == 1 else "controls"
-        yield f"Not clearly above the {which} {listing(some)}: {_names(run, specs)}."
+                groups.setdefault((empty, tuple(sorted(names))), []).append(candidate.spec)
+    for (empty, above), specs in sorted(groups.items(), key=lambda item: not item[0][0]):
+        which = "control" if len(above) == 1 else "controls"
+        if empty:
+            yield (
+                f"Not clearly above {listing(above)}, which know nothing of the prompt, so the "
+                f"rank is meaningless: {_names(run, specs)}."
+            )
+        else:
+            yield f"Not clearly above the {which} {listing(above)}: {_names(run, specs)}."
 
 
 def _reaches(control: Ranked, candidate: Ranked) -> bool:
@@ -104,12 +122,11 @@ def _flips(run: Run) -> Iterator[str]:
     some = [v for v in run.prediction.sensitivity if v.flips and not v.clear_flips]
     of = len(run.prediction.sensitivity)
     if clear:
-        a, b = clear[0].clear_flips[0]
+        a, b = clear[0].clear_flips[0][:2]
         yield (
-            f"The order depends on how tokens are read: in {len(clear)} of {of} combinations of "
-            f"layer and pooling a pair of candidates stands clearly the other way round (for "
-            f"example {_names(run, [b])} above {_names(run, [a])} with layer {clear[0].layer}, "
-            f"pooling {clear[0].pooling})."
+            f"The order depends on layer and pooling: in {len(clear)} of {of} combinations a pair "
+            f"of candidates is clearly reversed (for example {_names(run, [b])} above "
+            f"{_names(run, [a])} with layer {clear[0].layer}, pooling {clear[0].pooling})."
         )
     if some:
         yield (
@@ -126,24 +143,25 @@ def _truncation(run: Run) -> Iterator[str]:
         # The probe's own count, since captions, which always fit, dilute the overall one.
         every = run.score(row.spec, "ablation", "published")
         whole = run.score(row.spec, "ablation", "published/untruncated")
-        if every and whole and every.get("n"):
+        if every and whole and every.get("n") and is_number(whole.get("n")):
             share = max(share, 1 - whole["n"] / every["n"])
         if share > TRUNCATION:
             cut[row.spec] = share
     if cut:
-        shares_text = listing(f"{_names(run, [s])} {v:.0%}" for s, v in cut.items())
+        shares = listing(f"{_names(run, [s])} {v:.0%}" for s, v in cut.items())
         yield (
-            f"Prompts do not fit and are cut off ({shares_text}). What is cut off cannot be "
-            "missed, so the ablation scores flatter these encoders; see the scores without "
-            "truncated prompts."
+            f"Prompts do not fit and are cut off ({shares}). What is cut off cannot be missed, so "
+            "the ablation scores flatter these encoders; see the scores without truncated prompts."
         )
 
 
 def _anisotropy(run: Run) -> Iterator[str]:
-    values = {r.spec: run.score(r.spec, "diagnostics", "anisotropy") for r in run.candidates}
+    high = {}
     for row in run.candidates:  # the ablation's baseline says the same of long prompts
-        values[row.spec] = values[row.spec] or run.score(row.spec, "ablation", "baseline")
-    high = {s: e["value"] for s, e in values.items() if e and e["value"] > ANISOTROPY}
+        entry = run.score(row.spec, "diagnostics", "anisotropy")
+        entry = entry or run.score(row.spec, "ablation", "baseline")
+        if entry and entry["value"] > ANISOTROPY:
+            high[row.spec] = entry["value"]
     if high:
         yield (
             "Two unrelated texts already have a high cosine under "
@@ -162,133 +180,119 @@ def _disentanglement(run: Run) -> Iterator[str]:
         if raw and calibrated:
             both[row.spec] = (raw, calibrated)
     constant = both.get("control:constant")
-    candidates = [row.spec for row in run.candidates if row.spec in both]
+    candidates = {row.spec: both[row.spec] for row in run.candidates if row.spec in both}
     if constant and candidates:
-        beaten = [s for s in candidates if both[s][0]["value"] < constant[0]["value"]]
+        beaten = sum(raw["value"] < constant[0]["value"] for raw, _ in candidates.values())
         yield (
             f"An encoder that ignores its prompt gets {number(constant[0]['value'])} on the "
-            f"published disentanglement, more than {len(beaten)} of "
+            f"published disentanglement, more than {beaten} of "
             f"{count_noun(len(candidates), 'candidate')}; its calibrated score is "
             f"{number(constant[1]['value'])}."
         )
-    contrary = [
-        (a, b)
-        for i, a in enumerate(candidates)
-        for b in candidates[i + 1 :]
-        if _clear(both[a][0], both[b][0]) * _clear(both[a][1], both[b][1]) < 0
-    ]
+    contrary = reversed_pairs(candidates)
     if contrary:
-        a, b = contrary[0]
-        if _clear(both[a][0], both[b][0]) < 0:
-            a, b = b, a
-        first, second = _names(run, [a]), _names(run, [b])
+        first, second = contrary[0]
+        ours, theirs = zip(candidates[first], candidates[second], strict=True)
         yield (
-            f"Published and calibrated disentanglement contradict each other clearly on "
-            ""
-            f"{count_noun(len(contrary), 'pair')} of candidates: {first} is above {second} as "
-            f"published ({format_score(both[a][0])} and {format_score(both[b][0])}), and below it "
-            f"once calibrated ({format_score(both[a][1])} and {format_score(both[b][1])})."
+            "Published and calibrated disentanglement contradict each other clearly on "
+            f"{count_noun(len(contrary), 'pair')} of candidates: {_names(run, [first])} is above "
+            f"{_names(run, [second])} as published ({listing(map(format_score, ours))}), and below "
+            f"it once calibrated ({listing(map(format_score, theirs))})."
         )
 
 
-def _clear(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+def reversed_pairs(scores: Mapping[str, tuple[Entry, Entry]]) -> list[tuple[str, str]]:
+    """Pairs whose first is clearly above by the first score and clearly below by the second:
+    their intervals do not meet."""
+    return [
+        (a, b)
+        for a in scores
+        for b in scores
+        if _clear(scores[a][0], scores[b][0]) > 0 > _clear(scores[a][1], scores[b][1])
+    ]
+
+
+def _clear(a: Entry, b: Entry) -> int:
     """1 where a's interval lies above b's, -1 where below, 0 where they meet."""
-    ends: list[Any] = [x.get(end) for x in (a, b) for end in ("low", "high")]
-    if not all(is_number(x) for x in ends):
+    one, other = interval_ends(a), interval_ends(b)
+    if not (one and other):
         return 0
-    return int(ends[0] > ends[3]) - int(ends[1] < ends[2])
+    return int(one[0] > other[1]) - int(one[1] < other[0])
 
 
-PUBLISHED = (("retrieval", "published@{k}"), ("ablation", "published"))
-ASKING = (("minimal-pairs", "scaled"), ("decodability", "tokens"))
-
-
-def _what_is_said(run: Run) -> Iterator[str]:
-    """The published two probes against the two that ask what the prompt says: candidates that
-    stand clearly the other way round, and controls that a published score puts above candidates."""
-    for probe, score_name in PUBLISHED:
-        metric = score_name.format(k=run.k)
-        for other, theirs in ASKING:
-            both = {
-                row.spec: (run.score(row.spec, probe, metric), run.score(row.spec, other, theirs))
+def _content(run: Run) -> Iterator[str]:
+    """The published two scores against those that ask what the prompt says: candidates that
+    are clearly reversed."""
+    asking = [probe for probe in run.probes.values() if probe.display.section == CONTENT]
+    for _, probe, metric in SCORES:
+        for other in asking:
+            theirs = other.main_metric
+            scores = {
+                row.spec: (a, b)
                 for row in run.candidates
+                if (a := run.score(row.spec, probe, metric))
+                and (b := run.score(row.spec, other.name, theirs))
             }
-            known = {s: (a, b) for s, (a, b) in both.items() if a and b}
-            pairs = [
-                (s, t)
-                for s in known
-                for t in known
-                if _clear(known[s][0], known[t][0]) > 0 > _clear(known[s][1], known[t][1])
-            ]
-            if len(known) < 2:
+            if len(scores) < 2:
                 continue
-            count = len(known) * (len(known) - 1) // 2
-            if not pairs:
+            contrary = reversed_pairs(scores)
+            name = clean_text(other.name)
+            if not contrary:
                 yield (
-                    f"On no pair of candidates does {other} clearly contradict the published "
+                    f"On no pair of candidates does {name} clearly contradict the published "
                     f"{probe} score."
                 )
                 continue
-            widest = max(pairs, key=lambda p: known[p[1]][1]["value"] - known[p[0]][1]["value"])
-            first, second = (_names(run, [spec]) for spec in widest)
-            (a, x), (b, y) = (known[spec] for spec in widest)
+            widest = max(
+                contrary, key=lambda p: scores[p[1]][1]["value"] - scores[p[0]][1]["value"]
+            )
+            first, second = zip(*(scores[spec] for spec in widest), strict=True)
             yield (
-                f"The published {probe} score and {other} disagree clearly on {len(pairs)} of "
-                ""
-                f"{count:,} pairs of candidates: for example {first} is above {second} by "
-                f"{metric} ({format_score(a)} and {format_score(b)}), and below it by {other} "
-                f"{theirs} ({format_score(x)} and {format_score(y)})."
+                f"The published {probe} score and {name} disagree clearly on {len(contrary)} of "
+                f"{len(scores) * (len(scores) - 1) // 2:,} pairs of candidates: for example "
+                f"{_names(run, widest[:1])} is above {_names(run, widest[1:])} by {metric} "
+                f"({listing(map(format_score, first))}), and below it by {name} "
+                f"{clean_text(theirs)} ({listing(map(format_score, second))})."
             )
 
 
 def _saturated(run: Run) -> Iterator[str]:
-    full = [f"{r.probe} {r.score}" for r in run.prediction.rivals if r.saturated]
+    full = [clean_text(f"{r.probe} {r.score}") for r in run.prediction.rivals if r.saturated]
     if full:
-        one = len(full) == 1
-        yield f"{listing(full)} {'is' if one else 'are'} saturated: most encoders reach the top, so {'its order is' if one else 'their orders are'} noise."  # noqa: E501
+        verb, orders = ("is", "its order is") if len(full) == 1 else ("are", "their orders are")
+        yield (f"{listing(full)} {verb} saturated: most encoders reach the top, so {orders} noise.")
 
 
 def _unscored(run: Run) -> Iterator[str]:
-    worst: dict[str, int] = {}
-    for row in run.prediction.order:
-        if row.unscored:
-            worst[row.spec] = row.unscored
-    if worst:
-        most = max(worst.values())
-        who = "every encoder" if len(worst) == len(run.prediction.order) else _names(run, [*worst])
+    missing = {row.spec: row.unscored for row in run.prediction.order if row.unscored}
+    if missing:
+        everyone = len(missing) == len(run.prediction.order)
         yield (
-            f"Up to {count_noun(most, 'query')} could not be scored for {who}; they are left out "
-            "of the scores and counted as unscored, not as zero."
+            f"Up to {count_noun(max(missing.values()), 'query')} could not be scored for "
+            f"{'every encoder' if everyone else _names(run, missing)}; they are left out of the "
+            "scores and counted as unscored, not as zero."
         )
-
-
-def failure(entry: Any) -> tuple[str, str]:
-    """Name and reason of an encoder that could not be measured."""
-    name = str(entry.get("name") or entry.get("spec") or "an encoder")
-    told = entry.get("error") or entry.get("reason") or entry.get("message")
-    return clean_text(name), clean_text(str(told or "no reason was recorded"))
 
 
 def _comparable(run: Run) -> Iterator[str]:
     if not any(published_for(row.spec) for row in run.candidates):
         return
-    paper = [  # what the paper does say about its setting
-        ("train2017" in str(run.prediction.data), "COCO train2017"),
-        ("dinov3" in run.reencoder.lower(), "images re-encoded with DINOv3"),
-        (max((r.n for r in run.candidates), default=0) >= 1000, "1,000 queries"),
-    ]
-    missing = [name for there, name in paper if not there]
+    paper = {  # what the paper does say about its setting
+        "COCO train2017": "train2017" in str(run.prediction.data),
+        "images re-encoded with DINOv3": "dinov3" in run.reencoder.lower(),
+        "1,000 queries": max((r.n for r in run.candidates), default=0) >= 1000,
+    }
+    missing = [name for name, same in paper.items() if not same]
     if missing:
         yield (
-            f"The published discriminability cannot be compared with ours directly: the paper has "
+            "The published discriminability cannot be compared with ours directly: the paper has "
             f"{listing(missing)}, this run has not."
         )
 
 
 def _licenses(run: Run) -> Iterator[str]:
-    unknown = [
-        r.spec for r in run.candidates if run.cost(r.spec).get("license") in (None, "", "unknown")
-    ]
+    licenses = {row.spec: run.cost(row.spec).get("license") for row in run.candidates}
+    unknown = [spec for spec, name in licenses.items() if name in (None, "", "unknown")]
     if unknown:
         yield f"The license of {_names(run, unknown)} is unknown: look it up before training on it."
 
@@ -302,33 +306,26 @@ def _dirty(run: Run) -> Iterator[str]:
 
 
 def _notes(run: Run) -> list[str]:
-    """The probes' own notes, once each: notes that differ only in numbers are told for the
-    first encoder, and the others named."""
-    about: dict[str, dict[str, None]] = {}
-    told: dict[str, str] = {}
+    """The probes' own notes, once each: of notes that differ only in numbers the first
+    encoder's is printed, and the others are named."""
+    about: dict[str, dict[str, str]] = {}  # note without numbers -> spec -> its note
     for record in run.records:
-        if record.variant:
-            continue
-        for note in record.notes:
-            line = f"{clean_text(record.probe['name'])}: {clean_text(note).rstrip('.')}"
-            kind = re.sub(r"\d+", "#", line)
-            told.setdefault(kind, line)
-            spec = str(record.card.get("spec", record.name))
-            about.setdefault(kind, {})[spec] = None
-            if line != told[kind]:
-                about[kind]["differs"] = None
+        for note in () if record.variant else record.notes:
+            line = f"{clean_text(record.probe.name)}: {clean_text(note).rstrip('.')}"
+            specs = about.setdefault(re.sub(r"\d+", "#", line), {})
+            specs.setdefault(record.card.spec, line)
     everyone = {row.spec for row in run.prediction.order}
     lines = []
-    for kind, line in told.items():
-        differs = about[kind].pop("differs", 0) is None
-        first, *rest = about[kind]
-        if differs:
-            others = "all others" if everyone <= about[kind].keys() else _names(run, rest)
-            lines.append(f"{line} ({_names(run, [first])}; likewise, by other numbers, {others}).")
-        elif everyone <= about[kind].keys():
-            lines.append(f"{line}.")
+    for specs in about.values():
+        (first, line), *rest = specs.items()
+        everywhere = everyone <= specs.keys()
+        if any(other != line for _, other in rest):
+            others = "all others" if everywhere else _names(run, [spec for spec, _ in rest])
+            lines.append(
+                f"{line} ({_names(run, [first])}; likewise, with other numbers, {others})."
+            )
         else:
-            lines.append(f"{line} ({_names(run, [first, *rest])}).")
+            lines.append(f"{line}." if everywhere else f"{line} ({_names(run, specs)}).")
     return lines
 
 
@@ -340,120 +337,39 @@ def split_pairs(run: Run) -> tuple[list[PairedDifference], list[PairedDifference
 
 
 RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
-    _overlap,
-    _controls,
-    _flips,
-    _truncation,
-    _anisotropy,
-    _disentanglement,
-    _what_is_said,
-    _saturated,
-    _unscored,
-    _comparable,
-    _licenses,
-    _dirty,
-)
+    _overlap, _controls, _flips, _truncation, _anisotropy, _disentanglement, _content, _saturated,
+    _unscored, _comparable, _licenses, _dirty,
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- definitions
 
 
-def definition(run: Run) -> list[tuple[str, str]]:
-    """How each score comes about, as term and explanation; only of probes that ran."""
-    by = clean_text(run.reencoder) or "the re-encoder"
-    rule = clean_text(str(run.prediction.rule.get("text") or "")).rstrip(".")
-    rule = rule[:1].upper() + rule[1:]
-    found = [("Primary rule", f"{rule}. Nothing else is averaged in.")] if rule else []
-    if "retrieval" in run.probes:
-        found += [
-            (
-                "Retrieval (discriminability)",
-                "A query's caption is encoded and its tokens pooled to one vector; the captions of "
-                "other images are ordered by cosine with it. The query's own image is excluded, "
-                "since it would score 1, and equal cosines are put in a random order, so an "
-                "encoder that ignores its prompt retrieves at random.",
-            ),
-            (
-                "published@k",
-                f"The images of the k nearest captions, re-encoded by {by}, and their mean cosine "
-                "with the query's own image. One caption of each image is the gallery.",
-            ),
-            (
-                "floor, ceiling@k, scaled@k",
-                "The same mean for random images, and for the re-encoder's own k nearest images. "
-                "scaled@k = (published − floor) / (ceiling − floor): 0 is chance, 1 as good as "
-                "seeing the images.",
-            ),
-            (
-                "recall@k",
-                "Share of queries that have another caption of their own image among the k "
-                "nearest of all captions. Needs no images.",
-            ),
+def definitions(run: Run) -> list[tuple[str, str]]:
+    """How each score comes about, as term and explanation: the rule's own words, and those of
+    the probes that ran."""
+    rule = clean_text(run.prediction.rule.text).rstrip(".")
+    sentence = f"{rule[:1].upper()}{rule[1:]}. Nothing else is averaged in."
+    terms = [("Primary rule", sentence)] if rule else []
+    for name, probe in run.probes.items():
+        words = [
+            f"{score}: {meaning}" for score, meaning in probe.display.scores.items() if meaning
         ]
-    if "ablation" in run.probes:
-        found += [
-            (
-                "Ablation (disentanglement)",
-                "Half of a long prompt's words are removed at random, and both versions compared "
-                "by cosine: 'published'. The baseline is the mean cosine of a shortened prompt "
-                "with all other prompts; calibrated = (published − baseline) / (1 − baseline), "
-                "and 0 where that is 0/0, as for an encoder that ignores its prompt.",
-            ),
-            (
-                "identification, monotonicity",
-                "How often the shortened prompt is nearest to its own original among all "
-                "prompts, also among distractors with one word swapped; and whether distance "
-                "grows with what is removed (rank correlation for each prompt).",
-            ),
-            (
-                "centered, whitened, untruncated",
-                "The same after subtracting a mean or whitening, fitted on other prompts; and over "
-                "prompts that were not cut off.",
-            ),
-        ]
-    if "minimal-pairs" in run.probes:
-        found.append(
-            (
-                "Minimal pairs",
-                "How often a paraphrase is nearer to a prompt than a swap told in the same "
-                "wording: colors, counts or order exchanged (the words stay the same), or color, "
-                "count or relation replaced. Ties count a half. Scaled: 0 is chance, as for an "
-                "encoder that ignores its prompt, 1 always; the mean over the six kinds. 'hard' "
-                "takes the swap in the prompt's own wording.",
-            )
-        )
-    if "decodability" in run.probes:
-        found += [
-            (
-                "Decodability",
-                "A ridge regression is fitted on captions of some scenes and asked on captions of "
-                "others which objects, colors, count and relation they tell, and which color goes "
-                "with which object. 0 is a read-out of nothing (what is most frequent), 1 one of "
-                "the true attributes; the mean over the five. Once from the pooled vector, once "
-                "from the tokens (their mean, maximum and mean random features).",
-            ),
-            (
-                "image",
-                "Share of the variance of re-encoded images that the same read-out predicts from "
-                "their captions, on images it was not fitted on (R²; below 0 is worse than the "
-                "mean image).",
-            ),
-        ]
-    found.append(
+        plain = {name: "; ".join([probe.title, *words]) + "."}
+        terms += (probe.display.definitions or plain).items()
+    terms += [
         (
             "Intervals and tests",
             "95 % percentile bootstrap over images or prompts, the same draws for all encoders, so "
             "differences are paired; ranks are counted anew in each draw. p-values come from the "
             "bootstrap's standard error of a difference, two-sided, corrected by Holm; two "
             "encoders are distinguishable below .05.",
-        )
-    )
-    found.append(
+        ),
         (
             "Controls",
             "Encoders that know nothing, or little, of what a prompt means: they have no rank "
             "and are never advised. A shuffle is an encoder's own embeddings, dealt out to the "
             "wrong prompts.",
-        )
-    )
-    return found
+        ),
+    ]
+    return [(clean_text(term), clean_text(words)) for term, words in terms]

@@ -67,7 +67,7 @@ ALLOWED = {
         "flow",  # the reader has the generator's own connector
     },
     "encbench.rules": set(),
-    "encbench.reports": {"types", "errors", "records", "files", "schema"},
+    "encbench.reports": {"types", "errors", "records", "files", "schema", "registry"},
 }
 FREE = {"encbench.cli", "encbench.commands", "encbench.pipeline", "encbench.context"}
 FREE |= {"encbench.estimate", "encbench.confirm"}

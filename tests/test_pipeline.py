@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,16 @@ def test_images_are_retrieved_and_shown(custom, tmp_path):
     assert prediction.rule["metric"] == "scaled@2"
     assert list((tmp_path / "out" / "media").glob("*.jpg"))
     assert "data:image/jpeg" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_a_gallery_that_a_kill_took_is_made_again(custom, tmp_path):
+    """As if the run had been killed after its records and before their pictures."""
+    folder, media = coco(tmp_path / "coco"), tmp_path / "out" / "media"
+    assert coco_run(folder, tmp_path / "out", custom) == 0
+    before = {path.name: path.read_bytes() for path in media.iterdir()}
+    shutil.rmtree(media)
+    assert coco_run(folder, tmp_path / "out", custom) == 0
+    assert {path.name: path.read_bytes() for path in media.iterdir()} == before
 
 
 def test_a_truncated_image_is_named_and_may_be_unscored(custom, tmp_path, capsys):

@@ -17,15 +17,15 @@ from fake_verdict import ALIKE, HELD, REVERSED, cell
 from encbench.errors import RecordError
 from encbench.records import read_verdict
 from encbench.reports import confirm_tables, confirm_words, text
-from encbench.reports.build import build_report
-from encbench.reports.confirm_figures import Marks, draw_confirm_figures, draw_predicted
-from encbench.reports.confirm_load import Confirmation, load_confirmation, load_grids
+from encbench.reports.build import build_report, draw_figures
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
+from encbench.reports.confirmation import Confirmation, load_confirmation, load_grids
 from encbench.reports.figures import Drawing
 from encbench.reports.load import load_run
+from encbench.reports.scatter import draw_predicted, trained_marks
 
 FIGURES = {
-    "confirm-predicted", "confirm-steps", "confirm-training", "confirm-gap", "confirm-cost",
+    "confirm-predicted", "confirm-steps", "confirm-training", "confirm-velocity", "confirm-cost",
     "confirm-paper",
 }  # fmt: skip
 EVIL = "<script>|&$x_1$[a](javascript:b)"
@@ -66,7 +66,7 @@ def loaded(folder: Path) -> Confirmation:
 
 
 def changed(c: Confirmation, **fields) -> Confirmation:
-    return Confirmation(c.run, c.ranked, dataclasses.replace(c.verdict, **fields))
+    return Confirmation(c.run, dataclasses.replace(c.verdict, **fields))
 
 
 def told(c: Confirmation) -> str:
@@ -79,7 +79,7 @@ def told(c: Confirmation) -> str:
 def test_a_prediction_that_held_is_called_confirmed(confirmation):
     said = headline(confirmation)
     assert said == (
-        "The choice of CLIP ViT-L/14 is confirmed: trained, it beats every rival. "
+        "Confirmed: CLIP ViT-L/14 is the best choice. Trained, it beats every rival. "
         "The predicted order is confirmed."
     )
     assert [s.kind for s in statements(confirmation)] == ["yes", "yes", "yes"]
@@ -90,7 +90,9 @@ def test_a_prediction_that_held_is_called_confirmed(confirmation):
 def test_a_reversed_order_is_overturned_by_name(copy):
     fake_verdict.build(copy, REVERSED)
     c = loaded(copy)
-    assert "overturned: trained, T5 v1.1 XXL beats it" in headline(c)
+    assert headline(c).startswith(
+        "Overturned: CLIP ViT-L/14 is not the best choice. Trained, T5 v1.1 XXL beats it."
+    )
     assert "The predicted order is not confirmed." in headline(c)
     assert [s.kind for s in statements(c)][:2] == ["no", "no"]
     assert statements(c)[0].answer == "overturned by T5 v1.1 XXL"
@@ -103,12 +105,14 @@ def test_a_reversed_order_is_overturned_by_name(copy):
 def test_one_seed_and_equal_models_cannot_tell(copy):
     fake_verdict.build(copy, ALIKE, seeds=1)
     c = loaded(copy)
-    assert headline(c).count("can't tell") == 2
+    assert headline(c) == (
+        "Not settled: is CLIP ViT-L/14 the best choice? It is not settled whether the predicted "
+        "order is right."
+    )
     assert [s.kind for s in statements(c)][:2] == ["open", "open"]
     assert "one seed says nothing" in told(c).lower()
     assert "trained once" in confirm_words.confirm_summary(c)
     assert confirm_warnings(c)[0] == "Each encoder was trained once."
-    assert "confirmed" not in headline(c)
 
 
 def test_a_choice_without_its_rule_is_put_into_proportion(confirmation):
@@ -130,7 +134,7 @@ def test_a_spec_that_begins_another_is_not_named_for_it(confirmation):
     first, second = confirmation.verdict.encoders[:2]
     rows = [first, dataclasses.replace(second, spec=long, name="early")]
     c = changed(confirmation, encoders=rows)
-    assert c.named(f"{long} beats {short}") == "early beats CLIP ViT-L/14"
+    assert c.rename(f"{long} beats {short}") == "early beats CLIP ViT-L/14"
 
 
 def test_what_a_reader_must_know_is_warned_of(confirmation):
@@ -140,7 +144,7 @@ def test_what_a_reader_must_know_is_warned_of(confirmation):
     c = changed(confirmation, prediction="0" * 64, encoders=[*stages[:-1], high])
     found = " ".join(confirm_warnings(c))
     assert "earlier prediction (sha256 000000000000…)" in found
-    assert "gave up 1 of 3 rivals and 200 of 800 training steps" in found
+    assert "dropped 1 of 3 rivals and 200 of 800 training steps" in found
     assert "2 stages of training" in found
     assert "The control constant scored" in found
     assert "no less than 4 of 4 trained encoders" in found
@@ -151,9 +155,10 @@ def test_what_a_reader_must_know_is_warned_of(confirmation):
 
 
 def test_every_figure_is_drawn_with_words(confirmation):
-    drawings, reasons = draw_confirm_figures(confirmation)
+    figures = draw_figures(confirmation, "confirmation")
+    drawings = figures.drawings
     assert drawings.keys() == FIGURES
-    assert reasons == {}
+    assert sum(map(len, figures.sections.values())) == len(FIGURES)  # no reason for a gap
     for drawing in drawings.values():
         assert drawing.png.startswith(b"\x89PNG")
         assert b"mathdefault" not in drawing.svg
@@ -176,9 +181,9 @@ def test_many_encoders_are_numbered_and_stages_marked(confirmation):
         for i in range(7)
     ]  # fmt: skip
     c = changed(confirmation, encoders=[*rows, confirmation.verdict.encoders[-1]])
-    marks = Marks(c, c.rows)
-    assert [marks.label(row) for row in c.rows] == ["1", "2", "3", "4", "5", "6", "7", "a"]
-    assert marks.look(c.rows[0]).marker != marks.look(c.rows[6]).marker
+    marks = trained_marks(c, c.rows)
+    assert [marks.labels[row.spec] for row in c.rows] == ["1", "2", "3", "4", "5", "6", "7", "a"]
+    assert marks.styles[c.rows[0].spec].marker != marks.styles[c.rows[6].spec].marker
     drawing = draw_predicted(c)
     assert isinstance(drawing, Drawing)
     assert "<!-- stage 3pct -->" in drawing.svg.decode()
@@ -191,7 +196,7 @@ def test_many_encoders_are_numbered_and_stages_marked(confirmation):
 def test_the_verdict_comes_first_and_the_ranking_follows(held):
     source = (held / "report" / "index.html").read_text("utf-8")
     page = source[source.index("<body>") :]
-    assert page.index("is confirmed: trained") < page.index('id="confirmation"')
+    assert page.index("Confirmed: CLIP") < page.index('id="confirmation"')
     assert page.index('id="confirm-plan"') < page.index('id="ranking"')
     assert read_verdict(held / "verdict.json").prediction in page
     assert "within reach for the rule" in page
@@ -199,7 +204,7 @@ def test_the_verdict_comes_first_and_the_ranking_follows(held):
     anchors = set(re.findall(r'href="#([a-z-]+)"', page))
     assert anchors <= set(re.findall(r'id="([a-z-]+)"', page))
     markdown = (held / "report" / "report.md").read_text("utf-8")
-    assert markdown.startswith("**The choice of CLIP ViT-L/14 is confirmed")
+    assert markdown.startswith("**Confirmed: CLIP ViT-L/14 is the best choice.")
     assert markdown.index("## Confirmation") < markdown.index("## Ranking")
 
 
@@ -207,7 +212,7 @@ def test_grids_are_embedded_and_lie_beside_the_report(held, confirmation):
     source = (held / "report" / "index.html").read_text("utf-8")
     grids = load_grids(confirmation)
     assert len(grids) == len(HELD)
-    assert all(f'src="{grid.data}"' in source for grid in grids)
+    assert all(f'src="{grid.image.uri}"' in source for grid in grids)
     markdown = (held / "report" / "report.md").read_text("utf-8")
     pictures = re.findall(r"\]\((figures/[a-z0-9-]+\.png)\)", markdown)
     assert {f"figures/{grid.file}.png" for grid in grids} <= set(pictures)
@@ -273,7 +278,7 @@ def test_missing_fields_and_pictures_break_nothing(copy):
 def test_a_verdict_without_any_encoder_says_so(copy):
     fake_verdict.build(copy, HELD[-1:])
     source = build_report(copy).read_text("utf-8")
-    assert "No encoder was trained, so nothing is confirmed and nothing refuted." in source
+    assert "No encoder was trained, so nothing is confirmed and nothing is refuted." in source
 
 
 @pytest.mark.parametrize(
@@ -285,8 +290,8 @@ def test_a_verdict_of_the_wrong_shape_is_named(copy, monkeypatch, changes):
     for field in dataclasses.fields(verdict):
         value = changes.get(field.name, getattr(verdict, field.name))
         object.__setattr__(broken, field.name, value)
-    monkeypatch.setattr("encbench.reports.confirm_load.read_verdict", lambda path: broken)
-    with pytest.raises(RecordError, match=r"verdict\.json is not laid out like a verdict"):
+    monkeypatch.setattr("encbench.reports.confirmation.read_verdict", lambda path: broken)
+    with pytest.raises(RecordError, match=rf"verdict\.json: {next(iter(changes))}.* must"):
         load_confirmation(load_run(copy))
 
 

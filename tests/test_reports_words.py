@@ -10,6 +10,7 @@ from fake_run import CONTROLS, FOUR, Fake
 from encbench.records import Prediction
 from encbench.reports import words
 from encbench.reports.load import Run, load_run
+from encbench.types import Score
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +31,19 @@ def predicted(run: Run, **changes) -> Run:
     return replace(run, prediction=replace(run.prediction, **changes))
 
 
-def rescored(run: Run, spec: str, probe: str, **scores: dict) -> Run:
+def rescored(run: Run, spec: str, probe: str, **scores: Score) -> Run:
     """The same run with other scores of one encoder."""
     records = tuple(
         replace(r, scores={**r.scores, **scores})
-        if (r.card["spec"], r.probe["name"]) == (spec, probe)
+        if (r.card.spec, r.probe.name) == (spec, probe)
         else r
         for r in run.records
     )
     return replace(run, records=records)
 
 
-def entry(value: float, margin: float = 0.001) -> dict:
-    return {"value": value, "low": value - margin, "high": value + margin, "n": 100, "unscored": 0}
+def entry(value: float, margin: float = 0.001) -> Score:
+    return Score(value, 100, value - margin, value + margin)
 
 
 def test_the_predictions_own_warnings_come_first(base):
@@ -55,7 +56,7 @@ def test_truncation_is_told_above_five_percent(base):
     assert "CLIP ViT-L/14 60%" in line
     assert "MiniLM" not in line
     few = rescored(base, clip, "diagnostics", truncation=entry(0.04))
-    whole = {**entry(0.9), "n": 1065}
+    whole = replace(entry(0.9), n=1065)
     few = rescored(few, clip, "ablation", **{"published/untruncated": whole})
     assert not said(few, "cut off (")
     assert said(rescored(few, minilm, "diagnostics", truncation=entry(0.06)), "MiniLM-L6 6%")
@@ -98,7 +99,7 @@ def test_candidates_not_above_controls_are_named(base, tmp_path):
     assert "the controls bag-of-words and word-position" in line
     assert not any("CLIP" in line for line in said(base, "Not clearly above"))
     useless = Fake("st:useless", "useless", 0.0)
-    lines = [w for w in built(tmp_path, FOUR[0], useless) if "without any information" in w]
+    lines = [w for w in built(tmp_path, FOUR[0], useless) if "know nothing of the prompt" in w]
     assert len(lines) == 1
     assert "its own shuffle" in lines[0]
     assert lines[0].endswith("useless.")
@@ -108,7 +109,7 @@ def test_a_random_transformer_is_no_control_without_information(base, tmp_path):
     weak = Fake("st:weak", "weak", 0.33)
     lines = [w for w in built(tmp_path, FOUR[0], weak, n=300) if "weak" in w]
     assert any("random-transformer" in line for line in lines)
-    assert not any("without any information" in line for line in lines)
+    assert not any("know nothing of the prompt" in line for line in lines)
 
 
 def test_unscored_queries_are_told(base):
@@ -126,7 +127,7 @@ def test_all_intervals_overlapping_is_told(base):
 
 
 def test_flips_are_told_and_clear_ones_apart(base):
-    assert said(base, "The order depends on how tokens are read: in 1 of 3")
+    assert said(base, "The order depends on layer and pooling: in 1 of 3")
     calm = [replace(v, flips=[], clear_flips=[]) for v in base.prediction.sensitivity]
     assert not said(predicted(base, sensitivity=calm), "combinations of layer")
 
@@ -156,7 +157,7 @@ def test_notes_are_told_once_with_the_encoders_they_are_about(base):
     ]
     records = tuple(
         replace(r, notes=["7 prompts do not fit"])
-        if (r.card["spec"], r.probe["name"]) == (spec, "ablation")
+        if (r.card.spec, r.probe.name) == (spec, "ablation")
         else r
         for r in base.records
     )
@@ -168,13 +169,13 @@ def test_notes_that_differ_in_numbers_are_one_line(base):
     count = iter(range(100))
     records = tuple(
         replace(r, notes=[f"{next(count)} of 1065 prompts do not fit"])
-        if r.probe["name"] == "ablation" and not r.control
+        if r.probe.name == "ablation" and not r.card.control
         else r
         for r in base.records
     )
     (line,) = said(replace(base, records=records), "prompts do not fit")
     assert line.startswith("Ablation: 0 of 1065 prompts do not fit (")
-    assert "likewise, by other numbers" in line
+    assert "likewise, with other numbers" in line
     assert all(fake.name in line for fake in FOUR)
 
 
@@ -199,5 +200,5 @@ def test_no_rule_stumbles_over_what_is_missing(tmp_path, encoders, controls, ima
     )  # fmt: skip
     assert isinstance(run.prediction, Prediction)
     assert words.run_summary(run)
-    assert words.definition(run)
+    assert words.definitions(run)
     words.run_warnings(run)
