@@ -25,19 +25,19 @@ from ..errors import ModelError, UsageError
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
-from .decoder import SUBFOLDER, DecoderEncoder, DressedTokenizer, dress, require_causal, resolve
+from .decoder import SUBFOLDER, DecoderEncoder, dress, require_causal, resolve
 from .decoder_weights import StoredTensor, below, load_from_tensors, stored_weights
 from .hf import (
     DEVICE_OPTIONS,
     count_parameters,
     dtype_of,
     freeze,
-    load_tokenizer,
     model_folder,
     parts_of,
     quiet,
     read_model_config,
 )
+from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .recipes import IMAGE_TOKENS, PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
@@ -63,7 +63,7 @@ class Blip3oEncoder(DecoderEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         model: Any,
-        tokenizer: DressedTokenizer,
+        tokenizer: HubTokenizer,
         device: torch.device,
         recipe: PromptRecipe,
         connector: nn.Sequential | None = None,
@@ -221,8 +221,6 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
     with quiet():  # transformers looks into config.json, too, and does not know its model_type
         tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
     end = [_token_id(raw, "image_start_tag_id", folder), _scale_id(raw, tokenizer, folder)]
-    limit = config.max_position_embeddings
-    tokenizer = dress(spec, tokenizer, recipe, limit, DEFAULT_LENGTH, end)
     weights = stored_weights(spec, folder)
     language = {n: w for n, w in weights.items() if n.startswith(LANGUAGE)}
     dtype = dtype_of(spec, device)
@@ -235,6 +233,8 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
         body = below(language, "model.")
         model = load_from_tensors(transformers.Qwen3Model, config, body, spec, folder, dtype)
     require_causal(model, folder)
+    generated = drawn["image_tokens"] if image else 0
+    tokenizer = dress(spec, tokenizer, recipe, model, DEFAULT_LENGTH, end, generated)
     connector = _connector(below(weights, CONNECTOR), folder, dtype) if drawn["connector"] else None
     given = (spec, resolved, model, tokenizer, device, recipe, connector)
     if not image:

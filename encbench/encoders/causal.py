@@ -8,7 +8,8 @@ import torch
 from ..data.hub import ResolvedModel
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, load_tokenizer, model_folder, parts_of
+from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of
+from .hub_tokenizer import load_tokenizer
 from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
 

@@ -21,19 +21,18 @@ from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     TOKENIZER_FILES,
-    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
-    load_tokenizer,
     load_transformers,
-    max_length_of,
     model_folder,
     parts_of,
     patterns_of,
     read_model_config,
     readable_errors,
 )
+from .hub_tokenizer import HubTokenizer, load_tokenizer
+from .lengths import choose_length, embedding_rows, positions_of
 from .openclip import CONFIG, ImageTower, Towers, library_of, load_open_clip, repository_of, tag_of
 from .pooling import select_layer
 from .spec import EncoderSpec
@@ -150,9 +149,10 @@ def _load_hub(
     model_class = (
         transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     )
-    longest = text.max_position_embeddings
-    tokenizer = HubTokenizer(tokenizer, max_length_of(spec, longest, longest))
     model = load_transformers(model_class, spec, folder, dtype, config=text)
+    positions = positions_of(model)
+    length = choose_length(spec, positions, positions)
+    tokenizer = HubTokenizer(tokenizer, length, embedding_rows(model))
     tower = HubTower(model.requires_grad_(False).to(device), spec.layer)
     if vision is None or not (folder / "preprocessor_config.json").is_file():
         return Towers(tower, tokenizer, text.hidden_size, None)

@@ -20,7 +20,8 @@ from ..errors import EncbenchError, ModelError, UnknownNameError, UsageError
 from ..files import digest
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
-from .hf import card_of, count_parameters, dtype_of, max_length_of
+from .hf import card_of, count_parameters, dtype_of
+from .lengths import DEFAULT_LENGTH, choose_length
 from .pooling import select_layer
 from .spec import EncoderSpec
 
@@ -31,7 +32,6 @@ CONTROLS: tuple[str, ...] = tuple(f"control:{name}" for name in NAMES)
 VERSION = 1
 WHOLE_PROMPT = ("constant", "random")  # one token stands for all of the prompt
 DEFAULT_DIM = 512
-DEFAULT_LENGTH = 512
 HEADS, LAYERS = 8, 2
 TABLE_ROWS = 50_000  # vectors kept between calls
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -93,7 +93,7 @@ class ControlEncoder(BatchedEncoder):
         self.layer = spec.layer
         length: int | None = None
         if self.name not in WHOLE_PROMPT:
-            length = max_length_of(spec, DEFAULT_LENGTH, None)
+            length = choose_length(spec, DEFAULT_LENGTH)
             self.positions = positions(length, self.dim).to(device)
             self.padded = spec.pool == "mean-padded"
             self.width = length if self.padded else None

@@ -22,79 +22,25 @@ from ..types import TextFeatures
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .decoder_weights import load_from_tensors, stored_weights, text_weights
 from .hf import (
-    HubTokenizer,
     card_of,
     count_parameters,
     freeze,
     load_transformers,
-    max_length_of,
     patterns_of,
     read_model_config,
     readable_errors,
     refuse_remote_code,
 )
+from .hub_tokenizer import HubTokenizer, text_around
+from .lengths import DEFAULT_LENGTH, LONGEST, choose_length, embedding_rows, positions_of
 from .pooling import select_layer
 from .recipes import PromptRecipe, sana_positions
 from .spec import EncoderSpec
 
-DEFAULT_LENGTH = 512
-MARK = "\ue000prompt\ue000"  # stands for the prompt while a chat template is written out
 SUBFOLDER = (
     "where the encoder lies in a diffusers folder, e.g. text_encoder (its tokenizer is then read "
     "from tokenizer)"
 )
-
-
-class DressedTokenizer:
-    """Token ids of ``head + prompt``, cut on the right, and the ids ``tail`` after them.
-
-    The cut takes from the prompt, so that what a template puts after it is always there.
-
-    Args:
-        tokenizer: of transformers.
-        max_length: in tokens, all included.
-        head: text before the prompt.
-        tail: token ids after it.
-        clean: applied to the prompt first, if any.
-
-    Attributes:
-        head_tokens: tokens of the head alone, special ones included.
-
-    Raises:
-        UsageError: if nothing of a prompt would fit.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        max_length: int,
-        head: str = "",
-        tail: Sequence[int] = (),
-        clean: Callable[[str], str] | None = None,
-    ) -> None:
-        self.tail = list(tail)
-        self.max_length = max_length
-        self.head_tokens = len(tokenizer(head)["input_ids"]) if head else 0
-        if head and max_length <= self.head_tokens + len(self.tail):
-            fixed = self.head_tokens + len(self.tail)
-            raise UsageError(
-                f"max_length={max_length} leaves no room beside the {fixed} tokens that the recipe "
-                f"puts around a prompt; use at least {fixed + 1}"
-            )
-        self._inner = HubTokenizer(
-            tokenizer,
-            max_length - len(self.tail),
-            (lambda prompt: head + (clean(prompt) if clean else prompt)) if head else clean,
-        )
-        self.tokenizer = tokenizer
-        self.pad_id = self._inner.pad_id
-        self.ends = self._inner.ends and not self.tail
-
-    def __call__(self, prompts: list[str]) -> Tokenized:
-        found = self._inner(prompts)
-        if not self.tail:
-            return found
-        return Tokenized([[*row, *self.tail] for row in found.ids], found.truncated)
 
 
 class DecoderEncoder(BatchedEncoder):
@@ -114,7 +60,7 @@ class DecoderEncoder(BatchedEncoder):
         spec: EncoderSpec,
         resolved: ResolvedModel,
         model: Any,
-        tokenizer: DressedTokenizer,
+        tokenizer: HubTokenizer,
         device: torch.device,
         recipe: PromptRecipe,
         keep: Callable[[TextFeatures], TextFeatures] | None = None,
@@ -229,63 +175,38 @@ def dress(
     spec: EncoderSpec,
     tokenizer: Any,
     recipe: PromptRecipe,
-    limit: int | None,
+    model: Any,
     default: int = DEFAULT_LENGTH,
     end: Sequence[int] = (),
-) -> DressedTokenizer:
+    generated: int = 0,
+) -> HubTokenizer:
     """The tokenizer of a recipe with a prefix, a chat template, or nothing at all.
 
     Args:
-        limit: what the model can read, in tokens.
+        model: that reads the ids.
         default: maximum length where neither spec nor recipe says one.
         end: token ids after everything.
+        generated: how many tokens the model writes after these.
     """
+    positions = positions_of(model)
+    if positions is not None:
+        positions = max(1, positions - generated)
+    length = choose_length(spec, recipe.length or default, positions)
     clean = recipe.clean() if recipe.clean else None
+    make = partial(HubTokenizer, tokenizer, rows=embedding_rows(model), clean=clean)
     if recipe.prefix:
         # the recipe's length is that of what it keeps: one token of the prefix, and BOS
-        length = max_length_of(spec, recipe.length or default, limit)
         if length < 2:
             raise UsageError(f"max_length={length} of '{spec}' must be at least 2")
         more = len(tokenizer(recipe.prefix)["input_ids"]) - 2
-        return DressedTokenizer(tokenizer, length + more, recipe.prefix, end, clean)
-    length = max_length_of(spec, recipe.length or default, limit)
+        length = min(length + more, positions or LONGEST)
+        return make(max_length=length, head=recipe.prefix, tail=end)
     if recipe.chat is None:
-        return DressedTokenizer(tokenizer, length, "", end, clean)
-    head, tail = written_out(tokenizer, recipe.chat)
+        return make(max_length=length, tail=end)
+    head, tail = text_around(tokenizer, *recipe.chat)
     after = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    return DressedTokenizer(tokenizer, length, head, [*after, *end], clean)
-
-
-def written_out(tokenizer: Any, chat: tuple[str, str]) -> tuple[str, str]:
-    """What a chat template puts before and after a prompt, up to where the answer begins.
-
-    Raises:
-        ModelError: if the tokenizer has no chat template, or that drops the prompt.
-    """
-    system, user = chat
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "its tokenizer has no chat template, which this recipe needs; use recipe=plain"
-        )
-    said = [
-        {"role": "system", "content": system},
-        {"role": "user", "content": user.format(prompt=MARK)},
-    ]
-    try:
-        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is somebody's program
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"its chat template refuses this recipe's messages ({reason})") from error
-    if text.count(MARK) != 1:
-        raise ModelError("its chat template does not hold the prompt once; use recipe=plain")
-    head, _, tail = text.partition(MARK)
-    return head, tail
-
-
-def limit_of(model: Any) -> int | None:
-    """The longest sequence that a model's positions reach, if it has a limit."""
-    found = getattr(model.config, "max_position_embeddings", None)
-    return int(found) if found else None
+    # a template's text has the special tokens that the model expects, BOS included
+    return make(max_length=length, head=head, tail=[*after, *end], special=False)
 
 
 def build(
@@ -297,7 +218,7 @@ def build(
     recipe: PromptRecipe,
 ) -> DecoderEncoder:
     """An encoder of a loaded model under a recipe."""
-    tokenizer = dress(spec, tokenizer, recipe, limit_of(model))
+    tokenizer = dress(spec, tokenizer, recipe, model)
     if not recipe.prefix:
         return DecoderEncoder(spec, resolved, model, tokenizer, device, recipe)
     keep = partial(sana_positions, prefix=tokenizer.head_tokens)

@@ -1,4 +1,4 @@
-"""What adapters of trained models share: tokenization, and loading that is safe.
+"""What adapters of trained models share: loading that is safe.
 
 Models are only ever loaded from a local folder, from safetensors unless the spec says
 ``pickle=true``, and without running code that comes with them unless it says
@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,10 @@ from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter
 from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
 from ..types import EncoderCard
-from .batching import Tokenized
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -52,88 +51,6 @@ DEVICE_OPTIONS = {
     + ", ".join(SPREADS)
     + ", or a JSON file of module names and devices (0, cpu, disk); see accelerate"
 }
-
-
-# -------------------------------------------------------------------------- tokenization
-
-
-class HubTokenizer:
-    """A transformers tokenizer that also tells which prompts it cut.
-
-    Args:
-        tokenizer: as loaded.
-        max_length: in tokens, special ones included.
-        clean: applied to each prompt first, if any.
-
-    Raises:
-        UsageError: if max_length leaves no room for the prompt.
-        ModelError: if the tokenizer numbers segments, which no adapter passes on.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        clean: Callable[[str], str] | None = None,
-    ) -> None:
-        special = tokenizer.num_special_tokens_to_add(pair=False)
-        if max_length <= special:
-            raise UsageError(
-                f"max_length={max_length} leaves no room beside {special} special tokens; "
-                f"use at least {special + 1}"
-            )
-        sample = tokenizer("a")
-        if any(sample.get("token_type_ids") or ()):
-            raise ModelError(
-                "its tokenizer numbers segments (token_type_ids), which is not supported"
-            )
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.clean = clean
-        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-        self.ends = bool(sample["input_ids"]) and sample["input_ids"][-1] in ends
-        self.pad_id = tokenizer.pad_token_id or 0
-        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, self.pad_id)
-        self._fill = next(i for i in candidates if i is not None)
-        if tokenizer.is_fast:
-            backend = tokenizer.backend_tokenizer
-            backend.no_padding()
-            backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
-
-    def __call__(self, prompts: list[str]) -> Tokenized:
-        if self.clean is not None:
-            prompts = [self.clean(prompt) for prompt in prompts]
-        if self.tokenizer.is_fast:
-            encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(prompts)
-            ids = [encoding.ids for encoding in encodings]
-            # only a prompt that fills all positions can have been cut; asking each one is slow
-            full = self.max_length
-            truncated = [
-                len(row) >= full and bool(encoding.overflowing)
-                for row, encoding in zip(ids, encodings, strict=True)
-            ]
-        else:
-            whole = self.tokenizer(prompts)["input_ids"]
-            ids = self.tokenizer(prompts, truncation=True, max_length=self.max_length)["input_ids"]
-            truncated = [len(w) > len(row) for w, row in zip(whole, ids, strict=True)]
-        # a tokenizer without special tokens turns "" into nothing; an encoder must return something
-        return Tokenized([row or [self._fill] for row in ids], truncated)
-
-
-def max_length_of(spec: EncoderSpec, default: int, limit: int | None) -> int:
-    """The maximum length that a spec asks for.
-
-    Args:
-        default: where it asks for none.
-        limit: what the model can read; None = any length.
-
-    Raises:
-        UsageError: if it asks for more than that.
-    """
-    asked = spec.max_length
-    if asked is not None and limit is not None and asked > limit:
-        raise UsageError(f"max_length={asked} of '{spec}': this model reads at most {limit} tokens")
-    return asked or default
 
 
 # -------------------------------------------------------------------------------- loading
@@ -216,26 +133,6 @@ def refuse_remote_code(spec: EncoderSpec, what: str) -> None:
         raise ModelError(
             f"{spec} needs Python code that comes with the model ({what}); add ?remote_code=true "
             "to run it, with all that your user account may do, if you trust its authors"
-        )
-
-
-def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, from tokenizer.json or a sentencepiece model.
-
-    Raises:
-        ModelError: if it is missing, broken, or brings its own code.
-    """
-    from transformers import AutoTokenizer
-
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "auto_map" in read_model_config(folder, settings.name):
-        refuse_remote_code(spec, "its tokenizer")
-    known = ("tokenizer.json", "*.model", "vocab.*", "tokenizer_config.json")
-    if not any(any(folder.glob(pattern)) for pattern in known):
-        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json or a sentencepiece model)")
-    with readable_errors(spec, folder, "tokenizer"):
-        return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=spec.flag("remote_code")
         )
 
 

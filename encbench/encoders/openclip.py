@@ -17,16 +17,15 @@ from ..errors import ModelError, UnknownNameError, UsageError
 from .batching import Hidden, Tokenized
 from .hf import (
     TOKENIZER_FILES,
-    HubTokenizer,
     count_parameters,
     dtype_of,
-    load_tokenizer,
-    max_length_of,
     model_folder,
     quiet,
     read_model_config,
     readable_errors,
 )
+from .hub_tokenizer import HubTokenizer, load_tokenizer
+from .lengths import choose_length, embedding_rows, positions_of, require_rows
 from .pooling import select_layer
 from .spec import EncoderSpec
 
@@ -70,7 +69,7 @@ class OpenClipTokenizer:
     The same ids; but its Python merges take time quadratic in the length of a word.
     """
 
-    def __init__(self, simple: Any, max_length: int) -> None:
+    def __init__(self, simple: Any, max_length: int, rows: int | None) -> None:
         from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
         if simple.reduction_fn is not None:
@@ -94,6 +93,7 @@ class OpenClipTokenizer:
         self.backend, self.clean, self.max_length = backend, simple.clean_fn, max_length
         self.begin, self.end = simple.sot_token_id, simple.eot_token_id
         self.pad_id, self.ends = 0, True
+        require_rows(simple.decoder, rows, simple.decoder.get)
 
     def __call__(self, prompts: list[str]) -> Tokenized:
         cleaned = [self.clean(prompt) for prompt in prompts]
@@ -238,8 +238,13 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
         library.load_checkpoint(model, str(weights), strict=True)
     model.eval().requires_grad_(False)
     text, image = model.text.to(device, dtype), model.visual
-    tokenizer = _tokenizer(spec, folder, text_config)
     hub = hasattr(text, "pooler")
+    longest = text_config.get("context_length", 77)
+    if hub:
+        longest = min(longest, positions_of(text.transformer) or longest)
+    length = choose_length(spec, longest, longest)
+    rows = embedding_rows(text.transformer) if hub else text.token_embedding.num_embeddings
+    tokenizer = _tokenizer(spec, folder, text_config, length, rows)
     tower: Any = (OpenClipHubTower if hub else OpenClipTower)(text, spec.layer, dtype)
     dim = text.transformer.config.hidden_size if hub else text.width
 
@@ -259,18 +264,18 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
     return Towers(tower, tokenizer, dim, load_images)
 
 
-def _tokenizer(spec: EncoderSpec, folder: Path, text: dict[str, Any]) -> Any:
+def _tokenizer(
+    spec: EncoderSpec, folder: Path, text: dict[str, Any], length: int, rows: int | None
+) -> Any:
     """What open_clip would tokenize with, from the model's folder if its tokenizer is there."""
-    longest = text.get("context_length", 77)
-    length = max_length_of(spec, longest, longest)
     options = dict(text.get("tokenizer_kwargs") or {})
     name = text.get("hf_tokenizer_name")
     if not name:
-        return OpenClipTokenizer(library_of().SimpleTokenizer(**options), length)
+        return OpenClipTokenizer(library_of().SimpleTokenizer(**options), length, rows)
     if text.get("tokenizer_mode"):
         raise ModelError(f"{spec}: tokenizer mode '{text['tokenizer_mode']}' is not supported")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         folder = model_folder(resolve_model(name, None, patterns=TOKENIZER_FILES))
     clean = library_of().tokenizer.get_clean_fn(options.get("clean", "whitespace"))
     kind = SepStripped if options.get("strip_sep_token") else HubTokenizer
-    return kind(load_tokenizer(spec, folder), length, clean)
+    return kind(load_tokenizer(spec, folder), length, rows, clean=clean)

@@ -24,18 +24,17 @@ from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     DEVICE_OPTIONS,
-    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
     freeze,
-    load_tokenizer,
     load_transformers,
-    max_length_of,
     model_folder,
     patterns_of,
     read_model_config,
 )
+from .hub_tokenizer import HubTokenizer, load_tokenizer
+from .lengths import choose_length, embedding_rows, positions_of
 from .recipes import RECIPES, PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
@@ -156,13 +155,13 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> P
     for number, kind in enumerate(layout.kinds):
         model_part, tokenizer_part = _names(number)
         model = load_transformers(getattr(transformers, kind), spec, folder / model_part, dtype)
-        length = (
-            max_length_of(spec, recipe.length or 0, None)
-            if kind.startswith("T5")
-            else model.config.max_position_embeddings
-        )
+        # max_length is that of T5; a CLIP always reads what it has positions for
+        asked = spec if kind.startswith("T5") else spec.with_options(max_length=None)
+        positions = positions_of(model)
+        length = choose_length(asked, positions or recipe.length, positions)
+        tokenizer = load_tokenizer(spec, folder / tokenizer_part)
         models.append(model)
-        tokenizers.append(HubTokenizer(load_tokenizer(spec, folder / tokenizer_part), length))
+        tokenizers.append(HubTokenizer(tokenizer, length, embedding_rows(model)))
     side_by_side = sum(models[i].config.hidden_size for i in layout.widths)
     if side_by_side > models[-1].config.d_model:
         raise ModelError(

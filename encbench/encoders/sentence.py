@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     WEIGHT_FILES,
-    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
-    max_length_of,
     model_folder,
     quiet,
     read_model_config,
@@ -28,6 +27,8 @@ from .hf import (
     refuse_adapter,
     refuse_remote_code,
 )
+from .hub_tokenizer import HubTokenizer, text_around
+from .lengths import choose_length, embedding_rows, positions_of, require_rows
 from .pooling import select_layer
 from .spec import EncoderSpec
 
@@ -53,14 +54,22 @@ class SentenceEncoder(BatchedEncoder):
         if spec.layer != "last":
             config.output_hidden_states = True
         tokenizer = self.transformer.tokenizer
-        limit = _positions(self.transformer.auto_model)
-        length = max_length_of(spec, model.max_seq_length or limit or 512, limit)
-        self._tokenizer = HubTokenizer(tokenizer, length)
+        positions = positions_of(self.transformer.auto_model)
+        length = choose_length(spec, model.max_seq_length or positions, positions)
+        rows = embedding_rows(self.transformer.auto_model)
+        if "message" in self.transformer.modality_config:  # the library writes a chat around it
+            head, tail = text_around(tokenizer, None, "{prompt}", answer=False)
+            after = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+            self._tokenizer = HubTokenizer(
+                tokenizer, length, rows, head=head, tail=after, special=False
+            )
+        else:
+            self._tokenizer = HubTokenizer(tokenizer, length, rows)
         self.pad_id = self._tokenizer.pad_id
         self.ends = self._tokenizer.ends
         self.padded = spec.pool == "mean-padded"
         self.width = length if self.padded else None
-        self.card = card_of(
+        card = card_of(
             spec,
             resolved,
             next(self.transformer.parameters()).dtype,
@@ -68,6 +77,7 @@ class SentenceEncoder(BatchedEncoder):
             max_tokens=length,
             parameters=count_parameters(model),
         )
+        self.card = replace(card, recipe="chat template") if self._tokenizer.head else card
 
     def tokenize(self, prompts: list[str]) -> Tokenized:
         return self._tokenizer(prompts)
@@ -79,15 +89,6 @@ class SentenceEncoder(BatchedEncoder):
         for module in self.rest:
             features = module(features)
         return Hidden(tokens, features.get("sentence_embedding"))
-
-
-def _positions(model: Any) -> int | None:
-    """How many tokens a transformer has positions for; None = any number."""
-    count: int | None = getattr(model.config, "max_position_embeddings", None)
-    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    if count and isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
-        return count - table.padding_idx - 1  # RoBERTa and its kin count from there
-    return count
 
 
 class StaticEncoder(BatchedEncoder):
@@ -104,8 +105,8 @@ class StaticEncoder(BatchedEncoder):
             raise UsageError(f"'{spec}': this model reads any length; give max_length to pad to")
         self.device = device
         self.batch_tokens = default_batch_tokens(device)
-        self.width = spec.max_length if self.padded else None
-        self.length = spec.max_length
+        self.length = spec.max_length and choose_length(spec, None)
+        self.width = self.length if self.padded else None
         self.tokenizer = static.tokenizer
         self.tokenizer.no_truncation()
         weight = static.embedding.weight.detach()
@@ -122,6 +123,8 @@ class StaticEncoder(BatchedEncoder):
     def tokenize(self, prompts: list[str]) -> Tokenized:
         encodings = self.tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
         whole = [encoding.ids for encoding in encodings]
+        for row in whole:
+            require_rows(row, len(self.table) - 1, self.tokenizer.id_to_token)
         ids = [[i + 1 for i in row[: self.length]] or [0] for row in whole]
         return Tokenized(ids, [self.length is not None and len(w) > self.length for w in whole])
 
@@ -206,7 +209,7 @@ def _load(
             f"{spec} begins with a {kind}; only Transformer and StaticEmbedding models are "
             "supported (CLIP models: use clip:)"
         )
-    if model[0].module_output_name != "token_embeddings" or "message" in model[0].modality_config:
+    if model[0].module_output_name != "token_embeddings" or "text" not in model[0].modality_config:
         raise ModelError(
             f"{spec} does not read plain text into token embeddings; write an adapter for it "
             "(python:module:attr)"

@@ -15,25 +15,23 @@ from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
     DEVICE_OPTIONS,
-    HubTokenizer,
     card_of,
     count_parameters,
     dtype_of,
     freeze,
-    load_tokenizer,
     load_transformers,
-    max_length_of,
     model_folder,
     parts_of,
     patterns_of,
     read_model_config,
 )
+from .hub_tokenizer import HubTokenizer, load_tokenizer
+from .lengths import DEFAULT_LENGTH, choose_length, embedding_rows
 from .pooling import select_layer
 from .recipes import PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
 CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
-DEFAULT_LENGTH = 512
 
 
 class T5Encoder(BatchedEncoder):
@@ -96,9 +94,10 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T
     import transformers
 
     tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
-    length = max_length_of(spec, recipe.length or DEFAULT_LENGTH, None)
-    tokenizer = HubTokenizer(tokenizer, length, recipe.clean() if recipe.clean else None)
     model = load_transformers(getattr(transformers, CLASSES[kind]), spec, folder, dtype)
+    length = choose_length(spec, recipe.length or DEFAULT_LENGTH)
+    clean = recipe.clean() if recipe.clean else None
+    tokenizer = HubTokenizer(tokenizer, length, embedding_rows(model), clean=clean)
     return T5Encoder(spec, resolved, model, tokenizer, device, recipe)
 
 
