@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import distributed
 from .data.hub import ResolvedModel
-from .encoders import EncoderSpec, family_of
-from .encoders.checks import validate_features
+from .encoders import EncoderSpec, family_of, find_files, load_resolved
+from .encoders.checks import compare_answers, encode_checked
 from .encoders.control import shuffle_rows, shuffled_order
 from .encoders.prefix import hosts_by_text, reuses
 from .errors import EncbenchError
@@ -32,6 +32,7 @@ from .types import EncoderCard, JointEncoder, TextEncoder
 
 SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
 LATENCY_PROMPT = "a photo of a brown dog and a red bicycle in front of a white house"
+NEIGHBORS = ("", "two cats", 3 * LATENCY_PROMPT)  # encoded beside it, to see whether they matter
 
 
 def estimated_tokens(prompt: str) -> int:
@@ -99,7 +100,7 @@ class StoredEncoder:
         self.shuffled = spec.shuffled is not None
         self.inner = spec.shuffled or spec
         self.family = family_of(self.inner)
-        self.resolved: ResolvedModel = self.family.resolve(self.inner)
+        self.resolved: ResolvedModel = find_files(self.family, self.inner)
         self._encoder: TextEncoder | None = None
         self._memory: dict[tuple[str, str], tuple[Tensor, Tensor, list[dict[str, float]]]] = {}
 
@@ -124,7 +125,7 @@ class StoredEncoder:
         """The encoder itself, loaded on first use."""
         if self._encoder is None:
             started = time.perf_counter()
-            self._encoder = self.family.load(self.inner, self.resolved, self.device)
+            self._encoder = load_resolved(self.family, self.inner, self.resolved, self.device)
             log.info("loaded %s in %.1f s", self.inner, time.perf_counter() - started)
         return self._encoder
 
@@ -150,17 +151,21 @@ class StoredEncoder:
             except EncbenchError as error:
                 log.warning("%s: made again", error)
         encoder = self.encoder
-        features = encoder.encode([LATENCY_PROMPT])
-        validate_features(features, [LATENCY_PROMPT], encoder.card)
-        seconds = []
+        batch = encode_checked(encoder, [LATENCY_PROMPT, *NEIGHBORS])  # also warms up
+        alone, seconds = [], []
         for _ in range(5):
             started = time.perf_counter()
-            encoder.encode([LATENCY_PROMPT]).tokens.cpu()
+            alone.append(encode_checked(encoder, [LATENCY_PROMPT]))
+            alone[-1].tokens.cpu()
             seconds.append(time.perf_counter() - started)
+        notes = compare_answers(encoder.card, batch, alone)
+        for note in notes:
+            log.warning("%s: %s", encoder.card.spec, note)
         found = {
             "card": asdict(encoder.card),
             "joint": isinstance(encoder, JointEncoder),
-            "pooled": features.pooled is not None,
+            "pooled": batch.pooled is not None,
+            "notes": notes,
             "causal": reuses(encoder),
             "latency_ms": 1000 * sorted(seconds)[2],
         }

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .encoders import EncoderSpec, family_of
+from .encoders import EncoderSpec, family_of, find_files, load_resolved
 from .encoders.batching import BatchedEncoder
-from .encoders.checks import validate_features
+from .encoders.checks import encode_checked, validate_features
 from .encoders.pooling import pool as pool_tokens
 from .encoders.prefix import beginnings_of, find, reuses, states_of
 from .errors import ModelError, UsageError
@@ -50,9 +50,9 @@ def make_shard(encoder: TextEncoder, task: ShardTask, wanted: str) -> Made:
     if task.beginnings and isinstance(encoder, BatchedEncoder) and reuses(encoder):
         states = states_of(encoder, batch)
         features = encoder.finish(states)
+        validate_features(features, batch, encoder.card)
     else:
-        features = encoder.encode(batch)
-    validate_features(features, batch, encoder.card)
+        features = encode_checked(encoder, batch)
     if features.tokens.is_cuda:
         torch.cuda.synchronize()
     lengths = features.mask.sum(1).cpu()
@@ -106,10 +106,7 @@ def _beginnings(
             put(some, beginnings_of(encoder, states, found, some))
     for start in range(0, len(left), size):
         some = left[start : start + size]
-        batch = [task.beginnings[i] for i in some]
-        features = encoder.encode(batch)
-        validate_features(features, batch, encoder.card)
-        put(some, features)
+        put(some, encode_checked(encoder, [task.beginnings[i] for i in some]))
     made = [row for row in rows if row is not None]
     pooled = torch.stack(made) if made else torch.zeros(0, 0)
     return {"pooled": pooled, "truncated": cut}
@@ -177,9 +174,9 @@ def held_encoder(spec: EncoderSpec, revision: str, device: str) -> TextEncoder:
         if device == "cuda":
             torch.cuda.empty_cache()
         family = family_of(spec)
-        resolved = family.resolve(spec)
+        resolved = find_files(family, spec)
         require_revision(str(spec), resolved.revision, revision)
-        _held[key] = family.load(spec, resolved, torch.device(device))
+        _held[key] = load_resolved(family, spec, resolved, torch.device(device))
     return _held[key]
 
 

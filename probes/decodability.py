@@ -26,6 +26,7 @@ from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.splits import Tier, held_out_pairs
 from encbench.data.scenes.world import COLORS, OPPOSITE, RELATIONS, SCENES, SHAPES, SceneBatch
 from encbench.intervals import estimate_scores, mean_of
+from encbench.retrieval.search import normalize
 from encbench.types import CaptionSet, Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .perturb import rng_for
@@ -166,9 +167,7 @@ def pool_tokens(tokens: Sequence[Float[Tensor, "_ D"]]) -> Float[np.ndarray, "N 
     rows = np.concatenate([t.numpy() for t in tokens]).astype(np.float32)
     lengths = np.array([len(t) for t in tokens])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    features = np.maximum(unit @ weight.astype(np.float32), 0)
+    features = np.maximum(normalize(rows) @ weight.astype(np.float32), 0)
     means = [np.add.reduceat(x, starts) / lengths[:, None] for x in (rows, features)]
     return np.concatenate([means[0], np.maximum.reduceat(rows, starts), means[1]], axis=1)
 

@@ -98,7 +98,7 @@ def effective_rank(rows: Float[np.ndarray, "N P"]) -> float:
     rest = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     gram = rest @ rest.T if rest.shape[0] <= rest.shape[1] else rest.T @ rest
     values = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None))
-    if values.max(initial=0) <= 1e-5 * np.linalg.norm(rows):
+    if values.max(initial=0) <= 1e-5 * np.linalg.norm(rows.astype(np.float64)):
         return 0.0
     share = values / values.sum()
     share = share[share > 1e-12]

@@ -16,7 +16,7 @@ FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.report
 
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
-STORE = BASE | {"files", "schema", "progress", "registry", "shipped", "distributed"}
+STORE = BASE | {"files", "schema", "specs", "progress", "registry", "shipped", "distributed"}
 STORE |= {"device", "lock", "listing", "images"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
@@ -29,6 +29,7 @@ ALLOWED = {
     "encbench.schema": {"errors", "files"},
     "encbench.listing": {"errors"},
     "encbench.images": BASE,
+    "encbench.specs": {"errors"},
     "encbench.store": STORE,
     "encbench.retrieval": BASE | {"retrieval"},
     "encbench.intervals": BASE | {"retrieval"},

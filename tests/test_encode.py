@@ -181,3 +181,45 @@ def test_tokens_need_not_be_stored_and_vectors_are_in_the_same_pass(stored):
     assert not encoder.calls
     assert torch.equal(torch.stack([t.mean(0) for t in tokens]), rows)
     assert all(map(torch.equal, made.tokens(PROMPTS), tokens))
+
+
+ANSWERS = """
+import torch
+from encbench.types import EncoderCard, TextFeatures
+class Mine:
+    card = EncoderCard('x', 'x', 'x', 'x', dim=4, max_tokens=None)
+    calls = 0
+    def encode(self, prompts):
+        self.calls += 1
+        n = len(prompts)
+        base = torch.tensor([[len(p), p.count('a'), 1.0, 2.0] for p in prompts]) * SCALE
+        tokens = base[:, None] + CHANGE
+        return TextFeatures(tokens, torch.ones(n, 1).bool(), torch.zeros(n).bool())
+"""
+
+
+@pytest.mark.parametrize("scale", ["1.0", "1e20", "1e-20"])
+@pytest.mark.parametrize(
+    ("change", "fails", "warns"),
+    [
+        ("0", False, False),
+        ("1e-7 * SCALE * torch.rand(n, 1, 4)", False, False),
+        ("SCALE * torch.rand(n, 1, 4)", True, False),
+        ("0.01 * SCALE * torch.randn(n, 1, 4)", True, False),
+        ("SCALE * (self.calls > 3)", True, False),
+        ("0.01 * SCALE * n", False, True),
+        ("0.1 * base.mean(0)", False, True),
+        ("base.amax(0) - base[:, None]", False, True),
+    ],
+)
+def test_random_answers_fail_and_those_that_depend_on_neighbors_are_told(
+    tmp_path, change, fails, warns, scale
+):
+    file = tmp_path / "mine.py"
+    file.write_text(ANSWERS.replace("CHANGE", change).replace("SCALE", scale))
+    made = StoredEncoder(EncoderSpec.parse(f"python:{file}:Mine"), Store(tmp_path / "store"), CPU)
+    if fails:
+        with pytest.raises(EncoderOutputError, match="other features the second time"):
+            made.about  # noqa: B018
+    else:
+        assert bool(made.about["notes"]) == warns

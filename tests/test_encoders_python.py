@@ -145,7 +145,10 @@ def test_joint_space(file: Path) -> None:
     [
         ("Nan", "NaN or infinite tokens for 2 of 2 prompts"),
         ("Narrow", "tokens are 3 wide, but its card says dim=4"),
-        ("Crash", r"failed in encode\(\): RuntimeError: no such luck; see where with: python -m"),
+        (
+            "Crash",
+            r"encode\(\) of python.* failed: RuntimeError: no such luck; see where: python -m",
+        ),
         ("Wrong", r"encode\(\) returned a list; it must return TextFeatures"),
     ],
 )
@@ -171,13 +174,17 @@ def test_traceback_on_request(file: Path, capsys: pytest.CaptureFixture[str]) ->
         ("{file}:number", "is a int; it must be a TextEncoder", ModelError),
         ("{file}:make_nothing", "gave a NoneType without card", EncoderOutputError),
         ("{file}:NoCard", "without card", EncoderOutputError),
-        ("{file}:Broken", "cannot be made: OSError: weights not found", ModelError),
+        ("{file}:Broken", "making the encoder failed: OSError: weights not found", ModelError),
         ("{file}:Fixed?layer=2", "takes no option 'layer'", UsageError),
         ("{file}:Fixed?pool=mean-padded", "padding is the custom encoder's own", UsageError),
         ("{folder}/none.py:Fixed", "there is no file", ModelError),
-        ("{folder}/bad.py:Fixed", "cannot be imported: SyntaxError", ModelError),
+        ("{folder}/bad.py:Fixed", r"importing .*bad\.py failed: SyntaxError", ModelError),
         ("no_such_module_at_all:Fixed", "there is no module no_such_module_at_all", ModelError),
-        ("no_such.module:Fixed", "module no_such.module cannot be found", ModelError),
+        (
+            "no_such.module:Fixed",
+            "finding the module no_such.module failed: ModuleNotFoundError",
+            ModelError,
+        ),
         ("only_a_name", "must be python:module:attribute", UsageError),
     ],
 )
@@ -186,3 +193,60 @@ def test_bad_specs(file: Path, source: str, says: str, kind: type[EncbenchError]
     with pytest.raises(kind, match=says) as caught:
         load_encoder("python:" + source.format(file=file, folder=file.parent), "cpu")
     assert "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------- what foreign code may raise or call
+
+RAISED = (
+    "RuntimeError('index 66 is out of bounds')",
+    "IndexError('list index out of range')",
+    "OverflowError('int too big to convert')",
+    "AssertionError()",
+    "KeyError('x')",
+    "RecursionError('deep')",
+    "MemoryError()",
+    "SystemExit(0)",
+    "SystemExit('bye')",
+    "BaseException('of a test library')",
+    "ValueError('two\\nlines')",
+    "ValueError('lone \\ud800 surrogate')",
+)
+FAILING = """
+import torch
+from encbench.types import EncoderCard, TextFeatures
+{top}
+class Mine:
+    def __init__(self):
+        {init}
+        self.card = EncoderCard('x', 'x', 'x', 'x', dim=2, max_tokens=None)
+    def encode(self, prompts):
+        {encode}
+        n = len(prompts)
+        return TextFeatures(
+            torch.ones(n, 1, 2), torch.ones(n, 1).bool(), torch.zeros(n).bool()
+        )
+"""
+
+
+@pytest.mark.parametrize("place", ["top", "init", "encode"])
+@pytest.mark.parametrize("raised", RAISED)
+def test_whatever_foreign_code_raises_is_one_line(
+    tmp_path: Path, raised: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"top": "", "init": "pass", "encode": "pass"} | {place: f"raise {raised}"}
+    (tmp_path / "mine.py").write_text(FAILING.format(**parts))
+    text = f"python:{tmp_path / 'mine.py'}:Mine"
+    with pytest.raises(EncbenchError, match=raised.partition("(")[0]) as caught:
+        load_encoder(text, "cpu").encode(["a"])
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+    assert checks.main([text]) == 1
+    shown = capsys.readouterr()
+    assert raised.partition("(")[0] in shown.out + shown.err
+
+
+def test_ctrl_c_in_foreign_code_stops(tmp_path: Path) -> None:
+    parts = {"top": "", "init": "pass", "encode": "raise KeyboardInterrupt"}
+    (tmp_path / "mine.py").write_text(FAILING.format(**parts))
+    with pytest.raises(KeyboardInterrupt):
+        load_encoder(f"python:{tmp_path / 'mine.py'}:Mine", "cpu").encode(["a"])

@@ -133,3 +133,24 @@ def test_without_faiss_one_line_says_what_to_install(monkeypatch):
     rows, ids = np.eye(3, dtype=np.float32), np.arange(3)
     with pytest.raises(MissingLibraryError, match='pip install "faiss-cpu"'):
         nearest(rows, rows, 1, seed=0, query_ids=ids, gallery_ids=ids)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e25, 1e18, 1e-18, 1e-25, 1e-30])
+def test_length_does_not_matter_however_extreme(scale):
+    rows = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    scaled = rows * np.float32(scale)
+    scaled[3], rows[3] = 0, 0
+    mixed = np.concatenate([rows[:25], scaled[25:]])
+    for other in (scaled, mixed):
+        np.testing.assert_allclose(normalize(other), normalize(rows), atol=1e-6)
+    ids = np.arange(50)
+    own = nearest(rows, rows, 3, seed=0, query_ids=ids, gallery_ids=ids)[0]
+    assert (nearest(scaled, mixed, 3, seed=0, query_ids=ids, gallery_ids=ids)[0] == own).all()
+
+
+def test_ordinary_lengths_keep_every_digit():
+    rows = np.random.default_rng(1).standard_normal((50, 16)).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    assert (normalize(rows) == rows / lengths).all()
+    assert (normalize(rows * np.float32(2.0**80)) == rows / lengths).all()
+    assert (normalize(rows * np.float32(2.0**-80)) == rows / lengths).all()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import registry
 from ..data.hub import ResolvedModel
 from ..errors import UnknownNameError
+from .guard import one_line_errors
 from .spec import COMMON_OPTIONS, EncoderSpec
 
 if TYPE_CHECKING:
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
     from ..types import TextEncoder
 
-__all__ = ["EncoderFamily", "EncoderSpec", "family_of", "load_encoder"]
+__all__ = [
+    "EncoderFamily",
+    "EncoderSpec",
+    "family_of",
+    "find_files",
+    "load_encoder",
+    "load_resolved",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,28 @@ def family_of(spec: EncoderSpec) -> EncoderFamily:
         if name not in known:
             raise UnknownNameError(f"option of '{spec.family}:' encoders", name, known)
     return family
+
+
+def find_files(family: EncoderFamily, spec: EncoderSpec) -> ResolvedModel:
+    """The files of a spec and what pins them.
+
+    Raises:
+        EncbenchError: in one line, whatever the adapter raises.
+    """
+    with one_line_errors(f"finding the files of {spec}"):
+        return family.resolve(spec)
+
+
+def load_resolved(
+    family: EncoderFamily, spec: EncoderSpec, resolved: ResolvedModel, device: torch.device
+) -> TextEncoder:
+    """The encoder of a spec whose files are found.
+
+    Raises:
+        EncbenchError: in one line, whatever the adapter raises.
+    """
+    with one_line_errors(f"loading {spec}"):
+        return family.load(spec, resolved, device)
 
 
 def load_encoder(text: str, device: str | torch.device = "auto") -> TextEncoder:

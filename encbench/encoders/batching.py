@@ -16,6 +16,7 @@ from ..device import is_out_of_memory
 from ..errors import ModelError
 from ..progress import log
 from ..types import EncoderCard, TextFeatures
+from .guard import one_line_errors
 from .pooling import EndedFeatures
 
 
@@ -79,8 +80,13 @@ class BatchedEncoder(ABC):
         ``pool=mean-padded``: then they are what the model computes for its padding.
 
         Raises:
-            ModelError: if a single prompt does not fit into memory.
+            ModelError: if a single prompt does not fit into memory, or the tokenizer or the model
+                fails in any other way.
         """
+        with one_line_errors(f"encoding with {self.card.spec}"):
+            return self._encode(prompts)
+
+    def _encode(self, prompts: Sequence[str]) -> TextFeatures:
         if not prompts:
             none = torch.zeros(0, 0, dtype=torch.bool, device=self.device)
             nothing = torch.zeros(0, 0, self.card.dim, device=self.device)

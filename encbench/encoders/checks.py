@@ -7,6 +7,7 @@ In a test: ``assert_conforms(MyEncoder())``. On the command line, one line for e
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..errors import EncbenchError, EncoderOutputError
 from ..types import EncoderCard, TextEncoder, TextFeatures
+from .guard import describe_error, one_line_errors
 
 SHORT = ("a photo of a dog", "two cats", "")
 PROMPTS = (
@@ -45,6 +47,66 @@ class CheckResult:
     name: str
     passed: bool
     message: str = ""
+
+
+def encode_checked(encoder: TextEncoder, prompts: Sequence[str]) -> TextFeatures:
+    """What an encoder gives for prompts, checked.
+
+    Raises:
+        EncbenchError: in one line, whatever it raises or wherever its features are unsound.
+    """
+    prompts = list(prompts)
+    with one_line_errors(f"encode() of {encoder.card.spec}", EncoderOutputError):
+        features = encoder.encode(prompts)
+    validate_features(features, prompts, encoder.card)
+    return features
+
+
+def compare_answers(
+    card: EncoderCard, batch: TextFeatures, alone: Sequence[TextFeatures]
+) -> list[str]:
+    """Whether an encoder says the same of a prompt each time, and beside others what it says of it
+    alone.
+
+    Args:
+        batch: of several prompts; the first is the one.
+        alone: of that prompt, several times.
+
+    Returns:
+        warnings in words.
+
+    Raises:
+        EncoderOutputError: if the answers to one and the same call differ.
+    """
+    first = alone[0]
+    for other in alone[1:]:
+        if _gap(card, first, other) > 1:
+            raise EncoderOutputError(
+                f"{card.spec}: the same prompt gave other features the second time; use eval mode, "
+                "no dropout and no random numbers"
+            )
+    if _gap(card, first, batch) > 1:
+        return [
+            "features of a prompt depend on the prompts beside it; check it with: "
+            f"python -m encbench.encoders.checks '{card.spec}'"
+        ]
+    return []
+
+
+def _gap(card: EncoderCard, one: TextFeatures, other: TextFeatures) -> float:
+    """Largest difference of the first prompt's features, in units of what its dtype allows."""
+    pairs = [(one.tokens[0][one.mask[0]], other.tokens[0][other.mask[0]])]
+    if one.pooled is not None and other.pooled is not None:
+        pairs.append((one.pooled[0], other.pooled[0]))
+    worst = 0.0
+    for a, b in pairs:
+        if a.shape != b.shape:
+            return math.inf
+        size = a.double().abs().max().item()
+        gap = (a.double() - b.double()).abs().max().item()
+        if gap:
+            worst = max(worst, gap / size if size else math.inf)
+    return worst / max(1e-4, 2 * TOLERANCES.get(card.dtype, 1e-5))
 
 
 def validate_features(features: Any, prompts: Sequence[str], card: EncoderCard) -> None:
@@ -295,9 +357,11 @@ def check_encoder(encoder: TextEncoder) -> list[CheckResult]:
             check(encoder)
         except (_Failure, EncbenchError) as error:
             results.append(CheckResult(name, False, str(error)))
-        except Exception as error:  # somebody else's code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # somebody else's code, which may also call sys.exit()
             where = traceback.extract_tb(error.__traceback__)[-1]
-            message = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            message = f"{describe_error(error)} ({where.filename}:{where.lineno})"
             results.append(CheckResult(name, False, message))
         else:
             results.append(CheckResult(name, True))
@@ -332,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         encoder = load_encoder(given.spec, given.device)
         if given.traceback:
-            encoder.encode(list(PROMPTS))
+            encode_checked(encoder, PROMPTS)
     except EncbenchError as error:
         if given.traceback:
             traceback.print_exc()

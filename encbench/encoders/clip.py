@@ -19,6 +19,7 @@ from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
+from .guard import one_line_errors
 from .hf import (
     TOKENIZER_FILES,
     card_of,
@@ -90,7 +91,7 @@ class JointClipEncoder(ClipEncoder):
             assert self.towers.images is not None
             self._images = self.towers.images()
         images_of = self._images
-        with torch.inference_mode():
+        with torch.inference_mode(), one_line_errors(f"encoding images with {self.card.spec}"):
             parts = [
                 images_of([image.convert("RGB") for image in images[i : i + IMAGE_BATCH]])
                 for i in range(0, len(images), IMAGE_BATCH)

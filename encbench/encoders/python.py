@@ -17,11 +17,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..data.hub import ResolvedModel
-from ..errors import EncbenchError, EncoderOutputError, ModelError, UsageError
+from ..errors import EncoderOutputError, ModelError, UsageError
 from ..files import digest, digest_files
 from ..types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
 from . import EncoderFamily
 from .checks import validate_features
+from .guard import one_line_errors
 from .spec import COMMON_OPTIONS, EncoderSpec
 
 
@@ -37,15 +38,9 @@ class CheckedEncoder:
         Raises:
             EncoderOutputError: if that is not sound, or it raised something itself.
         """
-        try:
+        hint = f"; see where: python -m encbench.encoders.checks '{self.card.spec}' --traceback"
+        with one_line_errors(f"encode() of {self.card.spec}", EncoderOutputError, hint):
             features = self.inner.encode(prompts)
-        except EncbenchError:
-            raise
-        except Exception as error:
-            raise EncoderOutputError(
-                f"{self.card.spec} failed in encode(): {_said(error)}; see where with: "
-                f"python -m encbench.encoders.checks '{self.card.spec}' --traceback"
-            ) from error
         validate_features(features, prompts, self.card)
         return features
 
@@ -61,14 +56,8 @@ class CheckedJointEncoder(CheckedEncoder):
         Raises:
             EncoderOutputError: if they are not one finite vector for each image.
         """
-        try:
+        with one_line_errors(f"encode_images() of {self.card.spec}", EncoderOutputError):
             vectors = self.inner.encode_images(images)
-        except EncbenchError:
-            raise
-        except Exception as error:
-            raise EncoderOutputError(
-                f"{self.card.spec} failed in encode_images(): {_said(error)}"
-            ) from error
         sound = isinstance(vectors, Tensor) and vectors.ndim == 2 and len(vectors) == len(images)
         if not sound or not vectors.is_floating_point() or not vectors.isfinite().all():
             raise EncoderOutputError(
@@ -76,11 +65,6 @@ class CheckedJointEncoder(CheckedEncoder):
                 f"for each of {len(images)} images"
             )
         return vectors
-
-
-def _said(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _parts(spec: EncoderSpec) -> tuple[str, str]:
@@ -100,10 +84,8 @@ def _file(spec: EncoderSpec) -> Path:
         if not path.is_file():
             raise ModelError(f"'{spec}': there is no file {path}")
         return path
-    try:
+    with one_line_errors(f"'{spec}': finding the module {module}"):  # imports its package
         found = importlib.util.find_spec(module)
-    except Exception as error:  # importing the parent package can raise anything
-        raise ModelError(f"'{spec}': module {module} cannot be found: {_said(error)}") from error
     if found is None or not found.origin or not Path(found.origin).is_file():
         raise ModelError(
             f"'{spec}': there is no module {module}; is it installed, or on PYTHONPATH?"
@@ -114,19 +96,17 @@ def _file(spec: EncoderSpec) -> Path:
 def _attribute(spec: EncoderSpec) -> Any:
     module_name, attribute = _parts(spec)
     path = _file(spec)
-    try:
+    with one_line_errors(f"'{spec}': importing {path}"):
         if module_name.endswith(".py"):
             name = f"encbench_custom_{digest(str(path.resolve()))[:12]}"
-            made = importlib.util.spec_from_file_location(name, path)
-            assert made is not None
-            assert made.loader is not None
-            module = importlib.util.module_from_spec(made)
+            found = importlib.util.spec_from_file_location(name, path)
+            assert found is not None
+            assert found.loader is not None
+            module = importlib.util.module_from_spec(found)
             sys.modules[name] = module  # dataclasses and pickles look a class's module up
-            made.loader.exec_module(module)
+            found.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ModelError(f"'{spec}': {path} cannot be imported: {_said(error)}") from error
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
@@ -158,14 +138,9 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> C
                 f"'{spec}' is a {type(inner).__name__}; it must be a TextEncoder (card and "
                 "encode), its class, or a function that makes one"
             )
-        try:
-            make: Any = inner
-            takes_device = "device" in inspect.signature(make).parameters
-            inner = make(device=device) if takes_device else make()
-        except EncbenchError:
-            raise
-        except Exception as error:
-            raise ModelError(f"'{spec}' cannot be made: {_said(error)}") from error
+        with one_line_errors(f"'{spec}': making the encoder"):
+            takes_device = "device" in inspect.signature(inner).parameters
+            inner = inner(device=device) if takes_device else inner()
     if not isinstance(inner, TextEncoder) or not isinstance(inner.card, EncoderCard):
         raise EncoderOutputError(
             f"'{spec}' gave a {type(inner).__name__} without card (an EncoderCard) or encode()"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
 
 from ..errors import UsageError
+from ..specs import Spec
 
 POOLINGS = ("mean", "mean-padded", "last", "eos", "max", "own")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -21,16 +21,13 @@ COMMON_OPTIONS = {
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
-    """A parsed spec string; ``str(spec)`` is its canonical form (options sorted).
+class EncoderSpec(Spec):
+    """A parsed encoder spec, ``family:source[@revision][?option=value&...]``."""
 
-    A ``%`` escape in an option's value (``%26`` for ``&``) is read and written as in URLs.
-    """
-
-    family: str
-    source: str
-    revision: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    HINT = (
+        "write family:source[@revision][?option=value&...], for example clip:ViT-L-14/openai "
+        "(see: encbench list encoders)"
+    )
 
     @classmethod
     def parse(cls, text: str) -> EncoderSpec:
@@ -41,34 +38,20 @@ class EncoderSpec:
         """
         family, colon, rest = text.strip().partition(":")
         if not colon or not family or not rest:
-            raise UsageError(
-                f"'{text}' is not an encoder; write family:source[@revision][?option=value&...], "
-                "for example clip:ViT-L-14/openai (see: encbench list encoders)"
-            )
+            raise UsageError(f"{text!a} is not an encoder; {cls.HINT}")
         if family == "control" and rest.startswith("shuffle("):
             if not rest.endswith(")"):
                 raise UsageError(f"'{text}' lacks its closing bracket: control:shuffle(<spec>)")
             inner = cls.parse(rest[len("shuffle(") : -1])
             return cls(family, f"shuffle({inner})")
-        source, _, query = rest.partition("?")
-        source, at, revision = source.rpartition("@")
-        if not at or "/" in revision:  # an @ inside a path names no revision
-            source, revision = source + at + revision, ""
-        options: dict[str, str] = {}
-        for part in filter(None, query.split("&")):
-            name, equals, value = part.partition("=")
-            if not equals or not name or not value:
-                raise UsageError(f"'{part}' in '{text}' is not an option; write name=value")
-            if name in options:
-                raise UsageError(f"'{text}' gives the option '{name}' twice")
-            options[name] = unquote(value)
-        if "revision" in options:  # the same thing, said as an option
-            if revision:
+        spec: EncoderSpec = super().parse(text)
+        named = spec.get("revision")  # the same thing, said as an option
+        if named is not None:
+            if spec.revision:
                 raise UsageError(f"'{text}' gives the revision twice")
-            revision = options.pop("revision")
-        if not source:
+            spec = dataclasses.replace(spec.with_options(revision=None), revision=named)
+        if not spec.source:
             raise UsageError(f"'{text}' names no source after '{family}:'")
-        spec = cls(family, source, revision or None, tuple(sorted(options.items())))
         spec._check(text)
         return spec
 
@@ -92,23 +75,6 @@ class EncoderSpec:
                 fits = False
             if not fits:
                 raise UsageError(f"max_length in '{text}' must be a whole number of at least 1")
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """An option's value as written, or ``default``."""
-        return dict(self.options).get(name, default)
-
-    def flag(self, name: str) -> bool:
-        """Whether an option says true (or yes, on, 1).
-
-        Raises:
-            UsageError: if it says anything but true or false.
-        """
-        value = (self.get(name) or "false").lower()
-        if value in ("true", "yes", "on", "1"):
-            return True
-        if value in ("false", "no", "off", "0"):
-            return False
-        raise UsageError(f"option {name}={value} of '{self}' must be true or false")
 
     @property
     def layer(self) -> str:
@@ -136,16 +102,7 @@ class EncoderSpec:
             return EncoderSpec.parse(self.source[len("shuffle(") : -1])
         return None
 
-    def with_options(self, **options: str | None) -> EncoderSpec:
-        """The same spec with options set, or removed where the value is None."""
-        merged = {**dict(self.options), **options}
-        kept = tuple(sorted((k, v) for k, v in merged.items() if v is not None))
-        return dataclasses.replace(self, options=kept)
-
     def __str__(self) -> str:
-        text = f"{self.family}:{self.source}"
-        if self.revision:
-            text += f"@{self.revision}"
-        if self.options:
-            text += "?" + "&".join(f"{k}={quote(v, safe='/:,.-')}" for k, v in self.options)
-        return text
+        if self.shuffled:  # the inner spec is in canonical form already
+            return f"{self.family}:{self.source}"
+        return super().__str__()

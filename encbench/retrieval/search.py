@@ -15,13 +15,24 @@ from ..errors import MissingLibraryError
 
 DECIMALS = 6
 BLOCK = 64  # queries at a time where whole rows of scores are needed
+TINY, HUGE = 1e-15, 1e15  # lengths whose squares are well inside float32
 SLACK = 16  # neighbors beyond k, so that most ties at the edge are seen whole
 
 
 def normalize(rows: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N P"]:
-    """Rows of length 1, float32. A zero row stays zero: its cosine with anything counts as 0."""
+    """Rows of length 1, float32. A zero row stays zero: its cosine with anything counts as 0.
+
+    Rows whose squares would leave float32's range, in either direction, are brought near length 1
+    by a power of two first, which changes no digit of them.
+    """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    extreme = np.flatnonzero(~((lengths > TINY) & (lengths < HUGE)))
+    if len(extreme):
+        rows = rows.copy()
+        largest = np.abs(rows[extreme]).max(axis=1, initial=0)
+        rows[extreme] = np.ldexp(rows[extreme], -np.frexp(largest)[1][:, None])
+        lengths[extreme] = np.linalg.norm(rows[extreme], axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
-from urllib.parse import quote, unquote
 
 import torch
 
@@ -20,6 +19,7 @@ from ..data.hub import ResolvedModel
 from ..device import choose_device
 from ..errors import UnknownNameError, UsageError
 from ..images import open_image
+from ..specs import Spec
 from ..types import ImageRecord, ReEncoder
 
 __all__ = [
@@ -34,51 +34,12 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ReEncoderSpec:
-    """A parsed ``family[:source][@revision][?option=value&...]``; ``str`` is its canonical form."""
+class ReEncoderSpec(Spec):
+    """A parsed ``family[:source][@revision][?option=value&...]``."""
 
-    family: str
-    source: str = ""
-    revision: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> ReEncoderSpec:
-        """Read a spec string.
-
-        Raises:
-            UsageError: if it is not of the form.
-        """
-        head, _, query = text.strip().partition("?")
-        rest, at, revision = head.rpartition("@")
-        if not at or "/" in revision:  # an @ inside a path names no revision
-            rest, revision = head, ""
-        family, _, source = rest.partition(":")
-        if not family:
-            raise UsageError(
-                f"'{text}' is no re-encoder; write family[:source][@revision][?option=value&...], "
-                "for example dinov3, labels or pixels"
-            )
-        options: dict[str, str] = {}
-        for part in filter(None, query.split("&")):
-            name, equals, value = part.partition("=")
-            if not equals or not name or not value:
-                raise UsageError(f"'{part}' in '{text}' is not an option; write name=value")
-            if name in options:
-                raise UsageError(f"'{text}' gives the option '{name}' twice")
-            options[name] = unquote(value)
-        return cls(family, source, revision or None, tuple(sorted(options.items())))
-
-    def get(self, name: str, default: str) -> str:
-        """An option's value as written, or ``default``."""
-        return dict(self.options).get(name, default)
-
-    def __str__(self) -> str:
-        text = self.family + (f":{self.source}" if self.source else "")
-        text += f"@{self.revision}" if self.revision else ""
-        options = "&".join(f"{name}={quote(value, safe='/:,.-')}" for name, value in self.options)
-        return f"{text}?{options}" if options else text
+    HINT = (
+        "write family[:source][@revision][?option=value&...], for example dinov3, labels or pixels"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""Whatever a library, a checkpoint or somebody's code raises, as one line about an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..device import is_out_of_memory
+from ..errors import EncbenchError, ModelError
+
+
+@contextmanager
+def one_line_errors(
+    doing: str, kind: Callable[[str], EncbenchError] = ModelError, hint: str = ""
+) -> Iterator[None]:
+    """Turn every exception into one line. ``sys.exit()`` in foreign code is a failure, too: it
+    must not end encbench, and with status 0 at that. Ctrl-C passes.
+
+    Args:
+        doing: what is being done, e.g. 'loading st:/some/folder'.
+        kind: makes the error.
+        hint: what to do, after the error's own text.
+
+    Raises:
+        EncbenchError: in place of anything that is none.
+    """
+    try:
+        yield
+    except (EncbenchError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # SystemExit, and what test libraries derive from it
+        if is_out_of_memory(error):
+            hint = "; use ?dtype=bfloat16, ?max_length=..., or a smaller model"
+        raise kind(f"{doing} failed: {describe_error(error)}{hint}") from error
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception's kind and the first line of its text."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # its __str__ is somebody's code, too
+        lines = []
+    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return text.encode("ascii" if not text.isprintable() else "utf-8", "backslashreplace").decode()

@@ -1,0 +1,73 @@
+"""Spec strings: one reader, a canonical form that reads back the same, odd names on disk."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encbench.encoders import EncoderSpec
+from encbench.errors import UsageError
+from encbench.specs import Spec, is_uninformed
+from encbench.vision import ReEncoderSpec
+
+NAMES = ("my@model", "what?", "a?b=c", "v1@2?x", "100%", "%40", "a@b@c", "?", "@")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("more", ["", "@abc123", "?layer=2&pool=own", "@abc123?layer=2"])
+def test_a_folder_whose_name_holds_signs(tmp_path, name, more):
+    folder = tmp_path / name
+    folder.mkdir()
+    spec = EncoderSpec.parse(f"st:{folder}{more}")
+    assert spec.source == str(folder)
+    assert spec.revision == ("abc123" if "@abc" in more else None)
+    assert spec.options == ((("layer", "2"), ("pool", "own"))[: more.count("=")])
+    assert EncoderSpec.parse(str(spec)) == spec
+    shuffled = EncoderSpec.parse(f"control:shuffle({spec})")
+    assert shuffled.shuffled == spec
+    assert EncoderSpec.parse(str(shuffled)) == shuffled
+    folder.rmdir()
+    assert EncoderSpec.parse(str(spec)).source.endswith(name.replace("%40", "@"))
+
+
+def test_python_files_with_signs(tmp_path):
+    file = tmp_path / "my@file?.py"
+    file.touch()
+    spec = EncoderSpec.parse(f"python:{file}:Mine?pool=own")
+    assert spec.source == f"{file}:Mine"
+    assert EncoderSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize("parse", [EncoderSpec.parse, ReEncoderSpec.parse])
+@pytest.mark.parametrize("odd", ["\ud800", "\n", "\x00", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "form", ["st:a{}b", "st:a?subfolder=x{}b", "st:a@{}b", "control:shuffle(st:a{}b)"]
+)
+def test_names_that_nothing_could_print_are_refused(parse, odd, form):
+    with pytest.raises(UsageError) as caught:
+        parse(form.format(odd))
+    str(caught.value).encode()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\u3000b", "a\u00a0b", "\U0001f469\u200d\U0001f680", "\u732b"])
+def test_names_in_any_script_are_taken(name):
+    assert EncoderSpec.parse(f"st:/data/{name}").source == f"/data/{name}"
+
+
+@given(st.text(max_size=40), st.sampled_from([EncoderSpec, ReEncoderSpec, Spec]))
+def test_any_text_is_a_spec_that_reads_back_or_is_refused(text, kind):
+    try:
+        spec = kind.parse(text)
+    except UsageError as error:
+        str(error).encode()
+        return
+    assert kind.parse(str(spec)) == spec
+
+
+def test_controls_without_information():
+    assert is_uninformed("control:constant")
+    assert is_uninformed("control:random?seed=1")
+    assert is_uninformed("control:shuffle(st:a)")
+    assert is_uninformed("control:shuffle(st:a)", "st:a")
+    assert not is_uninformed("control:shuffle(st:a)", "st:b")
+    assert not is_uninformed("control:bag-of-words")
