@@ -1,0 +1,73 @@
+"""Agreement of predictors with trained scores; predictions that are older than their outcomes."""
+
+import json
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encbench.confirm.agreement import measure_agreement, seed_ceiling
+from encbench.confirm.bank import read_bank
+from encbench.errors import EncbenchError
+from encbench.files import digest
+
+ROOT = Path(__file__).parents[1]
+OUTCOMES = ROOT / "benchmarks" / "outcomes"
+
+
+def measure(predicted, actual, sets=None):
+    count = len(predicted)
+    sets = sets or [str(k) for k in range(count)]
+    values = (np.array(predicted, float), np.array(actual, float))
+    return measure_agreement("probe", *values, sets=sets, strata=["final"] * count, draws=300)
+
+
+def test_a_perfect_order_and_a_reversed_one():
+    perfect = measure(range(12), range(12))
+    assert perfect.pooled.value == perfect.within == perfect.lowest == 1
+    assert perfect.pooled.low == 1
+    assert 0.3 < perfect.chance < 0.8
+    assert measure(range(12), range(12, 0, -1)).pooled.value == pytest.approx(-1)
+
+
+def test_the_interval_is_wider_where_encoders_share_weights():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(rng.normal(size=6), 4)
+    noisy = truth + np.repeat(rng.normal(size=6), 4) + 0.05 * rng.normal(size=24)
+    alone = measure(noisy, truth + 0.01 * rng.normal(size=24)).pooled
+    shared = measure(noisy, truth, [str(k // 4) for k in range(24)]).pooled
+    assert shared.high - shared.low > 1.3 * (alone.high - alone.low)
+
+
+def test_too_few_encoders_and_no_numbers_are_refused():
+    with pytest.raises(EncbenchError, match="3 encoders; it takes 4"):
+        measure([1, 2, 3], [1, 2, 3])
+    with pytest.raises(EncbenchError, match="a score is no number"):
+        measure([1, 2, 3, float("nan")], [1, 2, 3, 4])
+
+
+def test_the_ceiling_is_the_correlation_with_the_truth():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(4000, 1))
+    scores = truth + 0.5 * rng.normal(size=(4000, 2))
+    real = np.corrcoef(truth[:, 0], scores.mean(1))[0, 1]
+    assert seed_ceiling(scores) == pytest.approx(real, abs=0.01)
+
+
+@pytest.mark.parametrize("path", sorted(OUTCOMES.glob("predictions-*.json")), ids=lambda p: p.name)
+def test_predictions_are_committed_before_their_encoders_are_trained(path):
+    command = ["git", "log", "--diff-filter=A", "--format=%cI", "--", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout.strip():
+        pytest.skip("no history of this file here (a shallow clone)")
+    committed = datetime.fromisoformat(done.stdout.split()[-1])
+    held = json.loads(path.read_text("utf-8"))
+    assert digest({name: held[name] for name in ("rules", "encoders")}) == held["hash"]
+    rows = [row for row in read_bank(OUTCOMES / "bank.csv") if row.encoder in held["encoders"]]
+    for row in rows:
+        created = datetime.fromisoformat(row.created)
+        measured = held["encoders"][row.encoder]["scores"]["reader"]["measured"]
+        assert committed < created
+        assert datetime.fromisoformat(measured) < created
