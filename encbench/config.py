@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .data.hub import cache_dir
+from .data.spec import DatasetSpec
 from .device import DEVICE_HELP
+from .errors import UsageError
 from .options import check_options, from_values, option, to_values
 
 DATA, PROBES, RUN = "Data", "Probes", "Run"
@@ -35,6 +37,18 @@ class RunConfig:
         metavar="SPEC...",
     )
     out: Path = option(Path("runs/encbench"), "Folder of the run: records, prediction and report.")
+    data: str | None = option(
+        None,
+        "Images with captions, such as coco:FOLDER, folder:FOLDER, scenes:scenes-easy or a data "
+        "set of another package. See: encbench list datasets.",
+        DATA, metavar="SPEC",
+    )  # fmt: skip
+    prompts: str | None = option(
+        None,
+        "Long prompts, such as dpg:FOLDER, geneval:FILE or a prompt set of another package. See: "
+        "encbench list prompt-sets.",
+        DATA, metavar="SPEC",
+    )  # fmt: skip
     coco: Path | None = option(
         None,
         "COCO folder (annotations/captions_<split>.json, <split>/*.jpg). Without --coco and --dpg, "
@@ -48,7 +62,7 @@ class RunConfig:
         False, "Use the images that can be read; leave missing and broken ones unscored.", DATA
     )
     dpg: Path | None = option(
-        None, "DPG-Bench prompts: a folder of .txt files, or a .jsonl file.", DATA
+        None, "DPG-Bench prompts: a folder of .txt files, or a .jsonl, .csv or .txt file.", DATA
     )
     re_encoder: str | None = option(
         None,
@@ -96,11 +110,33 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for one, other in (("data", "coco"), ("prompts", "dpg")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UsageError(f"--{one} and --{other} are both given; give one of them")
+
+    @property
+    def dataset(self) -> DatasetSpec | None:
+        """The data set of images with captions that the options name."""
+        if self.data is not None:
+            return DatasetSpec.parse(self.data)
+        if self.coco is not None:
+            options = {"split": self.coco_split} if self.coco_split else {}
+            return DatasetSpec("coco", str(self.coco), options)
+        return None
+
+    @property
+    def prompt_set(self) -> DatasetSpec | None:
+        """The long prompts that the options name."""
+        if self.prompts is not None:
+            return DatasetSpec.parse(self.prompts)
+        return None if self.dpg is None else DatasetSpec("dpg", str(self.dpg))
 
     @property
     def on_scenes(self) -> bool:
-        """Whether no data are named, so that the embedded scenes are used."""
-        return self.coco is None and self.dpg is None and self.coco_split is None
+        """Whether the embedded scenes are used: they are named, or no data are."""
+        if self.dataset is not None:
+            return self.dataset.family == "scenes"
+        return self.prompt_set is None and self.coco_split is None
 
     @property
     def chosen_re_encoder(self) -> str:

@@ -14,8 +14,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from .config import RunConfig
-from .data.coco import load_coco
-from .data.dpg import load_prompts
+from .data.datasets import DatasetSpec, DatasetUse, load_dataset, load_prompt_set
 from .data.scenes.default import scene_captions, scene_prompts_long
 from .encode import StoredEncoder, bytes_of
 from .encoders import EncoderSpec
@@ -25,9 +24,9 @@ from .progress import log
 from .shards import held_encoder, require_revision
 from .store import Store, digest_of_files
 from .types import (
-    CaptionSet,
     EncoderCard,
     ImageRecord,
+    ImageTextDataset,
     JointEncoder,
     ProbeSpec,
     PromptSet,
@@ -44,7 +43,7 @@ LARGE = 50_000_000  # parameters from which on tokens are stored
 class Data:
     """What the probes look at. ``None`` where there is nothing of a kind."""
 
-    captions: CaptionSet | None
+    captions: ImageTextDataset | None
     prompts: PromptSet | None
 
     @property
@@ -65,23 +64,21 @@ def load_run_data(config: RunConfig) -> Data:
     Raises:
         DataError: one line about what is missing or broken.
     """
-    if config.coco is None and config.coco_split is not None:
+    dataset, prompt_set = config.dataset, config.prompt_set
+    if dataset is None and config.coco_split is not None:
         raise DataError(
             f"COCO {config.coco_split} is needed and no folder given: encbench data fetch coco "
             f"--split {config.coco_split} --to FOLDER, then --coco FOLDER"
         )
-    if config.coco is None and config.dpg is None:
+    if dataset is None and prompt_set is None:
         return Data(scene_captions(), scene_prompts_long())
-    captions = prompts = None
-    if config.coco is not None:
-        captions = load_coco(
-            config.coco,
-            split=config.coco_split,
-            allow_missing_images=config.allow_missing_images or config.re_encoder == "none",
-        )
-    if config.dpg is not None:
-        prompts = load_prompts(config.dpg)
-    return Data(captions, prompts)
+    captions = None
+    if dataset is not None:
+        missing = config.allow_missing_images or config.re_encoder == "none"
+        captions = load_dataset(dataset, DatasetUse(allow_missing=missing))
+    if dataset is not None and dataset.family == "scenes" and prompt_set is None:
+        prompt_set = DatasetSpec("scenes")
+    return Data(captions, load_prompt_set(prompt_set) if prompt_set else None)
 
 
 class Context:

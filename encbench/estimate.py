@@ -100,14 +100,14 @@ def plan_run(config: RunConfig) -> RunPlan:
     else:
         count, images = CAPTION_COUNTS.get(config.coco_split or "", (0, 0))
         tokens = count * CAPTION_TOKENS
-        if config.coco is None and config.coco_split is not None:
+        if config.dataset is None and config.coco_split is not None:
             to_fetch = fetch_plan("coco", config.coco_split).bytes or 0
     removed = _removed(config)
     if data is not None and data.prompts is not None:
         long_prompts = len(data.prompts.prompts)
         length = sum(estimated_tokens(p.text) for p in data.prompts.prompts)
     else:
-        long_prompts = 0 if data is not None and config.coco else DPG_PROMPTS
+        long_prompts = 0 if data is not None and config.dataset else DPG_PROMPTS
         length = long_prompts * PROMPT_TOKENS
     # each long prompt itself, its distractor, and every shortened version
     tokens += int(length * (2 + sum(1 - share for share in removed)))
@@ -146,13 +146,13 @@ def matrix_rate(
 
 def _data(config: RunConfig, notes: list[str]) -> Data | None:
     """The data where it is there; else None, with a note that says how to get it."""
-    wanted = config.coco_split if config.coco is None else None
+    wanted = config.coco_split if config.dataset is None else None
     if wanted is not None:  # a preset names a split, but nobody said yet where it is
         notes.append(
             f"COCO {wanted} is needed and counted in: encbench data fetch coco --split {wanted} "
             "--to FOLDER, then --coco FOLDER"
         )
-        if config.dpg is None:
+        if config.prompt_set is None:
             notes.append(
                 "DPG-Bench is needed (some MB): encbench data fetch dpg --to FOLDER, then "
                 "--dpg FOLDER/prompts"

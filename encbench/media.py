@@ -14,7 +14,7 @@ from .errors import ImageError, RecordError
 from .files import read_json, with_current_names, write_atomic, write_json
 from .progress import log
 from .schema import check_value, load_dataclass
-from .types import CaptionSet, ImageRecord
+from .types import ImageRecord, ImageTextDataset
 
 SIDE = 192  # pixels, the longer side of a thumbnail
 
@@ -51,7 +51,7 @@ class GalleryFile:
 
 
 def write_gallery(
-    folder: Path, spec: str, examples: Mapping[str, Any] | None, captions: CaptionSet | None
+    folder: Path, spec: str, examples: Mapping[str, Any] | None, captions: ImageTextDataset | None
 ) -> None:
     """See that ``media/gallery.json`` holds one encoder's examples, and that there are whole
     thumbnails of what they show. What is missing or damaged is made again.

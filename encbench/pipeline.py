@@ -47,7 +47,7 @@ from .records import (
 )
 from .store import Store
 from .types import (
-    CaptionSet,
+    ImageTextDataset,
     Probe,
     PromptSet,
 )
@@ -246,7 +246,7 @@ def _possible(probe: Probe, data: Data) -> bool:
     return not missing
 
 
-def _notes(dataset: CaptionSet | PromptSet | None) -> list[str]:
+def _notes(dataset: ImageTextDataset | PromptSet | None) -> list[str]:
     return [f"{dataset.name}: {note}" for note in dataset.notes] if dataset else []
 
 

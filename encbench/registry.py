@@ -23,6 +23,8 @@ GROUPS = {
     "metric": "encbench.metrics",
     "detector": "encbench.detectors",
     "figure": "encbench.figures",
+    "dataset": "encbench.datasets",
+    "prompt-set": "encbench.prompts",
 }
 
 

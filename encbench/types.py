@@ -161,6 +161,26 @@ class CaptionSet:
     notes: tuple[str, ...] = ()
 
 
+@runtime_checkable
+class ImageTextDataset(Protocol):
+    """Images with captions, as the retrieval probe and a training read them; attributes as in
+    :class:`CaptionSet`, which is one. A data set that has ``draw(side)``, giving all images as
+    uint8 (N, 3, side, side), is trained on as drawn; any other's images are read from files."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pin(self) -> str: ...
+    @property
+    def images(self) -> Sequence[ImageRecord]: ...
+    @property
+    def captions(self) -> Sequence[Caption]: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True)
 class Prompt:
     prompt_id: str
@@ -319,7 +339,7 @@ class ProbeContext(Protocol):
     """
 
     card: EncoderCard
-    captions: CaptionSet | None
+    captions: ImageTextDataset | None
     prompts: PromptSet | None
     reencoder: ReEncoderCard | None
     options: Mapping[str, Any]

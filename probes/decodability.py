@@ -27,7 +27,7 @@ from encbench.data.scenes.splits import Tier, held_out_pairs
 from encbench.data.scenes.world import COLORS, OPPOSITE, RELATIONS, SCENES, SHAPES, SceneBatch
 from encbench.intervals import estimate_scores, mean_of
 from encbench.retrieval.search import normalize
-from encbench.types import CaptionSet, Measurement, ProbeContext, ProbeDisplay, ProbeSpec
+from encbench.types import ImageTextDataset, Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .perturb import rng_for
 
@@ -359,7 +359,7 @@ def _image_part(
 
 
 def _image_data(
-    context: ProbeContext, captions: CaptionSet, seed: int, limit: int | None
+    context: ProbeContext, captions: ImageTextDataset, seed: int, limit: int | None
 ) -> tuple[list[int], list[list[str]], Rows]:
     """Seeded images with seeded captions of each, and their re-encoded vectors."""
     assert context.reencoder is not None
@@ -384,7 +384,7 @@ def _image_data(
     return ids, texts, context.reencode(images).numpy()
 
 
-def _attributes(captions: CaptionSet, ids: Sequence[int]) -> Rows | None:
+def _attributes(captions: ImageTextDataset, ids: Sequence[int]) -> Rows | None:
     """What is in each image, as features; None where that is not known exactly."""
     if not is_default(captions):
         return None

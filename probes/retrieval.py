@@ -9,6 +9,7 @@ caption of each image is the gallery, and the own image is excluded, else the sc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,8 @@ from encbench.retrieval.metrics import (
 from encbench.retrieval.search import nearest, normalize, tie_keys
 from encbench.types import (
     Caption,
-    CaptionSet,
     ImageRecord,
+    ImageTextDataset,
     Measurement,
     ProbeContext,
     ProbeDisplay,
@@ -121,11 +122,20 @@ class RetrievalProbe:
         series: dict[str, Any] = {}
         unscored = 0
 
-        recall = self._recall(context, context.captions, ks, wanted, seed, series, notes)
-        tables.append(recall)
-        names |= {f"recall@{k}": (f"recall@{k}",) for k in ks}
-
         usable = _usable(context)
+        several = _with_several(context.captions)
+        if several:
+            tables.append(
+                self._recall(context, context.captions, several, ks, wanted, seed, series, notes)
+            )
+            names |= {f"recall@{k}": (f"recall@{k}",) for k in ks}
+        elif usable:
+            notes.append("every image has one caption, so there is no recall of another one")
+        else:
+            raise DataError(
+                f"no image of {context.captions.name} has two captions, which recall needs, and "
+                "there are no images to compare; give images, or several captions for each"
+            )
         if usable:
             found = self._published(context, usable, ks, wanted, seed, series, notes)
             table, unscored = found
@@ -156,7 +166,8 @@ class RetrievalProbe:
     def _recall(
         self,
         context: ProbeContext,
-        captions: CaptionSet,
+        captions: ImageTextDataset,
+        images: Sequence[ImageRecord],
         ks: Sequence[int],
         wanted: int,
         seed: int,
@@ -167,10 +178,6 @@ class RetrievalProbe:
         gallery of all captions. Needs no images."""
         owners = np.array([c.image_id for c in captions.captions], np.int64)
         ids = np.array([c.caption_id for c in captions.captions], np.int64)
-        several = {i for i, n in zip(*np.unique(owners, return_counts=True), strict=True) if n > 1}
-        images = [image for image in captions.images if image.image_id in several]
-        if not images:
-            raise DataError(f"no image of {captions.name} has two captions; recall needs them")
         sample = draw_queries(captions, images, wanted, seed)
         _check_k(ks, len(ids) - 1, captions.name)
         rows = _rows(context, [c.text for c in captions.captions], notes)
@@ -270,8 +277,14 @@ class RetrievalProbe:
         return table
 
 
+def _with_several(captions: ImageTextDataset) -> list[ImageRecord]:
+    """Images with more than one caption."""
+    counts = Counter(caption.image_id for caption in captions.captions)
+    return [image for image in captions.images if counts[image.image_id] > 1]
+
+
 def draw_queries(
-    captions: CaptionSet, images: Sequence[ImageRecord], wanted: int, seed: int
+    captions: ImageTextDataset, images: Sequence[ImageRecord], wanted: int, seed: int
 ) -> RetrievalDraw:
     """One seeded caption for each image and up to ``wanted`` seeded queries among the images.
 

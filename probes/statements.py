@@ -27,7 +27,7 @@ from encbench.data.scenes.sampler import sample_scenes
 from encbench.data.scenes.splits import Tier
 from encbench.data.scenes.words import WORDS
 from encbench.data.scenes.world import GRID, MAX_OBJECTS
-from encbench.types import CaptionSet
+from encbench.types import ImageTextDataset
 
 from .perturb import rng_for
 
@@ -59,7 +59,7 @@ class Language:
     rare: bool = False
 
 
-def language_for(captions: CaptionSet | None) -> Callable[[int, int], Language]:
+def language_for(captions: ImageTextDataset | None) -> Callable[[int, int], Language]:
     """The shapes for scenes and where no captions are given, COCO's classes for all others.
 
     Returns:

@@ -128,7 +128,7 @@ def test_images_in_subfolders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", "C:\\b.jpg", "C:b", "a\nb"],
+    ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", "C:\\b.jpg", "a\nb", "a\0b"],
 )
 @pytest.mark.parametrize("allow", [True, False])
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, allow: bool) -> None:
@@ -171,10 +171,10 @@ def test_broken_json_is_located(tmp_path: Path) -> None:
     file = tmp_path / "annotations" / "captions_val2017.json"
     whole = json.dumps(captions_file(), indent=1)
     file.write_text(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"captions_val2017\.json is broken JSON at line \d+"):
+    with pytest.raises(DataError, match=r"captions_val2017\.json is not valid JSON .*line \d+"):
         load_coco(tmp_path)
     file.write_bytes(b'{"images": ["\xff"]}')
-    with pytest.raises(DataError, match="no UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         load_coco(tmp_path)
     file.write_text("[" * 100_000)
     with pytest.raises(DataError, match="nested too deeply"):
@@ -199,9 +199,9 @@ def _set(list_name: str, key: str, value: object) -> Change:
         (_set("annotations", "id", 11), "id 11 twice among its annotations"),
         (_set("images", "id", 5), "id 5 twice among its images"),
         (_set("annotations", "image_id", 99), "image 99, which the file does not list"),
-        (_set("annotations", "image_id", [5]), "not a whole number"),
-        (_set("images", "id", "7"), "not a whole number"),
-        (_set("annotations", "caption", 3), "is no text"),
+        (_set("annotations", "image_id", [5]), "whole number"),
+        (_set("images", "id", "7"), "whole number"),
+        (_set("annotations", "caption", 3), "must be a text"),
         (_set("annotations", "caption", "\ud83d"), "surrogate"),
         (_set("images", "file_name", None), "has no file_name"),
         (lambda c: c.update(annotations=[]), "holds no captions"),
@@ -220,14 +220,18 @@ def test_bad_captions_files(tmp_path: Path, change: Change, words: str) -> None:
     ("change", "words"),
     [
         (_drop("categories"), "no COCO file"),
-        (lambda c: c["images"].append({"id": 99}), "of other images: 1 of its 2 .*first: 99"),
-        (_set("annotations", "image_id", 98), "of other images"),
+        (
+            lambda c: (c.update(images=[{"id": 99}]), c["annotations"][0].update(image_id=98)),
+            r"of other images: none of its 2 .*first: 98",
+        ),
+        (_set("annotations", "area", 10**400), "impossible box or area"),
+        (_set("annotations", "bbox", "1234"), "impossible box or area"),
         (_set("annotations", "category_id", 1), "unknown category"),
         (_set("annotations", "bbox", [1, 2, 3]), "impossible box"),
         (_set("annotations", "area", "big"), "impossible box or area"),
-        (_set("annotations", "area", float("nan")), "impossible box or area"),
+        (_set("annotations", "area", float("nan")), "NaN is not a number in JSON"),
         (_set("annotations", "area", -1), "impossible box or area"),
-        (_set("annotations", "category_id", []), "not a whole number"),
+        (_set("annotations", "category_id", []), "whole number"),
     ],
 )
 def test_bad_instances_files(tmp_path: Path, change: Change, words: str) -> None:
@@ -274,3 +278,48 @@ def test_real_captions(shared: Path) -> None:
         for x0, y0, x1, y1 in (instance.box for instance in image.instances or ()):
             assert -1 <= x0 <= x1 <= image.width + 1
             assert -1 <= y0 <= y1 <= image.height + 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["photo\u30001.jpg", "photo\xa01.jpg", "\U0001f469\u200d\U0001f9b0.jpg", "12:30.jpg", "a:b.jpg",
+     "caf\xe9.jpg", "\u202eabc.jpg", "two  spaces .jpg", "quote'\".jpg", "100%.jpg", "#?.jpg"],
+)  # fmt: skip
+def test_names_inside_the_folder_are_read(tmp_path: Path, name: str) -> None:
+    captions = captions_file()
+    captions["images"][0]["file_name"] = name
+    found = load_coco(write(tmp_path, captions, images=("5.jpg", name)))
+    assert found.images[1].path == tmp_path / "val2017" / name
+
+
+def test_accents_apart_from_their_letters_are_found(tmp_path: Path) -> None:
+    captions = captions_file()
+    captions["images"][0]["file_name"] = "caf\xe9.jpg"
+    found = load_coco(write(tmp_path, captions, images=("5.jpg", "cafe\u0301.jpg")))
+    assert found.images[1].path is not None
+    assert found.images[1].path.is_file()
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**30, True, 1.0, "1", None, [1]])
+@pytest.mark.parametrize(
+    "place", [("images", "id"), ("annotations", "id"), ("annotations", "image_id")]
+)
+def test_ids_are_numbers_of_64_bits(tmp_path: Path, number: object, place: tuple[str, str]) -> None:
+    captions = captions_file()
+    captions[place[0]][0][place[1]] = number
+    with pytest.raises(
+        DataError, match=rf"captions_val2017\.json: {place[1]} of number 0 .*64 bits"
+    ):
+        load_coco(write(tmp_path, captions))
+
+
+def test_captions_of_a_part_beside_full_instances(tmp_path: Path) -> None:
+    instances = instances_file()
+    instances["images"] += [{"id": 99}, {"id": 98}]
+    instances["annotations"].append(
+        {"id": 2, "image_id": 98, "category_id": 1, "area": "?", "bbox": []}
+    )
+    found = load_coco(write(tmp_path, instances=instances))
+    assert found.images[0].instances is not None
+    assert found.images[1].instances is None
+    assert "2 further images, which have no captions here and were left out" in found.notes[0]

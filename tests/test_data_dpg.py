@@ -75,14 +75,14 @@ def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"item_id": "a", "text": "x"}\n{"item_id": \n', "line 2 of .* is no JSON"),
-        (b'\n\n["a", "x"]\n', "line 3 of .* is no record"),
+        (b'{"item_id": "a", "text": "x"}\n{"item_id": \n', "line 2 of .* is not valid JSON"),
+        (b'\n\n["a", "x"]\n', "line 3 of .* must be an object"),
         (b'{"item_id": "a"}\n', "line 1 of .* lacks item_id or text"),
         (b'{"text": "x"}\n', "line 1 of .* lacks item_id or text"),
-        (b'{"item_id": "a", "text": null}\n', "lacks item_id or text"),
+        (b'{"item_id": "a", "text": null}\n', "text must be a text, not null"),
         (b'{"item_id": "a", "text": "\\ud83d"}\n', "surrogate"),
         (b'{"item_id": "a", "text": "x"}\n{"item_id": "a", "text": "y"}', "id 'a' twice"),
-        (b"\xff\xfe{", "no UTF-8 text"),
+        (b"\xff\xfe{", "not UTF-8 text"),
         (b"\n", "holds no prompts"),
     ],
 )
@@ -101,7 +101,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \.txt files"):
         load_prompts(tmp_path)
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.txt is no UTF-8 text \(byte 3\)"):
+    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8 text \(byte 3\)"):
         load_prompts(tmp_path)
 
 
@@ -112,3 +112,42 @@ def test_real_prompts(shared: Path) -> None:
     ids = [prompt.prompt_id for prompt in found.prompts]
     assert ids[:3] == ["0", "1", "2"]
     assert ids.index("whoops9") + 1 == ids.index("whoops10")
+
+
+def test_line_ends_and_hidden_files_do_not_matter(tmp_path: Path) -> None:
+    unix = load_prompts(folder(tmp_path / "a", {"0": "One.\nTwo.", "1": "x"}))
+    other = folder(tmp_path / "b", {"1": "x"})
+    (other / "0.txt").write_bytes(b"One.\r\nTwo.\r\n")
+    (other / "._0.txt").write_bytes(b"\0\5\x16\7\xb0")
+    windows = load_prompts(other)
+    assert (windows.prompts, windows.pin) == (unix.prompts, unix.pin)
+    assert windows.notes == ("1 hidden files were left out (first: ._0.txt)",)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_tables(tmp_path: Path, ending: str) -> None:
+    mark = {"csv": ",", "tsv": "\t"}[ending]
+    rows = [["item_id", "text", "keywords"], ["p10", '"A dog, on\r\na mat."', "1"]]
+    rows += [["p10", '"A dog, on\r\na mat."', "2"], ["p9", "\u2028A cat.", ""]]
+    file = tmp_path / f"x.{ending}"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(mark.join, rows)).encode())
+    found = load_prompts(file)
+    assert [(p.prompt_id, p.text) for p in found.prompts] == [
+        ("p9", "A cat."), ("p10", "A dog, on\na mat."),
+    ]  # fmt: skip
+    file.write_text(f"Prompt{mark}Category\nA dog.{mark}x\nA cat.{mark}y\n")
+    assert [p.prompt_id for p in load_prompts(file).prompts] == ["1", "2"]
+    file.write_text(f"id{mark}text\n1{mark}A dog.\n1{mark}A cat.\n")
+    with pytest.raises(DataError, match=r"row 2 of .*'1' stands for another text"):
+        load_prompts(file)
+    file.write_text("a\nb\n")
+    with pytest.raises(DataError, match="no column 'text'"):
+        load_prompts(file)
+
+
+def test_a_list_of_prompts_is_several(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red dog\u2028on a mat\n\ntwo cats\n")
+    one, other = load_prompts(tmp_path), load_prompts(tmp_path / "prompts.txt")
+    assert one.prompts == other.prompts
+    assert [p.text for p in one.prompts] == ["a red dog\u2028on a mat", "two cats"]
+    assert "read as a list of 2 prompts" in one.notes[0]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, UsageError
 from encbench.flow.config import training_config
-from encbench.flow.data import Picks, load_training_images, picks, scene_images
+from encbench.flow.data import Picks, load_training_images, picks, training_images
 from encbench.flow.features import Bank, Encoded, PromptEncoder, PromptFeatures, Widths, check_fits
 
 CPU = torch.device("cpu")
@@ -30,6 +31,10 @@ def pictures(folder, count=6, side=20):
 
 
 # -------------------------------------------------------------------------------- scenes
+
+
+def scene_images(world, count, side, **how):
+    return training_images(training_scenes(world, count, **how), side)
 
 
 def test_scenes_are_the_training_split_in_tier_a():
@@ -105,17 +110,67 @@ def test_lists_and_folders_that_are_wrong(tmp_path):
         load_training_images(config)
     path = folder / "captions.jsonl"
     for line, said in (
-        ("{", r"captions\.jsonl, line 1, is not valid JSON"),
-        ('{"file_name": "0.png"}', r"line 1, lacks 'file_name' or 'text'"),
-        ('{"file_name": "../0.png", "text": "a"}', "lies outside the folder; refused"),
+        ("{", r"line 1 of .*captions\.jsonl is not valid JSON"),
+        ('{"file_name": "0.png"}', r"line 1 of .* has no 'text'"),
+        (
+            '{"file_name": "../0.png", "text": "a"}',
+            "not name a file inside the folder; refused",
+        ),
     ):
         path.write_text(line)
         with pytest.raises(DataError, match=said):
             load_training_images(config)
     with pytest.raises(DataError, match="there is no folder"):
         load_training_images(training_config({"folder": tmp_path / "none"}))
-    with pytest.raises(UsageError, match="no images are named"):
+    with pytest.raises(UsageError, match="the number of scenes must be at least 1"):
         load_training_images(training_config({"images": 0}))
+
+
+@pytest.mark.parametrize("mark", "\u2028\u2029\x85\x0b\x0c")
+def test_captions_end_at_line_feeds_only(tmp_path, mark):
+    folder = pictures(tmp_path / "my", 2)
+    (folder / "0.txt").write_text(f"a dog{mark}on a mat\r\n")
+    data = load_training_images(training_config({"folder": folder, "side": 8}))
+    assert data.texts == (f"a dog{mark}on a mat",)
+    row = json.dumps({"file_name": "1.png", "text": f"a cat{mark}there"}, ensure_ascii=False)
+    (folder / "captions.jsonl").write_text(row + "\n")
+    data = load_training_images(training_config({"folder": folder, "side": 8}))
+    assert data.texts == (f"a cat{mark}there",)
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n"])
+def test_empty_captions_are_left_out_and_counted(tmp_path, empty):
+    folder = pictures(tmp_path / "my", 2)
+    rows = [{"file_name": "0.png", "text": "a"}, {"file_name": "1.png", "text": empty}]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_training_images(training_config({"folder": folder, "side": 8}))
+    assert (data.texts, data.notes) == (("a",), ("1 images without a caption were left out",))
+
+
+def test_two_images_with_one_text_are_refused(tmp_path):
+    folder = pictures(tmp_path / "my", 2)
+    Image.new("RGB", (9, 9)).save(folder / "1.jpg")
+    (folder / "1.txt").write_text("a dog")
+    with pytest.raises(DataError, match=r"1\.jpg and 1\.png are two names for one thing"):
+        load_training_images(training_config({"folder": folder, "side": 8}))
+
+
+def test_a_data_set_is_named_by_a_spec(tmp_path):
+    folder = pictures(tmp_path / "my?images=3@home", 2)
+    (folder / "0.txt").write_text("a dog")
+    one = load_training_images(training_config({"data": f"folder:{folder}", "side": 8}))
+    other = load_training_images(training_config({"folder": folder, "side": 8}))
+    assert (one.pin, one.texts) == (other.pin, other.texts)
+    scenes = {"images": 5, "side": 8}
+    assert (
+        load_training_images(training_config({"data": "scenes:scenes-grid", **scenes})).pin
+        == load_training_images(training_config({"world": "scenes-grid", **scenes})).pin
+        == scene_images(GRID, 5, 8).pin
+    )
+    with pytest.raises(UsageError, match="--data, --coco and --folder"):
+        training_config({"data": "scenes", "folder": folder})
+    with pytest.raises(UsageError, match="unknown dataset 'cocoa'; did you mean coco"):
+        load_training_images(training_config({"data": "cocoa:x"}))
 
 
 def test_broken_images_are_named_counted_and_left_out_up_to_a_limit(tmp_path, caplog):

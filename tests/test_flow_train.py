@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encbench import checkpoint
+from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
 from encbench.files import TEMPORARY, _origin
 from encbench.flow import checkpoint as files
 from encbench.flow import trainer as trainer_module
 from encbench.flow.config import training_config
-from encbench.flow.data import ImagesInMemory, scene_images
+from encbench.flow.data import ImagesInMemory, training_images
 from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
 from encbench.flow.networks import build_optimizers
@@ -162,7 +163,7 @@ def stopped(out, monkeypatch, at=5, **others):
 
 
 def held(dim=16, count=40):
-    data = scene_images(GRID, count, 8, captions=1, long_share=0.0)
+    data = training_images(training_scenes(GRID, count, captions=1, long_share=0.0), 8)
     generator = torch.Generator().manual_seed(0)
     texts = [PromptFeatures(torch.randn(3, dim, generator=generator), None) for _ in data.texts]
     return data, Bank.of(texts)

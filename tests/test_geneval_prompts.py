@@ -174,12 +174,15 @@ def test_prompts_that_are_not_allowed_are_drawn_again():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"tag": "sorting"}, "tag 'sorting' is none of single_object"),
+        ({"tag": "sorting"}, "tag must be one of single_object.*'sorting'"),
         ({"include": []}, "include holds no clause"),
         ({"include": [{"count": 1}]}, "include clause 0 has no class"),
         ({"include": [{"class": "dog", "count": 0}]}, "count 0, not a number from 1 up"),
         ({"include": [{"class": "dog", "count": True}]}, "count True"),
-        ({"include": [{"class": "dog", "count": 1, "color": "mauve"}]}, "color 'mauve', not one"),
+        (
+            {"include": [{"class": "dog", "count": 1, "color": "mauve"}]},
+            "text 'mauve', not one",
+        ),
         (
             {"include": [{"class": "dog", "count": 1, "position": ["beside", 0]}]},
             "position .*left of",
@@ -189,7 +192,7 @@ def test_prompts_that_are_not_allowed_are_drawn_again():
             "no earlier clause",
         ),
         ({"exclude": 3}, "exclude is no list"),
-        ({"prompt": 3}, "prompt 3 is no text"),
+        ({"prompt": 3}, "prompt must be a text, not 3"),
     ],
 )
 def test_broken_metadata_is_told_in_one_line_with_its_place(tmp_path, change, said):
@@ -204,7 +207,7 @@ def test_broken_metadata_is_told_in_one_line_with_its_place(tmp_path, change, sa
 
 def test_other_bad_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tag":\n')
-    with pytest.raises(DataError, match=r"line 1 of .*a\.jsonl is no JSON record"):
+    with pytest.raises(DataError, match=r"line 1 of .*a\.jsonl is not valid JSON"):
         load_geneval(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no prompts"):

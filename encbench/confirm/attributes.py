@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.geneval import GenevalPrompt
 from ..data.scenes.captions import Group, describe_scene
+from ..data.scenes.dataset import SPLIT, draw_scenes
 from ..data.scenes.sampler import sample_scenes
 from ..data.scenes.world import (
     COLORS,
@@ -28,7 +29,7 @@ from ..data.scenes.world import (
     board_position,
 )
 from ..files import digest
-from ..flow.data import SPLIT, ImagesInMemory, draw_scenes
+from ..flow.data import ImagesInMemory
 from ..flow.features import Bank, PromptFeatures
 
 SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record

@@ -7,16 +7,20 @@
 from __future__ import annotations
 
 import io
-import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import category, normalize
 
-from ..errors import DataError
-from ..files import digest_files
+from ..errors import DataError, from_os_error
+from ..files import digest_files, read_json
+from ..listing import is_hidden
+from ..schema import INT64, check_text, describe_value
 from ..types import Caption, CaptionSet, ImageRecord, Instance
+from .datasets import DatasetFamily, DatasetSpec, DatasetUse
 
 SITE = "http://images.cocodataset.org"
 FETCH = "run 'encbench data fetch coco --to FOLDER'"
@@ -51,16 +55,10 @@ def load_coco(
                 f"{captions_file}: caption {entry['id']} belongs to image {entry['image_id']}, "
                 "which the file does not list"
             )
-        text = entry["caption"]
+        text, where = entry["caption"], f"{captions_file}: caption {entry['id']}"
         if not isinstance(text, str):
-            raise DataError(f"{captions_file}: caption {entry['id']} is no text: {text!r}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{captions_file}: caption {entry['id']} holds half of a surrogate pair, which no "
-                "tokenizer reads"
-            ) from error
+            raise DataError(f"{where} must be a text, not {describe_value(text)}")
+        check_text(text, where, DataError)
         if text.strip():
             texts.append(Caption(entry["id"], entry["image_id"], text))
     empty = len(captions.anns) - len(texts)
@@ -71,7 +69,7 @@ def load_coco(
 
     names = {key: _file_name(image, captions_file) for key, image in captions.imgs.items()}
     paths = _find(Path(root) / split, names, split, allow_missing_images, notes)
-    objects, labels = _instances(instances_file, captions.imgs.keys())
+    objects, labels = _instances(instances_file, captions.imgs.keys(), notes)
     licenses = _licenses(captions.dataset.get("licenses"))
     images = tuple(
         ImageRecord(
@@ -82,7 +80,7 @@ def load_coco(
             height=_pixels(image.get("height")),
             instances=objects.get(key),
             license=licenses.get(str(image.get("license")), ""),
-            url=str(image.get("flickr_url") or image.get("coco_url") or ""),
+            url=_text(image.get("flickr_url")) or _text(image.get("coco_url")),
         )
         for key, image in sorted(captions.imgs.items())
     )
@@ -99,12 +97,17 @@ def load_coco(
 
 def _licenses(entries: Any) -> dict[str, str]:
     listed = [entry for entry in entries or () if isinstance(entry, dict)]
-    return {str(entry.get("id")): str(entry.get("name", "")) for entry in listed}
+    return {str(entry.get("id")): _text(entry.get("name")) for entry in listed}
+
+
+def _text(value: Any) -> str:
+    """A text that only informs; '' where the file has none."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _pixels(size: Any) -> int:
     """A width or height; 0 where the file has none."""
-    return size if isinstance(size, int) else 0
+    return size if type(size) is int and 0 <= size in INT64 else 0
 
 
 def _captions_file(root: Path, split: str | None) -> tuple[Path, str]:
@@ -136,20 +139,7 @@ def _read(path: Path, keys: Sequence[str], entry_keys: Sequence[str]) -> Any:
     """
     from pycocotools.coco import COCO
 
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is broken JSON at line {error.lineno}, column {error.colno} (byte "
-            f"{error.pos:,}): {error.msg}; remove it and {FETCH}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error
-    except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be a COCO file") from error
-
+    content = read_json(path, lambda text: DataError(f"{text}, or {FETCH}"))
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         has = _keys(content) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise DataError(f"{path} is no COCO file: it needs {', '.join(keys)} and has {has}")
@@ -176,10 +166,10 @@ def _check_entries(path: Path, key: str, entries: list[Any], needed: Sequence[st
                     f"{_keys(entry)}); is this the right kind of file?"
                 )
         for name in numbers:
-            if not isinstance(entry[name], int):
+            if type(entry[name]) is not int or entry[name] not in INT64:
                 raise DataError(
-                    f"{path}: {name} {entry[name]!r} (number {number} of its {key}) is not a "
-                    "whole number"
+                    f"{path}: {name} of number {number} of its {key} must be a whole number of at "
+                    f"most 64 bits, not {describe_value(entry[name])}"
                 )
         if entry["id"] in seen:
             raise DataError(f"{path} has the id {entry['id']} twice among its {key}")
@@ -192,29 +182,43 @@ def _keys(record: Mapping[str, Any]) -> str:
 
 def _file_name(image: Mapping[str, Any], path: Path) -> str:
     """An image's file name, refused where it would lead out of the image folder."""
-    name = image.get("file_name")
+    name, where = image.get("file_name"), f"{path}: image {image['id']}"
     if not isinstance(name, str) or not name:
-        raise DataError(f"{path}: image {image['id']} has no file_name")
-    outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
-    if outside or "\\" in name or ":" in name or not name.isprintable():
-        raise DataError(
-            f"{path}: image {image['id']} has the file_name {name!r}, which does not stay inside "
-            "the image folder; refused"
-        )
-    return name
+        raise DataError(f"{where} has no file_name")
+    check_text(name, f"{where}: file_name", DataError)
+    parts = PurePosixPath(name).parts
+    if any(category(character) == "Cc" for character in name):
+        problem = "holds a control character"
+    elif "\\" in name or (os.name == "nt" and ":" in name):
+        problem = "is a path of Windows; write folders with /"
+    elif PurePosixPath(name).is_absolute() or ".." in parts:
+        problem = "leads out of the image folder"
+    else:
+        return name
+    raise DataError(f"{where} has the file_name {name!r}, which {problem}; refused")
 
 
 def _find(
     folder: Path, names: Mapping[int, str], split: str, allow_missing: bool, notes: list[str]
 ) -> dict[int, Path | None]:
-    # one listing in place of a question for each of up to 118,287 files
-    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    # one listing in place of a question for each of up to 118,287 files; macOS writes accents
+    # apart from their letters, so a name may be there in another form
+    try:
+        there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    except OSError as error:
+        raise DataError(str(from_os_error(error, f"listing {folder}"))) from error
+    forms = {normalize("NFC", name): name for name in there}
     paths: dict[int, Path | None] = {}
     for key, name in names.items():
-        found = name in there if "/" not in name else (folder / name).is_file()
+        name = name if name in there else forms.get(normalize("NFC", name), name)
+        found = name in there if "/" not in name else os.path.isfile(folder / name)  # noqa: PTH113
         paths[key] = folder / name if found else None
     missing = sorted(key for key, path in paths.items() if path is None)
-    strangers = sorted(name for name in there if name.lower().endswith((".jpg", ".jpeg", ".png")))
+    strangers = sorted(
+        name
+        for name in there
+        if name.lower().endswith((".jpg", ".jpeg", ".png")) and not is_hidden(name)
+    )
     if len(missing) == len(names) and strangers:
         raise DataError(
             f"the images in {folder} (first: {strangers[0]}) are not those of "
@@ -234,7 +238,7 @@ def _find(
 
 
 def _instances(
-    path: Path, known: Iterable[int]
+    path: Path, known: Iterable[int], notes: list[str]
 ) -> tuple[dict[int, tuple[Instance, ...]], tuple[str, ...]]:
     """Objects by image id for the images that the file lists, and all class names."""
     if not path.is_file():
@@ -244,19 +248,28 @@ def _instances(
     known = set(known)
     listed = set(coco.imgs) | {entry["image_id"] for entry in coco.anns.values()}
     others = sorted(listed - known)
-    if others:
+    if others and len(others) == len(listed):
         raise DataError(
-            f"{path} is of other images: {len(others):,} of its {len(listed):,} are not in "
+            f"{path} is of other images: none of its {len(listed):,} is in "
             f"{path.name.replace('instances', 'captions')} (first: {others[0]})"
         )
-    found: dict[int, list[Instance]] = {key: [] for key in coco.imgs}
-    names = {key: str(entry.get("name", key)) for key, entry in coco.cats.items()}
+    if others:
+        notes.append(
+            f"{path.name} is of {len(others):,} further images, which have no captions here and "
+            "were left out"
+        )
+    found: dict[int, list[Instance]] = {key: [] for key in coco.imgs if key in known}
+    names = {key: _text(entry.get("name")) or str(key) for key, entry in coco.cats.items()}
     for entry in coco.anns.values():
+        if entry["image_id"] not in known:
+            continue
         try:
+            if not isinstance(entry["bbox"], list):
+                raise TypeError
             x, y, width, height = map(float, entry["bbox"])
             label, area = names[entry["category_id"]], float(entry["area"])
             possible = area >= 0 and all(map(math.isfinite, (area, x, y, width, height)))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             possible = False
         if not possible:
             raise DataError(
@@ -269,3 +282,20 @@ def _instances(
     return {key: tuple(objects) for key, objects in found.items()}, tuple(
         names[key] for key in sorted(names)
     )
+
+
+def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
+    return load_coco(
+        Path(spec.source).expanduser(),
+        split=spec.get("split"),
+        allow_missing_images=use.allow_missing,
+    )
+
+
+FAMILY = DatasetFamily(
+    name="coco",
+    summary="COCO captions and instances in the 2017 layout.",
+    examples=("coco:FOLDER", "coco:FOLDER?split=val2017"),
+    load=_load,
+    options={"split": "which captions_<split>.json, where the folder holds several"},
+)

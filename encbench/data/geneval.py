@@ -16,7 +16,10 @@ from random import Random
 from typing import Any
 
 from ..errors import DataError, UnknownNameError, UsageError
-from ..files import write_atomic
+from ..files import digest, parse_json, read_json_lines, write_text
+from ..schema import INT64, check_text, describe_value
+from ..types import Prompt, PromptSet
+from .datasets import DatasetSpec, PromptFamily
 
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
@@ -91,16 +94,10 @@ def load_geneval(path: Path) -> list[GenevalPrompt]:
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"no GenEval prompts at {path} ({error.strerror}); {FETCH}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error
-    prompts: list[GenevalPrompt] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            prompts.append(parse_metadata(line, len(prompts), f"line {number} of {path}"))
+    if not path.exists():
+        raise DataError(f"there are no GenEval prompts at {path}; {FETCH}")
+    rows = enumerate(read_json_lines(path, DataError))
+    prompts = [_from_record(row, number, where) for number, (where, row) in rows]
     if not prompts:
         raise DataError(f"{path} holds no prompts; {FETCH}")
     return prompts
@@ -113,7 +110,7 @@ def write_geneval(prompts: Sequence[GenevalPrompt], path: Path) -> None:
         StoreError: if the file cannot be written.
     """
     lines = [json.dumps(to_metadata(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
-    write_atomic(path, "".join(lines).encode())
+    write_text(path, "".join(lines))
 
 
 def parse_metadata(text: str, prompt_id: int, where: str) -> GenevalPrompt:
@@ -122,10 +119,10 @@ def parse_metadata(text: str, prompt_id: int, where: str) -> GenevalPrompt:
     Raises:
         DataError: beginning with ``where``, if it is broken.
     """
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON record ({error})") from error
+    return _from_record(parse_json(text, where, DataError), prompt_id, where)
+
+
+def _from_record(record: Any, prompt_id: int, where: str) -> GenevalPrompt:
     try:
         return from_metadata(record, prompt_id)
     except DataError as error:
@@ -156,12 +153,13 @@ def from_metadata(record: Any, prompt_id: int) -> GenevalPrompt:
         DataError: saying what is wrong with it.
     """
     if not isinstance(record, dict):
-        raise DataError(f"a {type(record).__name__} in place of a record with tag and include")
+        raise DataError(f"{describe_value(record)} in place of a record with tag and include")
     task, text = record.get("tag"), record.get("prompt", "")
     if task not in TASKS:
-        raise DataError(f"tag {task!r} is none of {', '.join(TASKS)}")
+        raise DataError(f"tag must be one of {', '.join(TASKS)}, not {describe_value(task)}")
     if not isinstance(text, str):
-        raise DataError(f"prompt {text!r} is no text")
+        raise DataError(f"prompt must be a text, not {describe_value(text)}")
+    check_text(text, "prompt", DataError)
     parts = []
     for key in ("include", "exclude"):
         entries = record.get(key, [])
@@ -178,28 +176,30 @@ def _clause(entry: Any, key: str, place: int) -> Clause:
     if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
         raise DataError(f"{where} has no class")
     label, count, color = entry["class"], entry.get("count"), entry.get("color")
-    if type(count) is not int or count < 1:  # True is an int, too
-        raise DataError(f"{where} ({label}) has the count {count!r}, not a number from 1 up")
+    check_text(label, f"{where}: class", DataError)
+    where = f"{where} ({label})"
+    if type(count) is not int or count < 1 or count not in INT64:  # True is an int, too
+        raise DataError(f"{where} has the count {describe_value(count)}, not a number from 1 up")
     if key == "exclude":  # the published evaluator looks at nothing but class and count
         return Clause(label, count)
     if color is not None and color not in COLORS:
-        raise DataError(f"{where} ({label}) has the color {color!r}, not one of {_listed(COLORS)}")
+        raise DataError(
+            f"{where} has the color {describe_value(color)}, not one of {', '.join(COLORS)}"
+        )
     position = entry.get("position")
     if position is None:
         return Clause(label, count, color)
     if not isinstance(position, list) or len(position) != 2 or position[0] not in RELATIONS:
         raise DataError(
-            f"{where} ({label}) has the position {position!r}, not [relation, clause] with a "
-            f"relation of {_listed(RELATIONS)}"
+            f"{where} has the position {describe_value(position)}, not [relation, clause] with a "
+            f"relation of {', '.join(RELATIONS)}"
         )
     relation, target = position
     if type(target) is not int or not 0 <= target < place:
-        raise DataError(f"{where} ({label}) stands in relation to {target!r}, no earlier clause")
+        raise DataError(
+            f"{where} stands in relation to {describe_value(target)}, no earlier clause"
+        )
     return Clause(label, count, color, (relation, target))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 # ------------------------------------------------------------------------------- grammar
@@ -401,3 +401,17 @@ def _shuffled(rng: Random, count: int) -> Iterator[int]:
         other = place + int(rng.random() * (count - place))
         yield moved.get(other, other)
         moved[other] = moved.get(place, place)
+
+
+def _load(spec: DatasetSpec) -> PromptSet:
+    found = load_geneval(Path(spec.source).expanduser())
+    prompts = tuple(Prompt(f"{prompt.prompt_id:05d}", prompt.text) for prompt in found)
+    return PromptSet("geneval", digest([to_metadata(p) for p in found]), prompts)
+
+
+FAMILY = PromptFamily(
+    name="geneval",
+    summary="GenEval's prompts, or others in their form.",
+    examples=("geneval:FOLDER",),
+    load=_load,
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..data.spec import DatasetSpec
 from ..device import DEVICE_HELP
 from ..errors import UsageError
 from ..options import check_options, flag, from_values, option, to_values
@@ -38,6 +39,12 @@ class TrainConfig:
         "or control:word-position. See: encbench list encoders.",
     )
     out: Path = option(Path("runs/train"), "Folder of the training: checkpoints, log and samples.")
+    data: str | None = option(
+        None,
+        "Data set to train on, such as coco:FOLDER, folder:FOLDER, scenes:scenes-easy or one of "
+        "another package. See: encbench list datasets.",
+        DATA, metavar="SPEC",
+    )  # fmt: skip
     world: str = option(
         "scenes", "World of the embedded scenes: scenes, scenes-easy or scenes-grid.", DATA
     )
@@ -181,12 +188,27 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.coco is not None and self.folder is not None:
-            raise UsageError("--coco and --folder are both given; a training has one data source")
+        if sum(source is not None for source in (self.data, self.coco, self.folder)) > 1:
+            raise UsageError(
+                "more than one of --data, --coco and --folder is given; a training has one data set"
+            )
         if self.batch % self.accumulate:
             raise UsageError(
                 f"--batch {self.batch} is not a multiple of --accumulate {self.accumulate}"
             )
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        """The data set that the options name; the embedded scenes if they name none."""
+        if self.data is not None:
+            return DatasetSpec.parse(self.data)
+        if self.folder is not None:
+            return DatasetSpec("folder", str(self.folder))
+        if self.coco is not None:
+            options = {"split": self.coco_split} if self.coco_split else {}
+            return DatasetSpec("coco", str(self.coco), options)
+        options = {"captions": str(self.captions), "long": str(self.long_share)}
+        return DatasetSpec("scenes", self.world, options)
 
     @property
     def switch(self) -> int:
@@ -196,8 +218,11 @@ class TrainConfig:
         return round(self.flow_matching * self.steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, paths as text."""
-        return to_values(self)
+        """JSON-ready, paths as text; as in older files, no ``data`` where none is named."""
+        values = to_values(self)
+        if self.data is None:
+            del values["data"]
+        return values
 
     def same_training(self, other: Mapping[str, Any]) -> list[str]:
         """What differs from the stored values of another one, in words; keys in FREE aside."""

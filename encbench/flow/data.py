@@ -1,4 +1,4 @@
-"""Images with captions to train on: embedded scenes, COCO, or any folder.
+"""Images with captions to train on, of any data set in the registry.
 
 The order of a training follows from its seed alone: :func:`picks` gives the images of a step and
 which of their captions are read, whatever the number of processes.
@@ -6,13 +6,12 @@ which of their captions are read, whatever the number of processes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,21 +19,14 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..data.coco import load_coco
-from ..data.scenes.captions import Draw, caption
-from ..data.scenes.render import VERSION, render, to_bytes
-from ..data.scenes.sampler import sample_scenes
-from ..data.scenes.world import SceneBatch, World, get_world
-from ..errors import DataError, ImageError, UsageError
+from ..data.datasets import DatasetUse, load_dataset
+from ..errors import DataError, ImageError
 from ..files import digest
+from ..images import open_image
 from ..progress import log
-from ..types import ImageRecord
-from ..vision import open_image
+from ..types import ImageRecord, ImageTextDataset
 from .config import TrainConfig
 
-SPLIT = "generator-train"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LISTS = ("captions.jsonl", "metadata.jsonl")
 IN_MEMORY = 2 << 30  # bytes of a folder's images that are kept as they were read
 THREADS = 8
 
@@ -107,25 +99,59 @@ def load_training_images(config: TrainConfig) -> ImageSet:
 
     Raises:
         DataError: if they are not there or not usable.
-        UsageError: if there is no such world, or nothing is named.
+        UsageError: if there is no such data set or world, or nothing is named.
     """
-    if config.folder is not None:
-        return folder_images(config)
-    if config.coco is not None:
-        return coco_images(config)
-    if not config.images:
-        raise UsageError("no images are named: give --folder or --coco, or --images for scenes")
-    return scene_images(
-        get_world(config.world),
-        config.images,
-        config.side,
-        captions=config.captions,
-        long_share=config.long_share,
-        seed=config.seed,
+    use = DatasetUse(
+        training=True, count=config.images or None, seed=config.seed, allow_missing=True
     )
+    dataset = load_dataset(config.dataset, use)
+    return training_images(dataset, config.side, config.images, config.max_broken)
 
 
-# ---------------------------------------------------------------------------------- scenes
+def training_images(
+    dataset: ImageTextDataset, side: int, count: int = 0, max_broken: int = 0
+) -> ImageSet:
+    """A data set as a training reads it: drawn in memory, or read from files as needed.
+
+    Args:
+        side: images are cropped to their middle square and scaled to this.
+        count: use the first so many images with a caption; 0 for all.
+        max_broken: how many may be unreadable.
+
+    Raises:
+        DataError: if no image has a caption.
+    """
+    texts: dict[int, list[str]] = {}
+    for caption in dataset.captions:
+        texts.setdefault(caption.image_id, []).append(caption.text)
+    if isinstance(dataset, Drawn):
+        numbered, of = _numbered([texts[image.image_id] for image in dataset.images])
+        return ImagesInMemory(
+            dataset.name, dataset.pin_at(side), numbered, of, dataset.draw(side),
+            tuple(dataset.notes),
+        )  # fmt: skip
+    found = [(i.path, texts[i.image_id]) for i in dataset.images if i.image_id in texts]
+    usable = [(path, listed) for path, listed in found if path is not None][: count or None]
+    if not usable:
+        raise DataError(f"no image of {dataset.name} is there and has a caption")
+    paths = [path for path, _ in usable]
+    pin = digest([dataset.pin, [path.name for path in paths], side])
+    listed = [captions for _, captions in usable]
+    return Files(dataset.name, pin, paths, listed, side, max_broken, dataset.notes)
+
+
+@runtime_checkable
+class Drawn(ImageTextDataset, Protocol):
+    """A data set that draws its images at the size asked for."""
+
+    def draw(self, side: int) -> UInt8[Tensor, "N 3 H W"]: ...
+
+    def pin_at(self, side: int) -> str:
+        """sha256 of what images at this size and captions follow from."""
+        ...
+
+
+# ------------------------------------------------------------------------------ in memory
 
 
 @dataclass
@@ -142,46 +168,6 @@ class ImagesInMemory:
     def read(self, picks: Picks) -> Pairs:
         where = torch.from_numpy(picks.images).to(self.images.device)
         return Pairs(self.images[where], picks.texts)
-
-
-def scene_images(
-    world: World,
-    count: int,
-    side: int,
-    *,
-    captions: int = 2,
-    long_share: float = 0.25,
-    seed: int = 0,
-) -> ImagesInMemory:
-    """Scenes of the training split, told in tier A only, held in memory.
-
-    Args:
-        captions: different draws for each scene.
-        long_share: the chance of each to be a long one.
-    """
-    batch = sample_scenes(SPLIT, count, seed=seed, world=world)
-    images = draw_scenes(batch, side)
-    listed = []
-    for number, scene in enumerate(batch):
-        draw = Draw(seed * 0x9E3779B97F4A7C15 + number)
-        told = [
-            caption(scene, "A", "long" if draw.random() < long_share else "short", seed=k)
-            for k in range(captions)
-        ]
-        listed.append(told)
-    texts, of = _numbered(listed)
-    pin = digest([VERSION, SPLIT, asdict(world), count, side, captions, long_share, seed])
-    return ImagesInMemory(world.name, pin, texts, of, images)
-
-
-def draw_scenes(scenes: SceneBatch, side: int) -> UInt8[Tensor, "N 3 H W"]:
-    """All scenes as images in memory, so many at a time that little more than that is needed."""
-    images = torch.empty(len(scenes), 3, side, side, dtype=torch.uint8)
-    step = max(1, (1 << 24) // side**2)
-    for start in range(0, len(scenes), step):
-        drawn = to_bytes(render(scenes.take(slice(start, start + step)), side))
-        images[start : start + step] = drawn.permute(0, 3, 1, 2)
-    return images
 
 
 def _numbered(
@@ -271,95 +257,3 @@ def load_image(path: Path, side: int) -> UInt8[Tensor, "3 H W"]:
     opened = open_image(ImageRecord(0, path.name, path, 0, 0))
     fitted = ImageOps.fit(opened, (side, side), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).contiguous()
-
-
-def coco_images(config: TrainConfig) -> Files:
-    """COCO's images that are there, with all their captions.
-
-    Raises:
-        DataError: in one line, if the folder is not COCO's or holds no image.
-    """
-    assert config.coco is not None
-    read = load_coco(config.coco, split=config.coco_split, allow_missing_images=True)
-    told: dict[int, list[str]] = {}
-    for one in read.captions:
-        told.setdefault(one.image_id, []).append(one.text)
-    usable = [i for i in read.images if i.path is not None and i.image_id in told]
-    usable = usable[: config.images or None]
-    if not usable:
-        raise DataError(f"{config.coco} holds no image of {read.name} with a caption")
-    paths = [i.path for i in usable if i.path is not None]
-    listed = [told[i.image_id] for i in usable]
-    pin = digest([read.pin, [path.name for path in paths], config.side])
-    return Files(read.name, pin, paths, listed, config.side, config.max_broken, read.notes)
-
-
-def folder_images(config: TrainConfig) -> Files:
-    """A folder of images, each with a .txt of its name beside it (a caption a line), or with
-    their captions in captions.jsonl (``file_name`` and ``text``, as hub data sets have them).
-
-    Raises:
-        DataError: naming folder, file and line, if there are none or the list is broken.
-    """
-    assert config.folder is not None
-    folder = config.folder
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
-    lists = [folder / name for name in LISTS if (folder / name).is_file()]
-    found = _listed(folder, lists[0]) if lists else _beside(folder)
-    notes = []
-    silent = sum(not told for _, told in found)
-    if silent:
-        notes.append(f"{silent:,} images without a caption were left out")
-    found = [(path, told) for path, told in found if told][: config.images or None]
-    if not found:
-        raise DataError(
-            f"{folder} holds no image with a caption; put a .txt beside each image, or one "
-            f"{LISTS[0]} with 'file_name' and 'text' in each line"
-        )
-    names = [path.relative_to(folder).as_posix() for path, _ in found]
-    sizes = [path.stat().st_size if path.is_file() else -1 for path, _ in found]
-    listed = [told for _, told in found]
-    pin = digest([names, sizes, listed, config.side])
-    paths = [path for path, _ in found]
-    return Files(folder.name, pin, paths, listed, config.side, config.max_broken, notes)
-
-
-def _beside(folder: Path) -> list[tuple[Path, list[str]]]:
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            text = path.with_suffix(".txt")
-            lines = _text(text).splitlines() if text.is_file() else []
-            found.append((path, [line.strip() for line in lines if line.strip()]))
-    return found
-
-
-def _listed(folder: Path, path: Path) -> list[tuple[Path, list[str]]]:
-    told: dict[str, list[str]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}, is not valid JSON: {error}") from error
-        name = row.get("file_name") if isinstance(row, dict) else None
-        text = (row.get("text") or row.get("caption")) if isinstance(row, dict) else None
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise DataError(f"{path}, line {number}, lacks 'file_name' or 'text' (both are texts)")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path}, line {number}: {name} lies outside the folder; refused")
-        told.setdefault(name, [])
-        if text.strip():
-            told[name].append(text.strip())
-    return [(folder / name, texts) for name, texts in told.items()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start:,})") from error

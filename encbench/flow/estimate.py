@@ -152,11 +152,10 @@ def _widths(config: TrainConfig) -> tuple[Widths, str]:
 
 
 def _data(config: TrainConfig) -> str:
-    if config.folder is not None:
-        return f"folder {config.folder}"
-    if config.coco is not None:
-        return f"COCO {config.coco_split or ''} in {config.coco}"
-    return f"{config.images:,} scenes of world '{config.world}'"
+    spec = config.dataset
+    if spec.family == "scenes":
+        return f"{config.images:,} scenes of world '{spec.source or 'scenes'}'"
+    return f"data set {spec}"
 
 
 def _time(seconds: float) -> str:

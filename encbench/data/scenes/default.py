@@ -7,14 +7,13 @@ that confuses which color goes with which shape retrieves images that share noth
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
-from ...errors import from_os_error
-from ...files import digest
-from ...types import Caption, CaptionSet, ImageRecord, Instance, Prompt, PromptSet
+from ...files import digest, replace_on_success
+from ...types import Caption, CaptionSet, ImageRecord, ImageTextDataset, Instance, Prompt, PromptSet
+from ..datasets import DatasetSpec, PromptFamily
 from ..dpg import prompts_pin
 from ..hub import cache_dir
 from .captions import Style, caption
@@ -22,9 +21,8 @@ from .coco import LABELS, png
 from .render import VERSION, boxes, masks, render, to_bytes
 from .sampler import sample_scenes
 from .splits import Tier
-from .world import SCENES, SceneBatch
+from .world import SCENES, SceneBatch, World
 
-NAME = "scenes"
 IMAGES = 400
 PROMPTS = 150
 SIDE = 128  # pixels
@@ -34,7 +32,9 @@ FIVE: tuple[tuple[Tier, Style], ...] = (
 NOTE = "made by rule: it shows how the tool works on a small exact world, not on photographs"
 
 
-def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -> CaptionSet:
+def scene_captions(
+    seed: int = 0, images: int = IMAGES, *, files: bool = True, world: World = SCENES
+) -> CaptionSet:
     """Scenes of the 'probe-test' split, seen and held-out, five captions each.
 
     Args:
@@ -44,7 +44,7 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
     Raises:
         StoreError: if the cache folder cannot be written.
     """
-    batch = scene_batch(images, seed)
+    batch = scene_batch(images, seed, world)
     texts, pin = _texts(batch)
     folder = _draw(batch, cache_dir() / "scenes" / pin[:16]) if files else None
     visible = masks(batch, SIDE)
@@ -61,18 +61,18 @@ def scene_captions(seed: int = 0, images: int = IMAGES, *, files: bool = True) -
     captions = tuple(
         Caption(number + 1, number // len(FIVE) + 1, text) for number, text in enumerate(texts)
     )
-    return CaptionSet(NAME, pin, tuple(records), captions, LABELS, (NOTE,))
+    return CaptionSet(world.name, pin, tuple(records), captions, LABELS, (NOTE,))
 
 
-def scene_batch(images: int = IMAGES, seed: int = 0) -> SceneBatch:
+def scene_batch(images: int = IMAGES, seed: int = 0, world: World = SCENES) -> SceneBatch:
     """The scenes of :func:`scene_captions`; image i shows scene i - 1."""
-    return sample_scenes("probe-test", images, seed=seed, combos="both")
+    return sample_scenes("probe-test", images, seed=seed, world=world, combos="both")
 
 
-def is_default(captions: CaptionSet) -> bool:
+def is_default(captions: ImageTextDataset) -> bool:
     """Whether captions are those of :func:`scene_captions` with its default seed, so that
     :func:`scene_batch` says what is true of its images."""
-    return captions.name == NAME and captions.pin == _default_pin(len(captions.images))
+    return captions.name == SCENES.name and captions.pin == _default_pin(len(captions.images))
 
 
 @cache
@@ -103,18 +103,20 @@ def _draw(batch: SceneBatch, folder: Path) -> Path:
     """All images in a folder that appears when the last one is written."""
     if folder.is_dir():
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as temporary:
-            drawn = Path(temporary) / "images"
-            drawn.mkdir()
-            for i, pixels in enumerate(to_bytes(render(batch, SIDE)).numpy()):
-                (drawn / f"{i + 1:06d}.png").write_bytes(png(pixels))
-            try:
-                drawn.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another run was faster
-                    raise
-    except OSError as error:
-        raise from_os_error(error, f"drawing scenes into {folder}") from error
+    with replace_on_success(folder) as drawn:
+        drawn.mkdir()
+        for i, pixels in enumerate(to_bytes(render(batch, SIDE)).numpy()):
+            (drawn / f"{i + 1:06d}.png").write_bytes(png(pixels))
     return folder
+
+
+def _load_prompts(spec: DatasetSpec) -> PromptSet:
+    return scene_prompts_long()
+
+
+PROMPTS_LONG = PromptFamily(
+    name="scenes",
+    summary="Long captions of embedded scenes with three and four objects.",
+    examples=("scenes",),
+    load=_load_prompts,
+)

@@ -1,0 +1,133 @@
+"""Data sets of images with captions, for the retrieval probe and for training alike.
+
+A data set is registered under ``encbench.datasets`` by a file that ends with ``FAMILY =
+DatasetFamily(...)``, and named by a spec: ``family[:source][?option=value&...]``, such as
+``coco:FOLDER?split=val2017``, ``folder:FOLDER`` or ``scenes:scenes-easy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .. import registry
+from ..errors import DataError, UnknownNameError, UsageError
+from ..schema import INT64, check_text
+from ..types import CaptionSet, ImageTextDataset, PromptSet
+from .spec import DatasetSpec
+
+__all__ = [
+    "DatasetFamily",
+    "DatasetSpec",
+    "DatasetUse",
+    "PromptFamily",
+    "load_dataset",
+    "load_prompt_set",
+]
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """What a data set is wanted for.
+
+    Attributes:
+        training: images are to be trained on; a data set with splits gives those that no probe
+            and no test reads.
+        count: how many images; None for as many as there are, or the data set's own choice.
+        seed: of data that are drawn.
+        allow_missing: accept images whose files are not there.
+    """
+
+    training: bool = False
+    count: int | None = None
+    seed: int = 0
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetFamily:
+    """How one kind of data set is found and read.
+
+    Attributes:
+        name: what a spec begins with.
+        summary: one line for ``encbench list datasets``.
+        examples: specs that work.
+        load: reads it; raises DataError in one line that names the file.
+        options: names of the spec's options, with what each does.
+    """
+
+    name: str
+    summary: str
+    examples: tuple[str, ...]
+    load: Callable[[DatasetSpec, DatasetUse], ImageTextDataset]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PromptFamily:
+    """How one kind of prompt set (group ``encbench.prompts``) is read; fields as in
+    :class:`DatasetFamily`, but ``load`` takes the spec alone."""
+
+    name: str
+    summary: str
+    examples: tuple[str, ...]
+    load: Callable[[DatasetSpec], PromptSet]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_dataset(spec: str | DatasetSpec, use: DatasetUse | None = None) -> ImageTextDataset:
+    """Read a data set and check what every reader relies on.
+
+    Raises:
+        UsageError: if the spec is none, or has unknown parts.
+        DataError: in one line, if the data are missing or broken.
+    """
+    family, spec = _family("dataset", spec)
+    data = family.load(spec, use or DatasetUse())
+    if not isinstance(data, CaptionSet):  # another package's own class
+        check_dataset(data, str(spec))
+    return data
+
+
+def load_prompt_set(spec: str | DatasetSpec) -> PromptSet:
+    """Read a prompt set, such as ``dpg:FOLDER``.
+
+    Raises:
+        UsageError: if the spec is none, or has unknown parts.
+        DataError: in one line, if it is missing or broken.
+    """
+    family, spec = _family("prompt-set", spec)
+    loaded: PromptSet = family.load(spec)
+    return loaded
+
+
+def check_dataset(data: ImageTextDataset, where: str) -> None:
+    """Check ids and texts of a data set.
+
+    Raises:
+        DataError: in one line that begins with ``where``.
+    """
+    known = {image.image_id for image in data.images}
+    ids = {caption.caption_id for caption in data.captions}
+    if len(known) < len(data.images) or len(ids) < len(data.captions):
+        raise DataError(f"{where}: an id stands twice among its images or captions")
+    if not all(type(number) is int and number in INT64 for number in known | ids):
+        raise DataError(f"{where}: ids must be whole numbers of at most 64 bits")
+    for caption in data.captions:
+        if caption.image_id not in known:
+            raise DataError(
+                f"{where}: caption {caption.caption_id} belongs to image {caption.image_id}, which "
+                "is not there"
+            )
+        check_text(caption.text, f"{where}: caption {caption.caption_id}", DataError)
+
+
+def _family(kind: str, spec: str | DatasetSpec) -> tuple[DatasetFamily, DatasetSpec]:
+    spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
+    family: DatasetFamily = registry.get(kind, spec.family)
+    for name in spec.options:
+        if name not in family.options:
+            if not family.options:
+                raise UsageError(f"the {kind} '{spec.family}' has no options, so no '{name}'")
+            raise UnknownNameError(f"option of the {kind} '{spec.family}'", name, family.options)
+    return family, spec
