@@ -358,7 +358,7 @@ def _record(
         scores=dict(found.scores),
         item_scores={score: list(columns) for score, columns in found.item_scores.items()},
         series=dict(found.series),
-        notes=list(found.notes),
+        notes=[*encoder.about.get("notes", ()), *found.notes],
         config=config.as_dict(),
         seed=config.seed,
         provenance=provenance() | {"device": _device_name(encoder.device)},

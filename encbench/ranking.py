@@ -35,6 +35,7 @@ from .records import (
     read_items,
     read_record,
 )
+from .specs import is_uninformed
 from .types import Estimate
 
 RULE = AppliedRule(
@@ -48,7 +49,6 @@ RULE = AppliedRule(
 )
 SATURATED = 0.98
 ALPHA = 0.05
-UNINFORMED = ("control:constant", "control:random")  # and each encoder's own shuffle
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _against_controls(specs: Sequence[str], candidates: Sequence[str]) -> list[t
         (candidate, spec)
         for candidate in candidates
         for spec in specs
-        if spec.split("?")[0] in UNINFORMED or spec == f"control:shuffle({candidate})"
+        if is_uninformed(spec, candidate)
     ]
 
 

@@ -39,7 +39,7 @@ ALLOWED = {
     "encbench.encode": ENGINE,
     "encbench.shards": STORE | {"encoders", "store"},
     "encbench.records": BASE | {"files", "schema"},
-    "encbench.ranking": BASE | {"records", "intervals"},
+    "encbench.ranking": BASE | {"records", "intervals", "specs"},
     "encbench.options": {"errors", "schema"},
     "encbench.config": BASE | {"data", "device", "options"},
     "encbench.presets": {"errors"},

@@ -68,7 +68,7 @@ PUBLISHED = {
     "mini-clip": PublishedEncoder("128", "77", "Apache-2.0"),
     "mini-t5": PublishedEncoder("128", "512", "Apache-2.0"),
     "mini-gemma": PublishedEncoder("128", "512", "Apache-2.0"),
-    "mini-blip3o": PublishedEncoder("128", "1024", "Apache-2.0", "blip3o"),
+    "mini-blip3o": PublishedEncoder("128", "616", "Apache-2.0", "blip3o"),
 }
 CONNECTED = "2304"  # width after BLIP3o-NEXT's connector
 
