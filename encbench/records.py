@@ -276,6 +276,7 @@ class ConfirmPlan(Keyed):
         budget: in seconds; None = none was given.
         gave_up: what the budget cost, in words.
         seed: of prompts, noise and bootstrap.
+        metrics: specs of further metrics, besides GenEval.
     """
 
     prediction: str
@@ -295,6 +296,7 @@ class ConfirmPlan(Keyed):
     budget: float | None = None
     gave_up: tuple[str, ...] = ()
     seed: int = 0
+    metrics: tuple[str, ...] = ()
 
     @property
     def trained(self) -> tuple[PlannedTraining, ...]:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from ..metrics.geneval.metric import SPEC
+from ..metrics.tables import task_of
 from ..ranking import holm
 from ..records import (
     ChoiceVerdict,
@@ -23,7 +25,7 @@ from ..records import (
     Verdict,
     provenance,
 )
-from ..types import Cell, Score
+from ..types import Cell, MetricSpec, Score
 from .experiment import GRID, ScoredTraining
 from .plan import CONSTANT, reach_of, rival_score
 from .rules import (
@@ -37,7 +39,7 @@ from .rules import (
     score_draws,
     seed_deviation,
 )
-from .scoring import PromptGroup
+from .scoring import PromptGroup, metric_specs
 
 Results = Mapping[tuple[str, int], ScoredTraining]
 """By (spec, seed); only those that did not fail."""
@@ -50,11 +52,15 @@ def assemble(
     """The verdict over all encoders whose trainings all came out. ``folders``: of each training,
     relative to the run."""
     whole = [e for e in plan.encoders if all((e.spec, s) in results for s in plan.seeds)]
-    prompts = {g.cell(steps): g for steps in plan.steps for g in groups}
+    specs = {spec.name: spec for spec in metric_specs(plan)}
+    prompts = {g.cell(s, name): g for name in specs for s in plan.steps for g in groups}
     tables = {
-        key: _table(plan, whole, group, {at: result.right[key] for at, result in results.items()})
+        key: _table(
+            plan, whole, kinds_of(specs[key.metric], group),
+            {at: result.right[key] for at, result in results.items()},
+        )
         for key, group in prompts.items()
-    }
+    }  # fmt: skip
     trained = [i for i, entry in enumerate(whole) if not entry.control]
     main = tables[plan.primary].only(trained)
     choice, rule = ChoiceVerdict("can't tell", "no encoder was trained"), OrderVerdict()
@@ -65,7 +71,7 @@ def assemble(
         choice = judge_choice(main, winner, seed=plan.seed)
         rule = judge_rule(main, seed=plan.seed)
         exploratory = _exploratory(plan, prediction, tables, trained, whole, parents)
-    encoders = _encoders(plan, whole, results, tables, prompts, folders, parents)
+    encoders = _encoders(plan, whole, results, tables, specs, prompts, folders, parents)
     control = _against_constant(tables[plan.primary], whole, plan.seed)
     return Verdict(
         prediction=plan.prediction,
@@ -87,20 +93,25 @@ def assemble(
     )
 
 
+def kinds_of(spec: MetricSpec, group: PromptGroup) -> list[str]:
+    """Whose mean each prompt is part of, by a metric."""
+    return [task_of(spec, prompt) for prompt in group.prompts]
+
+
 def _table(
     plan: ConfirmPlan,
     whole: Sequence[PlannedTraining],
-    group: PromptGroup,
-    right: Mapping[tuple[str, int], list[float]],
+    tasks: Sequence[str],
+    right: Mapping[tuple[str, int], list[float | None]],
 ) -> OutcomeTable:
-    kinds = list(dict.fromkeys(prompt.task for prompt in group.prompts))
+    kinds = list(dict.fromkeys(tasks))
     values = [[right[e.spec, seed] for seed in plan.seeds] for e in whole]
     return OutcomeTable(
         tuple(e.spec for e in whole),
         tuple(e.stage for e in whole),
         np.array([e.predicted.value for e in whole], np.float64),
-        np.array([kinds.index(prompt.task) for prompt in group.prompts]),
-        np.array(values, np.float64).reshape(len(whole), len(plan.seeds), len(group.prompts)),
+        np.array([kinds.index(task) for task in tasks]),
+        np.array(values, np.float64).reshape(len(whole), len(plan.seeds), len(tasks)),
     )
 
 
@@ -109,9 +120,8 @@ def _parents(
 ) -> OutcomeTable | None:
     if not whole or any(not results[e.spec, s].parent for e in whole for s in plan.seeds):
         return None
-    return _table(
-        plan, whole, group, {at: result.parent[plan.primary] for at, result in results.items()}
-    )
+    parents = {at: result.parent[plan.primary] for at, result in results.items()}
+    return _table(plan, whole, kinds_of(SPEC, group), parents)
 
 
 def _intervals(table: OutcomeTable, seed: int) -> list[Score]:
@@ -127,8 +137,9 @@ def _intervals(table: OutcomeTable, seed: int) -> list[Score]:
 
 def _encoders(
     plan: ConfirmPlan, whole: Sequence[PlannedTraining], results: Results,
-    tables: Mapping[Cell, OutcomeTable], prompts: Mapping[Cell, PromptGroup],
-    folders: Mapping[tuple[str, int], str], parents: OutcomeTable | None,
+    tables: Mapping[Cell, OutcomeTable], specs: Mapping[str, MetricSpec],
+    prompts: Mapping[Cell, PromptGroup], folders: Mapping[tuple[str, int], str],
+    parents: OutcomeTable | None,
 ) -> list[TrainedEncoder]:  # fmt: skip
     scores = {key: _intervals(table, plan.seed) for key, table in tables.items()}
     before = _intervals(parents, plan.seed) if parents is not None else []
@@ -138,7 +149,7 @@ def _encoders(
         mine = [results[entry.spec, seed] for seed in plan.seeds]
         tasks = {}
         for key, table in tables.items():
-            kinds = dict.fromkeys(p.task for p in prompts[key].prompts)
+            kinds = dict.fromkeys(kinds_of(specs[key.metric], prompts[key]))
             means = table.right[i].mean(axis=0)
             tasks[key] = {
                 kind: float(means[table.tasks == place].mean()) for place, kind in enumerate(kinds)

@@ -157,6 +157,12 @@ class ConfirmConfig:
     bank: Path | None = option(
         None, "CSV of outcomes to add a row to for each finished training and cell."
     )
+    metrics: tuple[str, ...] = option(
+        (),
+        "Further metrics to score the images by (see encbench list metrics); the verdict stays on "
+        "GenEval.",
+        metavar="SPEC...",
+    )
     seed: int = option(
         0, "Random seed of prompts, noise, bootstrap and the first training.", least=0
     )

@@ -25,13 +25,14 @@ from ..flow.grids import draw_grid
 from ..flow.meters import LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
+from ..metrics import load_metric
 from ..metrics.geneval.generate import sample_seed
 from ..metrics.geneval.metric import GenevalMetric, build_geneval
 from ..metrics.tables import average_values
 from ..progress import log
 from ..records import ConfirmPlan, CurvePoint, Failure, GapPoint, PlannedTraining, clean
 from ..schema import check_value, read_dataclass
-from ..types import Cell
+from ..types import Cell, ImageMetric
 from .plan import CURVE, main_group, prompt_groups, train_config
 from .scoring import PromptGroup, score_network
 
@@ -65,7 +66,7 @@ class TrainingTask:
             [
                 VERSION, self.entry.spec, self.entry.revision, self.seed, plan.train, plan.seed,
                 plan.per_task, plan.images, list(plan.steps), plan.prompt_pins, plan.backbone,
-                plan.detector, plan.colors, str(plan.primary),
+                plan.detector, plan.colors, str(plan.primary), *plan.metrics,
             ]
         )  # fmt: skip
 
@@ -76,14 +77,15 @@ class ScoredTraining:
 
     Attributes:
         key: of its :class:`TrainingTask`.
-        right: share of right images of each prompt, in each cell.
+        right: value of each prompt (GenEval: share of correct images), in each cell; None where
+            no image could be scored.
         parent: the same of the checkpoint at the switch, in the primary cell.
         training_seconds, scoring_seconds, device: what it took, and where.
     """
 
     key: str
-    right: dict[Cell, list[float]]
-    parent: dict[Cell, list[float]]
+    right: dict[Cell, list[float | None]]
+    parent: dict[Cell, list[float | None]]
     curve: list[CurvePoint]
     gap: list[GapPoint]
     training_seconds: float
@@ -141,19 +143,19 @@ def _run(task: TrainingTask) -> ScoredTraining:
     main = main_group(plan, groups)
 
     def rate(
-        net: nn.Module, space: Any, prompts: Sequence[GenevalPrompt], steps: int, images: int
+        net: nn.Module, space: Any, group: PromptGroup, steps: int, images: int, *more: ImageMetric
     ) -> np.ndarray:
         return score_network(
-            net, space, texts, prompts, [metric],
+            net, space, texts, group.prompts, [metric, *more],
             steps=steps, images=images, noise=plan.seed, device=device,
-        )[0]  # fmt: skip
+        )  # fmt: skip
 
     curve = _curve(task.folder / CURVE_FILE)
 
     def look(moment: Moment) -> None:
         net = Instantaneous(moment.ema) if moment.instantaneous else moment.ema
-        weights = rate(net, moment.space, main.prompts, plan.primary.steps, 1)
-        curve[str(moment.step)] = average_values(weights, main.prompts, metric.spec)
+        values = rate(net, moment.space, main, plan.primary.steps, 1)[0]
+        curve[str(moment.step)] = average_values(values, main.prompts, metric.spec)
         write_json(task.folder / CURVE_FILE, curve)
 
     trained = train(
@@ -169,18 +171,20 @@ def _run(task: TrainingTask) -> ScoredTraining:
     )
     started = time.perf_counter()
     model = load_checkpoint(trained.path, device)
-    right: dict[Cell, list[float]] = {}
+    further = [load_metric(text, device) for text in plan.metrics]
+    right: dict[Cell, list[float | None]] = {}
     for group in groups:
         for steps in plan.steps:
-            made = rate(model.net, model.space, group.prompts, steps, plan.images)
-            right[group.cell(steps)] = made.tolist()
-    parent: dict[Cell, list[float]] = {}
+            rows = rate(model.net, model.space, group, steps, plan.images, *further)
+            for each, row in zip((metric, *further), rows, strict=True):
+                right[group.cell(steps, each.spec.name)] = row.tolist()
+    parent: dict[Cell, list[float | None]] = {}
     if trained.parent is not None:
         before = load_checkpoint(trained.parent, device)
-        made = rate(before.net, before.space, main.prompts, plan.primary.steps, plan.images)
-        parent[plan.primary] = made.tolist()
+        made = rate(before.net, before.space, main, plan.primary.steps, plan.images)
+        parent[plan.primary] = made[0].tolist()
     _grid(task.folder / GRID, model, texts, groups, main, plan, device)
-    final = average_values(np.array(right[plan.primary]), main.prompts, metric.spec)
+    final = average_values(np.array(right[plan.primary], float), main.prompts, metric.spec)
     result = ScoredTraining(
         task.key, right, parent, _points(curve | {str(config.steps): final}, config.switch),
         gap(task.folder / LOG), trained.seconds, time.perf_counter() - started, _name(device),

@@ -55,6 +55,7 @@ from .plan import (
     shape_of,
 )
 from .rules import RULES
+from .scoring import metric_specs
 
 FOLDER, PREDICTION, VERDICT = "confirm", "prediction.json", "verdict.json"
 
@@ -199,7 +200,9 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         colors=config.colors,
         budget=config.budget,
         seed=config.seed,
+        metrics=config.metrics,
     )
+    metric_specs(plan)  # an unknown one is named before anything is computed
     rates = measure(shape, device, config.detector)
     written = config.out / FOLDER / PLAN
     if prediction.hash and written.exists():

@@ -13,12 +13,16 @@ from PIL import Image
 from torch import nn
 
 from ..data.geneval import GenevalPrompt, to_metadata
+from ..errors import UsageError
 from ..files import digest
 from ..flow.features import PromptFeatures
 from ..flow.sample import sample_images
+from ..metrics import find_family
 from ..metrics.geneval.generate import sample_seed
+from ..metrics.geneval.metric import SPEC
 from ..metrics.score import score_images
-from ..types import Cell, ImageMetric
+from ..records import ConfirmPlan
+from ..types import Cell, ImageMetric, MetricSpec
 
 BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
 # batch of each length is filled up
@@ -32,13 +36,27 @@ class PromptGroup:
     combos: str
     prompts: tuple[GenevalPrompt, ...]
 
-    def cell(self, steps: int) -> Cell:
+    def cell(self, steps: int, metric: str = SPEC.name) -> Cell:
         """Where the scores of these prompts stand."""
-        return Cell("geneval", steps, self.tier, self.combos)
+        return Cell(metric, steps, self.tier, self.combos)
 
     @property
     def pin(self) -> str:
         return digest([self.tier, self.combos, [to_metadata(p) for p in self.prompts]])
+
+
+def metric_specs(plan: ConfirmPlan) -> list[MetricSpec]:
+    """What the images of a plan are scored by, GenEval first.
+
+    Raises:
+        UsageError: for a metric that is unknown or named twice.
+    """
+    specs = [SPEC, *(find_family("metric", text)[0].spec for text in plan.metrics)]
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--metrics {name}: each image is scored by it already")
+    return specs
 
 
 def score_network(
