@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,11 +14,10 @@ from pathlib import Path
 from ..data.geneval import TASKS, GenevalPrompt, parse_metadata, to_metadata
 from ..errors import DataError
 from ..files import canonical, read_text
+from ..listing import IMAGES, is_hidden, number_names
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-DIGITS = 9  # of a number in a name
 LAYOUT = f"expected 00000/{METADATA}, 00000/{SAMPLES}/0000.png and so on"
 
 
@@ -67,8 +66,7 @@ def read_folder(
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {LAYOUT}")
-    inside = _visible(root, Path.is_dir)
-    folders = _by_number(path for path in inside if _is_number(path.name))
+    folders, strangers = number_names(_visible(root, Path.is_dir))
     if not folders:
         raise DataError(f"{root} is not in GenEval's layout: it has no numbered folder; {LAYOUT}")
     prompts = tuple(_read_prompt(folder, number) for number, folder in folders.items())
@@ -76,14 +74,13 @@ def read_folder(
     others: list[Path] = []
     for number, folder in folders.items():
         files = _visible(folder / SAMPLES, Path.is_file)
-        usable = {f for f in files if _is_number(f.stem) and f.suffix.lower() in SUFFIXES}
-        images[number] = _by_number(usable)
-        others += [file for file in files if file not in usable]
-    notes = _left_out(others, f"files are not named by a number and {_listed(SUFFIXES)}", root)
+        usable = [file for file in files if file.suffix.lower() in IMAGES]
+        images[number], unnamed = number_names(usable)
+        others += [file for file in files if file not in usable] + unnamed
+    notes = _left_out(sorted(others), "files are not images named by a number", root)
     if not any(images.values()):
         reason = notes[0] if notes else f"nothing is in any {SAMPLES} folder"
         raise DataError(f"{root} holds no images that can be used: {reason}; {LAYOUT}")
-    strangers = [path for path in inside if not _is_number(path.name)]
     notes += _left_out(strangers, "folders are not named by a number", root)
     wanted = images_per_prompt or max(map(len, images.values()))
     spare = [path for row in images.values() for path in [*row.values()][wanted:]]
@@ -113,28 +110,7 @@ def _visible(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
     """What a folder holds but for hidden entries, which macOS and notebooks leave behind."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if kind(p) and not p.name.startswith("."))
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and len(name) <= DIGITS
-
-
-def _by_number(paths: Iterable[Path]) -> dict[int, Path]:
-    """Paths that are named by a number, in the order of their numbers.
-
-    Raises:
-        DataError: if two have the same number.
-    """
-    found: dict[int, Path] = {}
-    for path in sorted(paths):
-        other = found.setdefault(int(path.stem), path)
-        if other != path:
-            raise DataError(
-                f"{path.parent} holds {other.name} and {path.name}, which have the same number; "
-                "remove or rename one of them"
-            )
-    return dict(sorted(found.items()))
+    return sorted(p for p in folder.iterdir() if kind(p) and not is_hidden(p.name))
 
 
 def _left_out(paths: Sequence[Path], what: str, root: Path) -> list[str]:
@@ -142,10 +118,6 @@ def _left_out(paths: Sequence[Path], what: str, root: Path) -> list[str]:
         return []
     first = paths[0].relative_to(root).as_posix()
     return [f"{len(paths):,} {what}, and are left out (first: {first})"]
-
-
-def _listed(suffixes: Sequence[str]) -> str:
-    return ", ".join(suffixes[:-1]) + f" or {suffixes[-1]}"
 
 
 def _samples(
