@@ -22,12 +22,13 @@ from ..errors import EncbenchError, UsageError
 from ..files import digest, read_json, read_text, write_json, write_text
 from ..flow.config import FREE
 from ..flow.derivative import STEPS
+from ..metrics.tables import average_values
 from ..records import ConfirmPlan, Verdict, clean
 from ..schema import check_value, read_dataclass
 from ..types import Cell
 from .experiment import RESULT, ScoredTraining
 from .plan import PLAN, prompt_groups, read_plan, shape_of
-from .rules import prompt_weights
+from .scoring import metric_specs
 
 RECIPES = "recipes"
 DIGITS = 6  # of a score in the table: it is a share of a few hundred images
@@ -169,6 +170,7 @@ def rows_of_run(folder: Path, name: str) -> list[Outcome]:
         if plan.prompt_pins.get(f"{tier} {combos}") != group.pin:
             raise BankError(f"{folder} was scored on other prompts than this encbench makes")
     entries = {entry.spec: entry for entry in plan.encoders}
+    specs = {spec.name: spec for spec in metric_specs(plan)}
     rows = []
     for path in sorted((folder / "confirm" / "models").glob(f"*/{RESULT}")):
         result = read_dataclass(ScoredTraining, path)
@@ -176,9 +178,7 @@ def rows_of_run(folder: Path, name: str) -> list[Outcome]:
         entry = entries[check_value(str, config["encoder"], str(path), BankError)]
         for cell, right in result.right.items():
             prompts = groups[cell.group].prompts
-            tasks = [prompt.task for prompt in prompts]
-            weights = prompt_weights(np.unique(tasks, return_inverse=True)[1])
-            score = float(np.array(right) @ weights)
+            score = average_values(np.array(right, float), prompts, specs[cell.metric])
             source = Source(name, "", "")
             rows.append(_row(plan, entry, config["seed"], cell, score, len(prompts), source))
     return rows
