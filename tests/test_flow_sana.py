@@ -13,7 +13,7 @@ from encbench.flow.config import TrainConfig
 from encbench.flow.derivative import total_derivative
 from encbench.flow.meanflow import Condition
 from encbench.flow.networks import build_objective
-from encbench.flow.sana import load_sana, open_sana, save_sana
+from encbench.flow.sana import load_sana
 
 pytest.importorskip("diffusers")
 WIDTH = 10
@@ -150,21 +150,6 @@ def test_the_parts_to_train(net):
         net.train_only("all")
     assert names() == {name for name, _ in net.named_parameters()}
     assert not [name for name in net.backbone_state() if name.startswith("connector.")]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("width", [WIDTH, None])
-def test_saved_and_opened_again_it_is_the_same(folder, tmp_path, width):
-    net = load_sana(str(folder), width)
-    for weight in net.parameters():
-        weight.add_(0.01 * torch.randn_like(weight))
-    save_sana(net, tmp_path / "adapted.safetensors")
-    again = open_sana(tmp_path / "adapted.safetensors")
-    z, r, t, cond = inputs(width or 24)
-    assert torch.equal(again(z, r, t, cond), net(z, r, t, cond))
-    (tmp_path / "other.safetensors").write_bytes(b"no tensors at all")
-    with pytest.raises(ModelError, match="holds no SANA"):
-        open_sana(tmp_path / "other.safetensors")
 
 
 def test_what_is_no_sana_is_refused(folder, tmp_path, monkeypatch):

@@ -11,13 +11,10 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..data.hub import resolve_model
-from ..errors import MissingLibraryError, ModelError, UsageError, from_os_error
-from ..files import write_atomic
+from ..errors import MissingLibraryError, ModelError, UsageError
 from .connector import Connector
 from .meanflow import Condition
 
@@ -185,39 +182,6 @@ def load_sana(
     resolved = resolve_model(source, revision, patterns=PATTERNS)
     assert resolved.path is not None  # resolve_model always gives one
     return SanaVelocity(load_diffusers_part(model, resolved.path, "transformer", dtype), cond_dim)
-
-
-def save_sana(net: SanaVelocity, path: Path) -> None:
-    """Write an adapted network to one safetensors file, its configuration inside.
-
-    Raises:
-        StoreError: if the disk is full or the file cannot be written.
-    """
-    config = dict(net.transformer.config)  # type: ignore[arg-type]
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
-    about = {"transformer": plain, "cond_dim": net.cond_dim if net.connector else None}
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    write_atomic(path, save(state, metadata={"sana": json.dumps(about)}))
-
-
-def open_sana(path: Path) -> SanaVelocity:
-    """Read what :func:`save_sana` wrote.
-
-    Raises:
-        ModelError: if the file is damaged or another thing.
-    """
-    model = diffusers("An adapted SANA").SanaTransformer2DModel
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["sana"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        net = SanaVelocity(model.from_config(about["transformer"]), about["cond_dim"])
-        net.load_state_dict(state)
-    except OSError as error:
-        raise from_os_error(error, f"reading {path}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} holds no SANA that encbench adapted, or is damaged") from error
-    return net
 
 
 def diffusers(what: str) -> Any:
