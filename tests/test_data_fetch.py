@@ -342,3 +342,62 @@ def test_committed_digest_is_that_of_the_real_prompts(shared: Path, tmp_path: Pa
                 (tmp_path / f"{row['item_id']}.txt").write_bytes(content)
     assert module._blobs(sorted(tmp_path.iterdir())) == archive.blobs
     assert load_prompts(tmp_path).pin == PUBLISHED
+
+
+def _damaged(name: str) -> bytes:
+    whole = zipped({"ELLA/dpg_bench/prompts/a.txt": bytes(range(256)) * 40})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ELLA/dpg_bench/prompts/a.txt", b"A dog. " * 9000)
+    packed = buffer.getvalue()
+    end = packed.rindex(b"PK\x05\x06")
+    return {
+        "a page": b"<html>sign in</html>",
+        "nothing": b"",
+        "cut": whole[: len(whole) // 2],
+        "a wrong byte inside": whole[:5000] + b"\xff\xfe" + whole[5002:],
+        "a wrong byte in packed data": packed[:80] + b"\xff\xff\xff" + packed[83:],
+        "a directory elsewhere": packed[: end + 16] + b"\xff\xff\xff\x7f" + packed[end + 20 :],
+        "an unknown method": packed.replace(b"\x14\0\0\0\x08\0", b"\x14\0\0\0\x63\0"),
+        "a password": packed.replace(b"\x14\0\0\0\x08\0", b"\x14\0\1\0\x08\0"),
+        "too many files": zipped({f"ELLA/dpg_bench/prompts/{i}.txt": b"a" for i in range(3)}),
+        "one name twice": zipped({f"ELLA/{i}/dpg_bench/prompts/a.txt": b"a" for i in range(2)}),
+        "a bomb": zipped({"ELLA/dpg_bench/prompts/a.txt": bytes(12_000_000)}),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a page", "nothing", "cut", "a wrong byte inside", "a wrong byte in packed data",
+     "a directory elsewhere", "an unknown method", "a password", "too many files",
+     "one name twice", "a bomb"],
+)  # fmt: skip
+def test_a_damaged_archive_is_removed_and_the_next_run_is_whole(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    archive = replace(
+        fetch_plan("dpg").archives[0],
+        url=server.url("x.zip"),
+        files=1,
+        blobs=blobs({"a.txt": b"a"}),
+    )
+    plan = replace(fetch_plan("dpg"), archives=(archive,))
+    server.files["x.zip"] = _damaged(name)
+    with pytest.raises(DownloadError, match=r"x\.zip.* removed") as caught:
+        fetch_dataset("dpg", tmp_path, plan=plan)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    server.files["x.zip"] = zipped({"ELLA/dpg_bench/prompts/a.txt": b"a"})
+    fetch_dataset("dpg", tmp_path, plan=plan)
+    assert (tmp_path / "prompts" / "a.txt").read_bytes() == b"a"
+
+
+def test_a_link_in_place_of_a_part_is_not_followed(server: Server, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"precious")
+    root = tmp_path / "coco"
+    root.mkdir()
+    (root / "val2017.zip.part").symlink_to(mine)
+    fetch_dataset("coco", root, plan=serve(server, PICTURES))
+    assert mine.read_bytes() == b"precious"
+    assert (root / "val2017" / "2.jpg").read_bytes() == b"two"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import time
@@ -24,6 +25,7 @@ from rich.progress import (
 )
 
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
+from ..files import replace_on_success
 from ..lock import lock_folder
 from ..progress import bar, console
 
@@ -262,6 +264,8 @@ def _part(archive: Archive, root: Path) -> Path:
 def _download(archive: Archive, root: Path) -> Path:
     """The verified archive on disk."""
     path, part = root / archive.name, _part(archive, root)
+    if part.is_symlink():  # whoever put it there, nothing is written to where it leads
+        part.unlink()
     by_hand = path.exists()
     if not by_hand:
         failures = 0
@@ -362,7 +366,8 @@ def _byte_bar(archive: Archive) -> Iterator[Callable[[int], None]]:
 
 
 def _unpack(archive: Archive, path: Path, root: Path) -> None:
-    """Take the files out, each written whole or not at all, and remove the archive."""
+    """Take the files out, each written whole or not at all, and remove the archive: when all is
+    well, and also when anything is wrong with it, since every rerun would fail at it again."""
     folder = root / archive.folder
     folder.mkdir(exist_ok=True)
     files = []
@@ -373,25 +378,50 @@ def _unpack(archive: Archive, path: Path, root: Path) -> None:
                 for info in source.infolist()
                 if not info.is_dir() and any(fnmatch(info.filename, m) for m in archive.members)
             ]
+            _check_members(archive, members)
             with bar(f"unpacking {archive.name}", len(members)) as advance:
                 for info in members:
                     target = folder / _safe_name(info.filename, archive)
                     _write(source, info, target)
                     files.append(target)
                     advance(1)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except DownloadError:
         path.unlink()
+        raise
+    except StoreError:  # the disk's fault, not the archive's
+        raise
+    except Exception as error:  # zipfile raises whatever a damaged archive makes it stumble over
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        path.unlink()
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(
-            f"{archive.url} is no intact zip file ({error}); it was removed, run again"
+            f"{archive.url} is no intact zip file ({reason}); it was removed, run again"
         ) from error
-    if len(files) != archive.files or (archive.blobs and _blobs(files) != archive.blobs):
-        for file in [path, *(files if archive.blobs else [])]:
-            file.unlink()
+    if archive.blobs and _blobs(files) != archive.blobs:
+        for file in [path, *files]:
+            file.unlink(missing_ok=True)
         raise DownloadError(
             f"checksum mismatch: the {len(files):,} files in {archive.url} are not the "
             f"{archive.files:,} published ones; they were removed, run again"
         )
     path.unlink()
+
+
+def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse, before anything is written, what is not the published number and size of files."""
+    size, most = sum(info.file_size for info in members), 2 * archive.unpacked + 1_000_000
+    if len(members) != archive.files or len({_safe_name(i.filename, archive) for i in members}) < (
+        archive.files
+    ):
+        problem = f"holds {len(members):,} files, not the {archive.files:,} published ones"
+    elif size > most:
+        problem = f"would unpack to {_amount(size)}, not to about {_amount(archive.unpacked)}"
+    else:
+        return
+    raise DownloadError(
+        f"checksum mismatch: {archive.url} {problem}; the archive was removed, run again"
+    )
 
 
 def _safe_name(member: str, archive: Archive) -> str:
@@ -404,10 +434,12 @@ def _safe_name(member: str, archive: Archive) -> str:
 def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     if _size(target) == info.file_size and target.is_file() and _crc(target) == info.CRC:
         return  # from an unpacking that was stopped
-    part = target.with_name(f".{target.name}.part")
-    with source.open(info) as packed, part.open("wb") as file:
+    with (
+        source.open(info) as packed,
+        replace_on_success(target) as part,
+        part.open("xb") as file,
+    ):
         shutil.copyfileobj(packed, file)
-    part.replace(target)
 
 
 def _crc(path: Path) -> int:
