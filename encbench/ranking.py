@@ -185,6 +185,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Failure] = ()) -> Predict
     """
     everything, variants = load(paths)
     _same_data(everything)
+    everything, mixed = _same_settings(everything)
     primary = [e for e in everything if e.record.probe.name == RULE.probe]
     if not primary:
         raise EncbenchError(
@@ -211,7 +212,7 @@ def predict(paths: Sequence[Path], *, failed: Sequence[Failure] = ()) -> Predict
         rivals=_rivals(everything, candidates, values),
         sensitivity=_sensitivity(variants, primary, metric, best_first, seed),
         advice=advise(order, among, against),
-        warnings=warnings,
+        warnings=warnings + mixed,
         failed=list(failed),
         records=sorted({e.record.key for e in everything}),
         seed=seed,
@@ -313,6 +314,34 @@ def _same_data(entrants: Sequence[Entrant]) -> None:
                 f"the {probe} records are of different data ({', '.join(sorted(pins))}); "
                 "probe all encoders on one data set, in a folder of its own"
             )
+
+
+SETTINGS = {"retrieval": ("ks", "queries"), "ablation": ("draws", "shares", "units", "places")}
+"""Options of the run, beside seed and limit, that a probe's scores depend on."""
+
+
+def _same_settings(entrants: Sequence[Entrant]) -> tuple[list[Entrant], list[str]]:
+    """Those measured with the seed, limit and options that most records of their probe have, and
+    a line for each that is left out."""
+
+    def settings(entrant: Entrant) -> dict[str, str]:
+        record = entrant.record
+        names = ("limit", *SETTINGS.get(record.probe.name, ()))
+        return {"seed": str(record.seed)} | {n: str(record.config.get(n)) for n in names}
+
+    kept, lines = [], []
+    for probe in dict.fromkeys(e.record.probe.name for e in entrants):
+        group = [e for e in entrants if e.record.probe.name == probe]
+        found = [settings(e) for e in group]
+        usual = max(found, key=found.count)
+        for entrant, own in zip(group, found, strict=True):
+            other = ", ".join(f"{n} {own[n]}, not {usual[n]}" for n in own if own[n] != usual[n])
+            if other:
+                name = entrant.record.name
+                lines.append(f"{name} is left out of {probe}: it was measured with {other}.")
+            else:
+                kept.append(entrant)
+    return kept, lines
 
 
 def _data(entrants: Sequence[Entrant]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from encbench.ranking import holm, predict, rank_values
 from encbench.records import (
     RunRecord,
     read_prediction,
+    read_record,
     write_prediction,
     write_record,
 )
@@ -192,3 +193,23 @@ def test_holm_and_ranks_by_hand():
     assert holm([]) == []
     assert rank_values(np.array([0.5, 0.9, 0.5])).tolist() == [2, 1, 2]
     assert rank_values(np.array([[1.0, 2.0], [2.0, 1.0]])).tolist() == [[2, 1], [1, 2]]
+
+
+def test_records_of_another_seed_limit_or_option_are_left_out_by_name(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.8, "st:fair": 0.7, "st:poor": 0.5})
+    for spec, changes in (
+        ("st:late", {"seed": 1}),
+        ("st:short", {"config": {"limit": 20}}),
+        ("st:few", {"config": {"queries": 50}}),
+    ):
+        path = write(tmp_path, spec, 0.9)
+        write_record(path, dataclasses.replace(read_record(path), **changes))
+        paths.append(path)
+    found = predict(paths)
+    assert [r.spec for r in found.order if not r.control] == ["st:good", "st:fair", "st:poor"]
+    left_out = [line for line in found.warnings if "left out of retrieval" in line]
+    assert left_out == [
+        "late is left out of retrieval: it was measured with seed 1, not 0.",
+        "short is left out of retrieval: it was measured with limit 20, not None.",
+        "few is left out of retrieval: it was measured with queries 50, not None.",
+    ]
