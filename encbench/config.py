@@ -120,8 +120,8 @@ class RunConfig:
         if self.data is not None:
             return DatasetSpec.parse(self.data)
         if self.coco is not None:
-            options = {"split": self.coco_split} if self.coco_split else {}
-            return DatasetSpec("coco", str(self.coco), options)
+            split = (("split", self.coco_split),) if self.coco_split else ()
+            return DatasetSpec("coco", str(self.coco), options=split)
         return None
 
     @property

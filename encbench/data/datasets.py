@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import registry
 from ..errors import DataError, UnknownNameError, UsageError
@@ -83,7 +84,7 @@ def load_dataset(spec: str | DatasetSpec, use: DatasetUse | None = None) -> Imag
         DataError: in one line, if the data are missing or broken.
     """
     family, spec = _family("dataset", spec)
-    data = family.load(spec, use or DatasetUse())
+    data: ImageTextDataset = family.load(spec, use or DatasetUse())
     if not isinstance(data, CaptionSet):  # another package's own class
         check_dataset(data, str(spec))
     return data
@@ -122,10 +123,12 @@ def check_dataset(data: ImageTextDataset, where: str) -> None:
         check_text(caption.text, f"{where}: caption {caption.caption_id}", DataError)
 
 
-def _family(kind: str, spec: str | DatasetSpec) -> tuple[DatasetFamily, DatasetSpec]:
+def _family(kind: str, spec: str | DatasetSpec) -> tuple[Any, DatasetSpec]:
     spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-    family: DatasetFamily = registry.get(kind, spec.family)
-    for name in spec.options:
+    family = registry.get(kind, spec.family)
+    if spec.revision is not None:
+        raise UsageError(f"'{spec}': a {kind} has no revision, so no '@{spec.revision}'")
+    for name, _ in spec.options:
         if name not in family.options:
             if not family.options:
                 raise UsageError(f"the {kind} '{spec.family}' has no options, so no '{name}'")

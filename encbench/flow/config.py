@@ -205,10 +205,10 @@ class TrainConfig:
         if self.folder is not None:
             return DatasetSpec("folder", str(self.folder))
         if self.coco is not None:
-            options = {"split": self.coco_split} if self.coco_split else {}
-            return DatasetSpec("coco", str(self.coco), options)
-        options = {"captions": str(self.captions), "long": str(self.long_share)}
-        return DatasetSpec("scenes", self.world, options)
+            split = (("split", self.coco_split),) if self.coco_split else ()
+            return DatasetSpec("coco", str(self.coco), options=split)
+        options = (("captions", str(self.captions)), ("long", str(self.long_share)))
+        return DatasetSpec("scenes", self.world, options=options)
 
     @property
     def switch(self) -> int:
