@@ -4,6 +4,8 @@ does; figures, tables and files; and what may be missing."""
 import csv
 import dataclasses
 import io
+import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -15,7 +17,8 @@ from fake_run import CONTROLS, FOUR
 from fake_verdict import ALIKE, HELD, REVERSED, cell
 
 from encbench.errors import RecordError
-from encbench.records import read_verdict
+from encbench.files import digest
+from encbench.records import ChoiceVerdict, OrderVerdict, read_verdict
 from encbench.reports import confirm_tables, confirm_words, text
 from encbench.reports.build import build_report, draw_figures
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
@@ -23,6 +26,7 @@ from encbench.reports.confirmation import Confirmation, load_confirmation, load_
 from encbench.reports.figures import Drawing
 from encbench.reports.load import load_run
 from encbench.reports.scatter import draw_predicted, trained_marks
+from encbench.types import Estimate
 
 FIGURES = {
     "confirm-predicted", "confirm-steps", "confirm-training", "confirm-velocity", "confirm-cost",
@@ -116,16 +120,16 @@ def test_one_seed_and_equal_models_cannot_tell(copy):
 
 
 def test_a_choice_without_its_rule_is_put_into_proportion(confirmation):
-    rule = {**confirmation.verdict.rule, "verdict": "not confirmed"}
+    rule = dataclasses.replace(confirmation.verdict.rule, verdict="not confirmed")
     assert "does not make the rule behind it right" in told(changed(confirmation, rule=rule))
 
 
 def test_a_lead_over_the_constant_that_may_be_chance_is_not_called_one(confirmation):
-    control = {**confirmation.verdict.control, "low": -0.01}
+    control = dataclasses.replace(confirmation.verdict.control, low=-0.01)
     (last,) = statements(changed(confirmation, control=control))[2:]
     assert (last.answer, last.kind) == ("not clearly", "open")
     assert "hardly follow" in last.more[-1]
-    (last,) = statements(changed(confirmation, control={}))[2:]
+    (last,) = statements(changed(confirmation, control=None))[2:]
     assert last.answer == "not tested"
 
 
@@ -261,10 +265,11 @@ def test_missing_fields_and_pictures_break_nothing(copy):
                "training_seconds": [], "scoring_seconds": [], "folders": []}  # fmt: skip
     rows = [dataclasses.replace(row, **nothing) for row in verdict.encoders]
     rows[0] = dataclasses.replace(rows[0], grid="../../etc/passwd", scores={})
-    rows[1] = dataclasses.replace(rows[1], predicted={"value": 0.5}, grid="")
+    rows[1] = dataclasses.replace(rows[1], predicted=Estimate(0.5, math.nan, math.nan), grid="")
     fake_verdict.build(
-        copy, grids=False, encoders=rows, plan={}, rules={}, exploratory=[], control={},
-        provenance={}, choice={"verdict": "can't tell"}, rule={"verdict": "can't tell"}, data={},
+        copy, grids=False, encoders=rows, rules={}, exploratory=[], control=None, reach=None,
+        plan=dataclasses.replace(verdict.plan, encoders=(), train={}, gave_up=(), detector=""),
+        provenance={}, choice=ChoiceVerdict("can't tell"), rule=OrderVerdict(), data={},
     )  # fmt: skip
     (copy / "confirm" / "models" / "model-2-s0").mkdir(parents=True)
     (copy / "confirm" / "models" / "model-2-s0" / "grid.png").write_text("no picture")
@@ -284,13 +289,12 @@ def test_a_verdict_without_any_encoder_says_so(copy):
 @pytest.mark.parametrize(
     "changes", [{"choice": {"verdict": "x", "leads": [3]}}, {"plan": []}, {"failed": ["x"]}]
 )
-def test_a_verdict_of_the_wrong_shape_is_named(copy, monkeypatch, changes):
-    verdict = fake_verdict.build(copy, grids=False)
-    broken = object.__new__(type(verdict))
-    for field in dataclasses.fields(verdict):
-        value = changes.get(field.name, getattr(verdict, field.name))
-        object.__setattr__(broken, field.name, value)
-    monkeypatch.setattr("encbench.reports.confirmation.read_verdict", lambda path: broken)
+def test_a_verdict_of_the_wrong_shape_is_named(copy, changes):
+    fake_verdict.build(copy, grids=False)
+    path = copy / "verdict.json"
+    body = {**json.loads(path.read_text()), **changes}
+    del body["hash"]
+    path.write_text(json.dumps({**body, "hash": digest(body)}))
     with pytest.raises(RecordError, match=rf"verdict\.json: {next(iter(changes))}.* must"):
         load_confirmation(load_run(copy))
 

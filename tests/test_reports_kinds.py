@@ -11,10 +11,11 @@ from encbench.records import find_records, read_items, read_record, write_record
 from encbench.reports import curves, words
 from encbench.reports.build import build_report, draw_figures
 from encbench.reports.load import load_run
+from encbench.types import Score
 
 
 def entry(value):
-    return {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 180, "unscored": 0}
+    return Score(value, 180, value - 0.02, value + 0.02)
 
 
 @pytest.fixture(scope="module")
