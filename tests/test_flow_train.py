@@ -626,7 +626,7 @@ def test_settings_that_make_no_sense():
         ({"lr": "fast"}, "--lr must be a finite number, not the text 'fast'"),
         ({"steps": 1.5}, "--steps must be a whole number"),
         ({"stepps": 1}, "unknown configuration key 'stepps'"),
-        ({"coco": "a", "folder": "b"}, "both given"),
+        ({"coco": "a", "folder": "b"}, "more than one of --data, --coco and --folder is given"),
     ):
         with pytest.raises(UsageError, match=said):
             training_config(values)

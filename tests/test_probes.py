@@ -76,6 +76,9 @@ class Planted:
     def tokens(self, prompts):
         return [row[None] for row in self.embed(prompts)]
 
+    def condition(self, prompts):
+        return self.tokens(prompts), None
+
     def embed_joint(self, prompts):
         return None
 
