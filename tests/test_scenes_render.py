@@ -204,7 +204,7 @@ def test_genevals_verdict_agrees_with_what_is_said(batch):
     for i, scene in enumerate(batch):
         for a, one in enumerate(scene.objects):
             for b, other in enumerate(scene.objects[:a]):
-                found = set(verdict.relations(tuple(around[i][a]), tuple(around[i][b])))
+                found = set(verdict.relations_of_boxes(tuple(around[i][a]), tuple(around[i][b])))
                 assert (
                     set(true_relations(one, other))
                     <= found
