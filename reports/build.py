@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from encbench import registry
+from encbench.errors import from_os_error
 from encbench.files import slug, write_atomic, write_text
 from encbench.records import clean
 
@@ -106,7 +107,10 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         files |= {f"figures/{name}.png": drawing.png, f"figures/{name}.svg": drawing.svg}
     files["report.md"] = _render_markdown(view)
     files["index.html"] = _render_html(view)  # the last: with it the report is complete
-    _remove_stale(folder, files)
+    try:
+        _remove_stale(folder, files)
+    except OSError as error:
+        raise from_os_error(error, f"writing {folder}") from error
     for name, content in files.items():
         if isinstance(content, str):
             write_text(folder / name, content)

@@ -242,7 +242,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 # --------------------------------------------------------------------- folders of encoders
 
-_FOLDERS = re.compile(r"(?<![\w.…/:@-])/(?:[^/\s?&'\"]+/)+|(?<=[a-z]:)/(?:[^/\s?&'\"]+/)+")
+_FOLDERS = re.compile(r"(?<![\w.…/:@<-])/(?:[^/\s?&'\"<>]+/)+|(?<=[a-z]:)/(?:[^/\s?&'\"<>]+/)+")
 
 
 def hide_folders(cards: Sequence[EncoderCard]) -> Callable[[str], str]:

@@ -292,7 +292,7 @@ def test_too_little_space_is_told_first(
 
 def test_root_that_is_a_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="writing to"):
+    with pytest.raises(StoreError, match="file failed: File exists"):
         fetch_dataset("coco", tmp_path / "file", plan=serve(server, PICTURES))
 
 
