@@ -370,12 +370,15 @@ def test_a_detector_that_forgets_an_image(images, tmp_path):
     ("spoil", "said"),
     [
         (lambda f: (f / "00002" / "metadata.jsonl").unlink(), "00002/metadata.jsonl: .*; expected"),
-        (lambda f: (f / "00002" / "metadata.jsonl").write_text("{"), "metadata.jsonl is no JSON"),
+        (
+            lambda f: (f / "00002" / "metadata.jsonl").write_text("{"),
+            "metadata.jsonl is not valid JSON",
+        ),
         (
             lambda f: (f / "00002" / "metadata.jsonl").write_text(
                 '{"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "mauve"}]}'
             ),
-            "color 'mauve', not one of red, orange",
+            "color the text 'mauve', not one of red, orange",
         ),
         (lambda f: [p.unlink() for p in f.rglob("*.png")], "holds no images"),
         (lambda f: f.rename(f.with_name("elsewhere")), "there is no folder"),
@@ -481,7 +484,7 @@ WRONG = [
     ("scoring.json", ["path"], None, "path must be a text"),
     ("scoring.json", ["metric"], 5, "metric must be a text"),
     ("prompts/00003.json", ["prompt_id"], True, "prompt_id must be a whole number"),
-    ("prompts/00003.json", ["metadata"], 3, "metadata: a int in place of a record"),
+    ("prompts/00003.json", ["metadata"], 3, "metadata: 3 in place of a record"),
     ("prompts/00003.json", ["metadata", "include", 0, "count"], 1.5, "has the count 1.5"),
     ("prompts/00003.json", ["images"], {}, "images must be a list"),
     ("prompts/00003.json", ["images", 0], 7, "images[0] must be an object"),
