@@ -99,7 +99,7 @@ def test_mistakes_are_one_line(tmp_path, fails):
     assert "no records under" in fails("rank", str(tmp_path))
     assert "prediction.json" in fails("report", str(tmp_path))
     line = fails("run", "--encoders", "control:constant", "--probes", "retrievel", "--limit", "5")
-    assert "unknown probe 'retrievel'; did you mean retrieval?" in line
+    assert "unknown probe 'retrievel'; did you mean retrieval" in line
     assert "above 0 and below 1, not 0.0" in fails("run", "--shares", "0", "0.5")
 
 

@@ -17,7 +17,7 @@ import torch
 
 from .. import registry
 from ..device import choose_device
-from ..errors import UnknownNameError
+from ..errors import ModelError, UnknownNameError
 from ..types import Detector, ImageMetric, MetricSpec
 from ..vision import ReEncoderSpec
 
@@ -80,5 +80,7 @@ def load_metric(text: str, device: str | torch.device = "auto") -> ImageMetric:
     Raises:
         EncbenchError: in one line, if that does not work.
     """
-    metric: ImageMetric = load_extension("metric", text, device)
+    metric = load_extension("metric", text, device)
+    if not isinstance(metric, ImageMetric):
+        raise ModelError(f"{text} is no metric: it needs a spec, a name and score(prompts, images)")
     return metric

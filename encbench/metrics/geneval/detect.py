@@ -258,8 +258,9 @@ def load_scene_judge(spec: ReEncoderSpec, device: torch.device) -> Detector:
     return load_judge(device, Path(spec.source) if spec.source else WEIGHTS)
 
 
-def load_python(spec: ReEncoderSpec, device: torch.device) -> Detector:
-    """Anybody's detector: what ``MODULE:NAME``, a function or class, makes of the device.
+def load_python(spec: ReEncoderSpec, device: torch.device) -> Any:
+    """Anybody's detector: what ``MODULE:NAME``, a function or class, makes of the device;
+    :func:`load_detector` checks that it is one.
 
     Raises:
         ModelError: in one line, if that does not work.
@@ -268,13 +269,12 @@ def load_python(spec: ReEncoderSpec, device: torch.device) -> Detector:
     if not attribute:
         raise UsageError(f"'{spec}' names no detector; write python:MODULE:NAME")
     try:
-        made: Detector = getattr(importlib.import_module(module), attribute)(device)
+        return getattr(importlib.import_module(module), attribute)(device)
     except EncbenchError:
         raise
     except (Exception, SystemExit) as error:  # anybody's code
         said = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the detector {spec} cannot be made: {said}") from error
-    return made
 
 
 MASK2FORMER = DetectorFamily(
