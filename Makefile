@@ -10,7 +10,7 @@ TYPED := build/typed# the package as it installs: probes/ and reports/ inside en
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 PROCESSES ?= $(shell test $(CORES) -lt 4 && echo $(CORES) || echo 4)
 
-.PHONY: demo test check fuzz clean
+.PHONY: demo test check fuzz torture clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "encbench needs Python 3.11 or newer; set PYTHON=")'
@@ -28,6 +28,9 @@ test: $(READY)
 
 fuzz: $(READY)
 	ENCBENCH_FUZZ_INPUTS=50000 $(BIN)/python -m pytest -q tests/fuzz
+
+torture: $(READY)
+	$(BIN)/python tests/torture.py --kills 100
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -98,9 +98,10 @@ def _acquire(path: Path, folder: Path) -> bytes:
         folder.mkdir(parents=True, exist_ok=True)
         new.write_bytes(content)
         now = new.stat().st_mtime  # by the file system's clock, which other machines share
-        for left in folder.glob(f"{path.name}.*"):
-            if now - left.stat().st_mtime > STALE:
-                left.unlink()
+        for left in folder.glob(f"{path.name}.*"):  # of processes that were killed in here
+            with suppress(FileNotFoundError):  # its process has just removed it
+                if _is_alive(_read(left)) is False or now - left.stat().st_mtime > STALE:
+                    left.unlink()
         with suppress(OSError):  # it is there, or the file system has no hard links
             os.link(new, path)
             return content
@@ -127,20 +128,30 @@ def _refuse_if_held(path: Path, folder: Path, content: bytes, now: float) -> Non
         silence = now - path.stat().st_mtime
     except FileNotFoundError:
         return  # released meanwhile, or it never was there
-    machine, who, alive = "", "another process", False
-    with suppress(ValueError, TypeError, KeyError, psutil.Error):  # damaged, or no such process
+    who, alive = "another process", _is_alive(content)
+    with suppress(ValueError, TypeError, KeyError):  # damaged
         holder = json.loads(content)
-        machine, who = holder["machine"], f"process {holder['process']} on {holder['host']}"
-        if machine == _machine():
-            started = psutil.Process(holder["process"]).create_time()
-            alive = abs(started - holder["started"]) < 1
+        who = f"process {holder['process']} on {holder['host']}"
     if alive:
         raise FolderInUseError(f"{folder} is being written by {who}; {ADVICE}")
-    if machine != _machine() and silence < STALE:
+    if alive is None and silence < STALE:
         raise FolderInUseError(
             f"{folder} is being written by {who} (last heartbeat {max(0, silence):.0f} s ago); "
             f"{ADVICE}; if it is dead, its lock expires after {STALE:.0f} s"
         )
+
+
+def _is_alive(content: bytes) -> bool | None:
+    """Whether the process that wrote a lock still runs; None if that cannot be told from here."""
+    with suppress(ValueError, TypeError, KeyError):  # damaged, or not yet written
+        holder = json.loads(content)
+        if holder["machine"] == _machine():
+            try:
+                started = psutil.Process(holder["process"]).create_time()
+                return bool(abs(started - holder["started"]) < 1)
+            except psutil.Error:  # no such process
+                return False
+    return None
 
 
 def _machine() -> str:

@@ -285,7 +285,7 @@ def test_too_little_space_is_told_first(
     plan = serve(server, PICTURES)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StoreError, match="GB are needed"):
+    with pytest.raises(StoreError, match="are needed in"):
         fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == []
 

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
-from ..files import replace_on_success
+from ..files import replace_on_success, sweep_temporary
 from ..lock import lock_folder
 from ..progress import bar, console
 
@@ -219,6 +219,10 @@ def fetch_dataset(
         if todo and confirm and not confirm(str(replace(plan, archives=todo))):
             raise UsageError("nothing was downloaded, since it was not confirmed")
         with lock_folder(root):
+            sweep_temporary(root)
+            for archive in plan.archives:
+                if archive not in todo:  # a kill may have come after the last file was unpacked
+                    (root / archive.name).unlink(missing_ok=True)
             _check_space(todo, root)
             for archive in todo:
                 _unpack(archive, _download(archive, root), root)
@@ -249,8 +253,8 @@ def _check_space(archives: tuple[Archive, ...], root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise StoreError(
-            f"{needed / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are free; free "
-            "some space or choose another folder"
+            f"{_amount(needed)} are needed in {root} and {_amount(free)} are free; free some "
+            "space or choose another folder"
         )
 
 
