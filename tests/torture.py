@@ -51,7 +51,7 @@ import test_pipeline
 import torch
 from PIL import Image
 
-from encbench import pipeline, probes, registry, reports
+from encbench import pipeline, probes, records, registry, reports
 from encbench.cli import main
 from encbench.data import fetch
 from encbench.data.geneval import TASKS
@@ -101,8 +101,9 @@ def prepare_run() -> None:
 def prepare_confirm() -> None:
     spec = test_confirm.encoder(Path(), "first", 8)
     folder = fake_run.build(
-        Path("run"), [fake_run.Fake(spec, "first", 0.9)], gallery=False, variants=False
-    )
+        Path("run"), [fake_run.Fake(spec, "first", 0.9)],
+        gallery=False, variants=False, prompts=False, diagnostics=False,
+    )  # fmt: skip
     for path in find_records(folder):
         record = read_record(path)
         if record.card.spec == spec:
@@ -411,9 +412,13 @@ class Torture:
             print(f"{self.command.name}, {what}: {', '.join(unequal)}", flush=True)
             self.keep(what)
 
-    def kill_aimed(self) -> None:
-        """One kill right after each rename."""
-        for number, name in enumerate(self.renamed, 1):
+    def kill_aimed(self, end: float) -> None:
+        """One kill right after each rename, in random order; none after the moment ``end``."""
+        places = list(enumerate(self.renamed, 1))
+        self.rng.shuffle(places)
+        for number, name in places:
+            if time.monotonic() > end:
+                break
             self.fresh()
             status = wait(self.start(fatal=number))
             if status != -signal.SIGKILL:
@@ -421,9 +426,10 @@ class Torture:
             self.aimed += 1
             self.compare(f"killed after rename {number}, {name}")
 
-    def kill_randomly(self, kills: int) -> None:
-        """Trials of one to four kills each, at moments spread over the length of a run."""
-        while self.kills < kills:
+    def kill_randomly(self, kills: int, end: float) -> None:
+        """Trials of one to four kills each, at moments spread over the length of a run; none
+        after the moment ``end``."""
+        while self.kills < kills and time.monotonic() < end:
             self.fresh()
             moments = []
             for _ in range(min(self.rng.randint(1, CHAIN), kills - self.kills)):
@@ -508,6 +514,8 @@ def preload() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     torch.set_num_threads(1)
+    commit = records._commit()  # asked once: somebody may commit while this runs
+    records._commit = lambda: commit
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         print(f"warning: {threads} threads run in the process that forks", flush=True)
@@ -526,8 +534,8 @@ def torture(arguments: argparse.Namespace, base: Path) -> list[Torture]:
             print(f"{command.name}: two at once: {trial.start_two()}", flush=True)
             print(f"{command.name}: full disk: {trial.fill_disk()}", flush=True)
             if not arguments.no_aim:
-                trial.kill_aimed()
-            trial.kill_randomly(arguments.kills)
+                trial.kill_aimed(begun + 60 * arguments.minutes / 2)
+            trial.kill_randomly(arguments.kills, begun + 60 * arguments.minutes)
         for fault in trial.faults:
             print(f"{command.name}: FAULT: {fault}", flush=True)
         print(f"{command.name}: {time.monotonic() - begun:.0f} s", flush=True)
@@ -535,10 +543,10 @@ def torture(arguments: argparse.Namespace, base: Path) -> list[Torture]:
 
 
 def table(done: list[Torture]) -> str:
-    rows = [("command", "kills", "aimed", "trials", "equal", "faults", "differing")]
+    rows = [("command", "random kills", "aimed", "trials", "equal", "faults", "differing")]
     for t in done:
         unequal = ", ".join(f"{name} ({count})" for name, count in t.differing.most_common())
-        numbers = (t.kills, t.aimed, t.trials, t.equal, len(t.faults))
+        numbers = (t.kills, f"{t.aimed} of {len(t.renamed)}", t.trials, t.equal, len(t.faults))
         rows.append((t.command.name, *map(str, numbers), unequal or "none"))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -549,6 +557,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=["run", "train", "confirm", "score", "fetch"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-aim", action="store_true", help="no kills right after renames")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="stop a command's kills then; at half of it those right after renames",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the folders there")
     return parser.parse_args()
 

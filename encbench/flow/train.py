@@ -72,6 +72,8 @@ def train(
             sweep_temporary(config.out)
         finished = _find_finished(config)
         if finished is not None:
+            if team.leads:  # a kill may have come after the last checkpoint was written
+                files.remove_old(config.out, config.keep)
             return finished
         data = data or load_training_images(config)
         for note in data.notes:
