@@ -21,6 +21,7 @@ from encbench.data import fetch as module
 from encbench.data.dpg import PUBLISHED, load_prompts
 from encbench.data.fetch import Archive, FetchPlan, fetch_dataset, fetch_plan
 from encbench.errors import DownloadError, StoreError, UsageError
+from encbench.files import TEMPORARY, _origin
 
 NOISE = hashlib.shake_256(b"picture").digest(300_000)
 
@@ -288,6 +289,16 @@ def test_too_little_space_is_told_first(
     with pytest.raises(StoreError, match="are needed in"):
         fetch_dataset("coco", tmp_path, plan=plan)
     assert server.ranges == []
+
+
+def test_what_a_kill_left_after_unpacking_is_removed(server: Server, tmp_path: Path) -> None:
+    plan = serve(server, PICTURES)
+    fetch_dataset("coco", tmp_path, plan=plan)
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "val2017.zip").write_bytes(server.files["val2017.zip"])
+    (tmp_path / "val2017" / f"{TEMPORARY}{_origin()}-{2**22 + 1}-ab").write_bytes(b"half")
+    fetch_dataset("coco", tmp_path, plan=plan)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_root_that_is_a_file(server: Server, tmp_path: Path) -> None:

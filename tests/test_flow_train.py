@@ -523,6 +523,14 @@ def test_a_damaged_final_checkpoint_is_written_again(whole, tmp_path):
     assert same(weights(train(settings(cut)).path), weights(done.path))
 
 
+def test_a_finished_training_removes_older_checkpoints_that_a_kill_left(whole, tmp_path):
+    out = copy_of(whole[1], tmp_path / "run")
+    newest, older = out / "checkpoints" / "00000012", out / "checkpoints" / "00000008"
+    shutil.copytree(newest, older)
+    train(settings(out))
+    assert (newest.is_dir(), older.exists()) == (True, False)
+
+
 def test_all_checkpoints_damaged_is_one_line(whole, tmp_path):
     cut = copy_of(whole[1], tmp_path / "run")
     for path in cut.rglob("state.json"):

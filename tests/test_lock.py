@@ -111,8 +111,15 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     for path in (old, new):
         path.touch()
     os.utime(old, (0, 0))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = tmp_path / ".encbench.lock.ef"  # just now, by a process of this machine that is gone
+    dead.write_text(
+        json.dumps({"machine": lock._machine(), "process": ended.pid, "started": time.time()})
+    )
     with lock_folder(tmp_path):
         assert not old.exists()
+        assert not dead.exists()
         assert new.exists()  # of a process that is just about to lock
 
 
