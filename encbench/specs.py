@@ -39,10 +39,9 @@ class Spec:
         text = text.strip()
         _check_characters(text, text)
         family, colon, rest = text.partition(":")
-        if not colon or "?" in family:  # no source; a colon may still be in an option
-            family, rest = "", text
-        source, revision, query = _split(rest)
-        if not family:
+        alone = not colon or "?" in family  # no source; a colon may still be in an option
+        source, revision, query = _split(text if alone else rest)
+        if alone:
             family, source = source, ""
         if not family:
             raise UsageError(f"'{text}' names no family; {cls.HINT}")

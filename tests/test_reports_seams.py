@@ -130,7 +130,8 @@ def test_old_records_are_shown_as_their_probe_says_today(run):
 
 @pytest.mark.parametrize("text_value", ["=1+1", "+1", "-1", "@sum(a)", "\ttab", "\rreturn"])
 def test_a_formula_in_a_csv_stays_text(text_value):
-    (_, row) = csv.reader(io.StringIO(tables.write_csv(["a", "b"], [[text_value, -1.5]])))
+    written = tables.write_csv(["a", "b"], [[text_value, -1.5]])
+    (_, row) = csv.reader(io.StringIO(written, newline=""))
     assert row == [f"'{text_value}", "-1.5"]
 
 
