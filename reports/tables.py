@@ -312,7 +312,7 @@ def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         return f"'{value}" if formula else "" if value is None else value
 
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer)  # RFC 4180: a field with a line end is quoted
     writer.writerow(map(cell, head))
     writer.writerows(map(cell, row) for row in rows)
     return buffer.getvalue()
