@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from .errors import FolderInUseError, from_os_error
+from .files import sweep_temporary
 
 BEAT = 20.0  # seconds between heartbeats
 STALE = 300.0  # seconds without a heartbeat after which a holder elsewhere counts as gone
@@ -59,6 +60,8 @@ _held: dict[Path, _Lock] = {}
 def lock_folder(folder: Path, name: str = "encbench") -> Iterator[None]:
     """Hold a folder while it is written. A process may lock again what it holds.
 
+    What killed processes left half-written in it is removed first.
+
     Args:
         folder: made if it is not there.
         name: what is locked, where independent things are written into one folder.
@@ -69,7 +72,10 @@ def lock_folder(folder: Path, name: str = "encbench") -> Iterator[None]:
         StoreError: if the lock cannot be written.
     """
     path = (folder / f".{name}.lock").absolute()
-    lock = _held.get(path) or _held.setdefault(path, _Lock(path, folder))
+    lock = _held.get(path)
+    if lock is None:
+        lock = _held[path] = _Lock(path, folder)
+        sweep_temporary(folder)
     lock.users += 1
     try:
         yield

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import distributed
 from .errors import StoreError, from_os_error
-from .files import digest, write_atomic, write_json
+from .files import digest, sweep_temporary, write_atomic, write_json
 from .progress import bar, log
 
 
@@ -103,6 +103,7 @@ class Store:
         """The entry of an identity (JSON-ready: everything that the contents depend on)."""
         address = digest(identity)
         folder = self.root / address[:2] / address
+        sweep_temporary(folder)
         if not (folder / "identity.json").exists():
             write_json(folder / "identity.json", identity)
         return StoreEntry(folder)

@@ -12,6 +12,7 @@ import pytest
 
 from encbench import lock
 from encbench.errors import FolderInUseError, StoreError
+from encbench.files import TEMPORARY, _origin
 from encbench.lock import lock_folder
 
 HOLD = """
@@ -117,9 +118,13 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     dead.write_text(
         json.dumps({"machine": lock._machine(), "process": ended.pid, "started": time.time()})
     )
+    half = tmp_path / "below" / f"{TEMPORARY}{_origin()}-{ended.pid}-ab"
+    half.parent.mkdir()
+    half.touch()
     with lock_folder(tmp_path):
         assert not old.exists()
         assert not dead.exists()
+        assert not half.exists()
         assert new.exists()  # of a process that is just about to lock
 
 

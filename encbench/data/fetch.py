@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
-from ..files import replace_on_success, sweep_temporary
+from ..files import replace_on_success
 from ..lock import lock_folder
 from ..progress import bar, console
 
@@ -219,7 +219,6 @@ def fetch_dataset(
         if todo and confirm and not confirm(str(replace(plan, archives=todo))):
             raise UsageError("nothing was downloaded, since it was not confirmed")
         with lock_folder(root):
-            sweep_temporary(root)
             for archive in plan.archives:
                 if archive not in todo:  # a kill may have come after the last file was unpacked
                     (root / archive.name).unlink(missing_ok=True)

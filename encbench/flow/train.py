@@ -11,7 +11,6 @@ import torch
 
 from ..device import choose_device, is_out_of_memory
 from ..errors import EncbenchError, UsageError
-from ..files import sweep_temporary
 from ..lock import lock_folder
 from ..progress import log
 from . import checkpoint as files
@@ -68,8 +67,6 @@ def train(
         Team(device or choose_device(config.device), alone=alone) as team,
         lock_folder(config.out) if team.leads else nullcontext(),
     ):
-        if team.leads:
-            sweep_temporary(config.out)
         finished = _find_finished(config)
         if finished is not None:
             if team.leads:  # a kill may have come after the last checkpoint was written

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..data.geneval import GenevalPrompt, from_metadata, to_metadata
 from ..errors import DataError, EncbenchError, ImageError, RecordError
-from ..files import digest, read_json, sweep_temporary, write_json
+from ..files import digest, read_json, write_json
 from ..progress import bar, log
 from ..schema import get_field, load_dataclass
 from ..types import ImageMetric, ImagePrompt, ImageRecord, ImageScore
@@ -119,7 +119,6 @@ def score_folder(
         StoreError: if the results cannot be written.
     """
     out = Path(out)
-    sweep_temporary(out)
     results: list[PromptResult] = []
     again = 0
     with bar("scoring", sum(map(len, folder.samples.values()))) as advance:

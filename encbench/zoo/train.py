@@ -22,7 +22,7 @@ from ..checkpoint import (
     write_checkpoint,
 )
 from ..errors import UsageError, from_os_error
-from ..files import digest, sweep_temporary
+from ..files import digest
 from ..lock import lock_folder
 from ..progress import bar, log
 from ..shipped import MANIFEST, read_manifest, write_manifest
@@ -90,7 +90,6 @@ def _train(
     torch.manual_seed(seed)
     model = recipe.build().train()
     optimizer = _optimizer(model, schedule)
-    sweep_temporary(out)
     state = out / f".{name}-state"
     losses, seconds = _resume(state, digest(plan), model, optimizer)
     if losses:
