@@ -50,7 +50,7 @@ ALLOWED = {
     "encbench.shipped": BASE | {"files"},
     "encbench.distributed": BASE | {"progress", "device"},
     "encbench.device": {"errors"},
-    "encbench.lock": {"errors"},
+    "encbench.lock": {"errors", "files"},
     "encbench.metrics": STORE
     | {"data", "encoders", "vision", "intervals", "metrics", "shipped", "training"},
     "encbench.flow": ENGINE
