@@ -320,7 +320,7 @@ def draw_steps(c: Confirmation) -> Drawing | str:
             low, high = [a for a, _ in ends], [b for _, b in ends]
             axes.fill_between(lines[row.spec][0], low, high, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(*lines[row.spec], **SEEN.options)
-            parent = row.parent.get(c.primary) or {}
+            parent: Any = row.parent.get(c.primary) or {}
             if text.is_number(parent.get("value")):
                 draw_point(axes, PARENT, c.primary.steps, parent["value"])
             axes.set_xscale("log", base=2)

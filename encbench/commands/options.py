@@ -95,7 +95,7 @@ def _parameter(name: str, declared: Option, kind: Any, default: Any) -> inspect.
     elif several:
         kind = get_args(kind)[0]
     if several:
-        kind, default = list[kind], list(default or ())  # type: ignore[valid-type]
+        kind, default = list[kind], list(default or ())
     if not several and default is None:
         kind = kind | None
     shown: Any = declared.shown or default not in (None, [])

@@ -140,7 +140,8 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> C
             )
         with one_line_errors(f"'{spec}': making the encoder"):
             takes_device = "device" in inspect.signature(inner).parameters
-            inner = inner(device=device) if takes_device else inner()
+            build: Any = inner
+            inner = build(device=device) if takes_device else build()
     if not isinstance(inner, TextEncoder) or not isinstance(inner.card, EncoderCard):
         raise EncoderOutputError(
             f"'{spec}' gave a {type(inner).__name__} without card (an EncoderCard) or encode()"
