@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .device import choose_device, current_launch
-from .errors import EncbenchError, ProcessError
+from .errors import EncbenchError, ProcessError, describe_error
 from .progress import log
 
 T = TypeVar("T")
@@ -150,17 +150,17 @@ def _rounds(
     job: Callable[[Any], Any],
     tasks: Sequence[Any],
     keep: Callable[[int, Any], None],
-) -> Exception | None:
+) -> BaseException | None:
     """This process's share of the tasks; returns the error that ended it for all, if any."""
     from torch import distributed
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for first in range(0, len(tasks) + team.size, team.size):  # the last round only tells failures
         result: Any = None
         if failure is None and first + team.rank < len(tasks):
             try:
                 result = job(tasks[first + team.rank])
-            except Exception as error:  # whatever it is, the leader decides what follows
+            except (Exception, SystemExit) as error:  # whatever it is, the leader decides
                 failure = error
         told: list[Any] = [None] * team.size
         mine = _told(failure, team.rank)
@@ -181,7 +181,7 @@ def _rounds(
     return None
 
 
-def _told(error: Exception | None, rank: int) -> tuple[type[EncbenchError], str] | None:
+def _told(error: BaseException | None, rank: int) -> tuple[type[EncbenchError], str] | None:
     """An error as it travels: some exceptions cannot be pickled."""
     if error is None:
         return None
@@ -189,7 +189,7 @@ def _told(error: Exception | None, rank: int) -> tuple[type[EncbenchError], str]
         return type(error), str(error)
     if rank:
         log.error("process %d failed", rank, exc_info=error)
-    return EncbenchError, f"process {rank} failed: {type(error).__name__}: {error}"
+    return EncbenchError, f"process {rank} failed: {describe_error(error)}"
 
 
 def _error(told: tuple[type[EncbenchError], str]) -> EncbenchError:

@@ -77,6 +77,22 @@ class RecordError(EncbenchError):
     """A record or prediction on disk is damaged or of a newer schema."""
 
 
+def describe_error(error: BaseException) -> str:
+    """Any error in one line: our own by its message, others by their kind and first line."""
+    if isinstance(error, SystemExit):
+        return f"its code called sys.exit({error.code!r})"
+    try:
+        text = str(error).strip()
+    except Exception:  # its __str__ is somebody's code, too
+        text = ""
+    if isinstance(error, EncbenchError):
+        text = " ".join(text.split())
+    else:
+        kind = type(error).__name__
+        text = f"{kind}: {text.splitlines()[0][:300]}" if text else kind
+    return text.encode("ascii" if not text.isprintable() else "utf-8", "backslashreplace").decode()
+
+
 def from_os_error(error: OSError, doing: str) -> EncbenchError:
     """Put an operating-system error into one line that says what to do.
 

@@ -17,7 +17,7 @@ from .device import choose_device
 from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
 from .encoders.recipes import added_tokens
-from .errors import DataError, EncbenchError, UnknownNameError
+from .errors import DataError, UnknownNameError, describe_error
 from .pipeline import specs_of
 from .presets import CAPTION_COUNTS, PARAMETERS
 from .vision import reencoder_family
@@ -181,8 +181,8 @@ def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> Planned
     except UnknownNameError:
         problem = f"missing: this version has no '{spec.family}:' encoders; name others"
         return PlannedEncoder(str(spec), download=None, problem=problem)
-    except EncbenchError as error:
-        return PlannedEncoder(str(spec), download=None, problem=str(error))
+    except (Exception, SystemExit) as error:  # an encoder's code raises anything
+        return PlannedEncoder(str(spec), download=None, problem=describe_error(error))
     download, seen = _download(needed)
     parameters = PARAMETERS.get(spec.source)
     if parameters is None and Path(spec.source).is_dir():

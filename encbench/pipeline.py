@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from .device import choose_device
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
+from .encoders.local import folder_name, public_spec, save_place
 from .errors import (
     DataError,
     EncbenchError,
@@ -28,12 +30,13 @@ from .errors import (
     RecordError,
     StoreError,
     UsageError,
+    describe_error,
 )
 from .files import digest, slug, write_json
 from .lock import lock_folder
 from .media import write_gallery
 from .progress import log
-from .ranking import predict
+from .ranking import RULE, predict
 from .records import (
     Failure,
     Prediction,
@@ -51,10 +54,8 @@ from .types import (
     Probe,
     PromptSet,
 )
+from .vision import reencoder_family
 from .zoo.catalog import ENCODERS
-
-GENERIC = ("model", "checkpoint", "weights", "final", "text_encoder", "snapshot")
-"""Folder names that say nothing about what is in them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
     given = [EncoderSpec.parse(text) for text in candidates_of(config)]
     for spec in given:
         if known:
-            family_of(spec.shuffled or spec)
+            _check_family(spec.shuffled or spec)
         if given.count(spec) > 1:
             raise UsageError(f"'{spec}' is given twice")
     candidates = [spec for spec in given if spec.family != "control"]
@@ -87,6 +88,17 @@ def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
     named = [spec for spec in given if spec.family == "control"]
     controls = [EncoderSpec.parse(text) for text in CONTROLS]
     return list(dict.fromkeys([*candidates, *named, *controls, *shuffles]))
+
+
+def _check_family(spec: EncoderSpec) -> None:
+    """Raise for a family or option that is not there; an extension that cannot be imported fails
+    by itself later."""
+    try:
+        family_of(spec)
+    except UsageError:
+        raise
+    except EncbenchError as error:
+        log.debug("%s", error)
 
 
 def candidates_of(config: RunConfig) -> tuple[str, ...]:
@@ -111,11 +123,9 @@ def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
             return spec.source
         if spec.family == "python":
             return spec.source.rsplit("/", 1)[-1]
-        parts = [part for part in spec.source.split("/") if part]
         if not Path(spec.source).exists() and spec.family == "clip":
             return spec.source  # architecture and tag belong together
-        telling = [part for part in parts if part not in GENERIC]
-        return (telling or parts)[-1]
+        return folder_name(spec.source)
 
     found = {spec: short(spec) for spec in specs}
     for spec, name in found.items():
@@ -125,7 +135,8 @@ def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
             found[spec] = f"{name}?{options}" if options else f"{spec.family}:{name}"
     for spec, name in list(found.items()):
         if sum(other == name for other in found.values()) > 1:
-            found[spec] = str(spec)
+            local = public_spec(spec) != spec
+            found[spec] = f"{name}#{digest(str(spec))[:6]}" if local else str(spec)
     return found
 
 
@@ -156,7 +167,7 @@ def _probe_all(
     store: Store,
     device: torch.device,
     probes: Sequence[Probe],
-) -> tuple[list[Path], list[dict[str, str]]]:
+) -> tuple[list[Path], list[Failure]]:
     write_json(
         config.out / "config.json",
         clean({**config.as_dict(), "re_encoder": config.chosen_re_encoder}),
@@ -164,36 +175,62 @@ def _probe_all(
     for note in (*_notes(data.captions), *_notes(data.prompts)):
         log.info(note)
     images = load_images(config, data, store, device)
-    probes = [p for p in probes if _possible(p, data)]
+    bench = _Bench(config, data, images, store, device, [p for p in probes if _possible(p, data)])
     names = names_of(specs)
     records: list[Path] = []
-    failed: list[Failure] = []
+    failed: dict[EncoderSpec, str] = {}
     candidates = [spec for spec in specs if spec.family != "control"]
     for number, spec in enumerate(specs):
-        if spec.shuffled is not None and any(row.spec == str(spec.shuffled) for row in failed):
+        if spec.shuffled in failed:
             continue
         if failed and number == len(failed) == len(candidates):  # candidates come first
             others = f" ({number - 1} others failed, too)" if number > 1 else ""
-            raise EncbenchError(f"{failed[0].spec} failed: {failed[0].error}{others}")
+            first = candidates[0]
+            raise EncbenchError(f"{public_spec(first)} failed: {failed[first]}{others}")
         try:
-            records += _probe_one(config, spec, names[spec], data, images, store, device, probes)
+            records += bench.measure(spec, names[spec])
         except (StoreError, DataError, ProcessError):
             raise  # it would hit the next encoder, too
-        except EncbenchError as error:
+        except (Exception, SystemExit) as error:  # encoders and their libraries raise anything
             log.warning("%s failed; going on with the others", names[spec])
-            failed.append(Failure(str(spec), str(error)))
-    return records, failed
+            log.debug("%s", spec, exc_info=error)
+            public = public_spec(spec)
+            text = describe_error(error).replace(str(spec), str(public))
+            failed[spec] = text.replace(spec.source, public.source)
+    return records, [Failure(str(public_spec(spec)), text) for spec, text in failed.items()]
 
 
 def run(config: RunConfig) -> Outcome:
     """Probe, rank and report.
 
     Raises:
+        UsageError: if the probe by which encoders are ranked is left out.
         EncbenchError: if nothing could be ranked.
     """
-    records, failed = probe_all(config)
+    data = _check_rankable(config)
+    records, failed = probe_all(config, data)
     prediction = rank(config.out, records=records, failed=failed)
     return Outcome(prediction, report(config.out), tuple(failed))
+
+
+def _check_rankable(config: RunConfig) -> Data:
+    """The data of a run. Raises if they or its probes allow no ranking, before the work."""
+    probe = RULE.probe
+    if config.probes and probe not in config.probes:
+        for name in config.probes:
+            registry.get("probe", name)  # a wrong name is told first
+        raise UsageError(
+            f"encoders are ranked by the {probe} probe, which --probes leaves out; add it, or "
+            "measure without a ranking by: encbench probe"
+        )
+    data = load_run_data(config)
+    if missing := _missing(registry.get("probe", probe), data):
+        what, flag = missing[0]
+        raise UsageError(
+            f"encoders are ranked by the {probe} probe, which needs {what}, and none were given: "
+            f"add {flag}, or measure without a ranking by: encbench probe"
+        )
+    return data
 
 
 def rank(
@@ -234,13 +271,18 @@ def load_probes(config: RunConfig) -> list[Probe]:
     return [registry.get("probe", name)() for name in config.probes or registry.names("probe")]
 
 
-def _possible(probe: Probe, data: Data) -> bool:
-    """Whether the data that the probe needs were given; if not, that is told."""
+def _missing(probe: Probe | type[Probe], data: Data) -> list[tuple[str, str]]:
+    """What a probe needs that was not given, with the flag that gives it."""
     given = {
         "captions": (data.captions, "captions", "--coco FOLDER"),
         "prompts": (data.prompts, "long prompts", "--dpg PATH"),
     }
-    missing = [given[kind][1:] for kind in probe.spec.needs if given[kind][0] is None]
+    return [given[kind][1:] for kind in probe.spec.needs if given[kind][0] is None]
+
+
+def _possible(probe: Probe, data: Data) -> bool:
+    """Whether the data that the probe needs were given; if not, that is told."""
+    missing = _missing(probe, data)
     for what, flag in missing:
         log.warning("%s is left out: no %s given (%s)", probe.spec.name, what, flag)
     return not missing
@@ -250,39 +292,128 @@ def _notes(dataset: ImageTextDataset | PromptSet | None) -> list[str]:
     return [f"{dataset.name}: {note}" for note in dataset.notes] if dataset else []
 
 
-def _probe_one(
-    config: RunConfig,
-    spec: EncoderSpec,
-    name: str,
-    data: Data,
-    images: Images | None,
-    store: Store,
-    device: torch.device,
-    probes: Sequence[Probe],
-) -> list[Path]:
-    """One encoder, as it is ranked and under its variants."""
-    main = StoredEncoder(spec, store, device, _pools(config, spec), seed=config.seed)
-    written = [
-        _record(config, main, spec.pool, "", spec, name, data, images, probe) for probe in probes
-    ]
-    if spec.family != "control":
-        retrieval = [probe for probe in probes if probe.spec.name == "retrieval"]
-        for layer, pool in _variants(config, spec):
-            encoder = main
-            if layer is not None or pool == "mean-padded":
-                main.release()
-                changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
-                encoder = StoredEncoder(changed, store, device, _pools(config, spec))
-            variant = f"layer={layer}&pool={pool}" if layer else f"pool={pool}"
-            for probe in retrieval:
-                try:
-                    written.append(
-                        _record(config, encoder, pool, variant, spec, name, data, images, probe)
-                    )
-                except UsageError as error:  # this encoder has no such layer or pooling
-                    log.info("%s, %s: left out, %s", name, variant, error)
-    main.release()
-    return written
+@dataclass(frozen=True)
+class _Bench:
+    """What every encoder of a run is measured with."""
+
+    config: RunConfig
+    data: Data
+    images: Images | None
+    store: Store
+    device: torch.device
+    probes: Sequence[Probe]
+
+    def measure(self, spec: EncoderSpec, name: str) -> list[Path]:
+        """One encoder, as it is ranked and under its variants."""
+        pools = _pools(self.config, spec)
+        main = StoredEncoder(spec, self.store, self.device, pools, self.config.seed)
+        public = public_spec(spec, main.resolved.revision)
+        save_place(self.config.out, public, spec)
+        try:
+            written = [self.record(main, spec.pool, "", public, name, p) for p in self.probes]
+            if spec.family == "control":
+                return written
+            retrieval = [probe for probe in self.probes if probe.spec.name == "retrieval"]
+            for layer, pool in _variants(self.config, spec):
+                encoder = main
+                if layer is not None or pool == "mean-padded":
+                    main.release()
+                    changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
+                    encoder = StoredEncoder(changed, self.store, self.device, pools)
+                variant = f"layer={layer}&pool={pool}" if layer else f"pool={pool}"
+                for probe in retrieval:
+                    try:
+                        written.append(self.record(encoder, pool, variant, public, name, probe))
+                    except UsageError as error:  # this encoder has no such layer or pooling
+                        log.info("%s, %s: left out, %s", name, variant, error)
+            return written
+        finally:
+            main.release()
+
+    def record(
+        self,
+        encoder: StoredEncoder,
+        pool: str,
+        variant: str,
+        ranked: EncoderSpec,
+        name: str,
+        probe: Probe,
+    ) -> Path:
+        """The record of one encoder through one probe: the one on disk if it says the same thing,
+        else a new one.
+
+        Args:
+            ranked: public spec of the encoder as it is ranked.
+        """
+        config, images, card = self.config, self.images, self.images and self.images.card
+        options = config.probe_options(probe.spec.name)
+        dataset = self.data.of(probe.spec)
+        key = digest(
+            clean(
+                {
+                    "encoder": identity_of(encoder, pool),
+                    "probe": [probe.spec.name, probe.spec.version],
+                    "data": dataset,
+                    "re-encoder": [card.spec, card.revision] if card else None,
+                    "options": options,
+                    "limit": config.limit,
+                    "seed": config.seed,
+                }
+            )
+        )
+        folder = config.out / "records" / f"{slug(str(ranked))}-{digest(str(ranked))[:8]}"
+        path = folder / f"{probe.spec.name}.{slug(variant) if variant else 'main'}.json"
+        if path.exists():
+            try:
+                old = read_record(path)
+                if old.key == key and path.with_name(old.items).exists():
+                    if old.name != name:  # unique names depend on who else is in the run
+                        write_record(path, dataclasses.replace(old, name=name))
+                    if not variant:  # an older version wrote the record before its gallery
+                        self._show(ranked, old.series)
+                    return path
+            except RecordError as error:
+                log.warning("%s: measured again", error)
+        log.info("%s: %s%s", name, probe.spec.name, f" ({variant})" if variant else "")
+        started = time.perf_counter()
+        context = Context(encoder, pool, self.data, images, options)
+        found = probe.run(context, seed=config.seed, limit=config.limit)
+        if card and "images" in probe.spec.reads:
+            dataset += f" + {public_spec(reencoder_family(card.spec)[1])}@{card.revision}"
+        main_metric = found.main_metric or probe.spec.main_metric
+        public = public_spec(encoder.spec, encoder.resolved.revision)
+        record = RunRecord(
+            key=key,
+            name=name,
+            card=dataclasses.replace(encoder.card, spec=str(public), source=public.source),
+            pooling=pool,
+            probe=dataclasses.replace(probe.spec, dataset=dataset, main_metric=main_metric),
+            scores=dict(found.scores),
+            item_scores={score: list(columns) for score, columns in found.item_scores.items()},
+            series=dict(found.series),
+            notes=[*encoder.about.get("notes", ()), *found.notes],
+            config=_public_config(config),
+            seed=config.seed,
+            provenance=provenance() | {"device": _device_name(encoder.device)},
+            seconds=time.perf_counter() - started,
+            variant=variant,
+            variant_of=str(ranked) if variant else "",
+        )
+        if not variant:
+            self._show(ranked, found.series)
+        write_record(path, record, found.items)  # last: it says that all of it is there
+        return path
+
+    def _show(self, ranked: EncoderSpec, series: Mapping[str, Any]) -> None:
+        """Write the retrieved images of an encoder, where they are not there."""
+        write_gallery(self.config.out, str(ranked), series.get("gallery"), self.data.captions)
+
+
+def _public_config(config: RunConfig) -> dict[str, Any]:
+    """A configuration as records hold it: of paths, the names only."""
+    encoders = [str(public_spec(EncoderSpec.parse(text))) for text in config.encoders]
+    paths = {key: path.name for key, path in vars(config).items() if isinstance(path, Path)}
+    return {**config.as_dict(), **paths, "encoders": encoders}
 
 
 def _pools(config: RunConfig, spec: EncoderSpec) -> tuple[str, ...]:
@@ -298,78 +429,6 @@ def _variants(config: RunConfig, spec: EncoderSpec) -> list[tuple[str | None, st
     layers = [None, *(layer for layer in config.layers if layer != spec.layer)]
     pools = list(dict.fromkeys([spec.pool, *config.pools]))
     return [(la, po) for la in layers for po in pools if (la, po) != (None, spec.pool)]
-
-
-def _record(
-    config: RunConfig,
-    encoder: StoredEncoder,
-    pool: str,
-    variant: str,
-    ranked: EncoderSpec,
-    name: str,
-    data: Data,
-    images: Images | None,
-    probe: Probe,
-) -> Path:
-    """The record of one encoder through one probe: the one on disk if it says the same thing,
-    else a new one."""
-    options = config.probe_options(probe.spec.name)
-    dataset = data.of(probe.spec)
-    key = digest(
-        clean(
-            {
-                "encoder": identity_of(encoder, pool),
-                "probe": [probe.spec.name, probe.spec.version],
-                "data": dataset,
-                "re-encoder": [images.card.spec, images.card.revision] if images else None,
-                "options": options,
-                "limit": config.limit,
-                "seed": config.seed,
-            }
-        )
-    )
-    folder = config.out / "records" / f"{slug(str(ranked))}-{digest(str(ranked))[:8]}"
-    file = slug(variant) if variant else "main"
-    path = folder / f"{probe.spec.name}.{file}.json"
-    if path.exists():
-        try:
-            old = read_record(path)
-            if old.key == key and path.with_name(old.items).exists():
-                if old.name != name:  # unique names depend on who else is in the run
-                    write_record(path, dataclasses.replace(old, name=name))
-                if not variant:  # a kill may have come between the record and its gallery
-                    write_gallery(config.out, str(ranked), old.series.get("gallery"), data.captions)
-                return path
-        except RecordError as error:
-            log.warning("%s: measured again", error)
-    log.info("%s: %s%s", name, probe.spec.name, f" ({variant})" if variant else "")
-    started = time.perf_counter()
-    context = Context(encoder, pool, data, images, options)
-    found = probe.run(context, seed=config.seed, limit=config.limit)
-    if images and "images" in probe.spec.reads:
-        dataset += f" + {images.card.spec}@{images.card.revision}"
-    main_metric = found.main_metric or probe.spec.main_metric
-    record = RunRecord(
-        key=key,
-        name=name,
-        card=dataclasses.replace(encoder.card, spec=str(encoder.spec)),
-        pooling=pool,
-        probe=dataclasses.replace(probe.spec, dataset=dataset, main_metric=main_metric),
-        scores=dict(found.scores),
-        item_scores={score: list(columns) for score, columns in found.item_scores.items()},
-        series=dict(found.series),
-        notes=[*encoder.about.get("notes", ()), *found.notes],
-        config=config.as_dict(),
-        seed=config.seed,
-        provenance=provenance() | {"device": _device_name(encoder.device)},
-        seconds=time.perf_counter() - started,
-        variant=variant,
-        variant_of=str(ranked) if variant else "",
-    )
-    write_record(path, record, found.items)
-    if not variant:
-        write_gallery(config.out, str(ranked), found.series.get("gallery"), data.captions)
-    return path
 
 
 def _device_name(device: torch.device) -> str:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import EncbenchError, UnknownNameError
+from .errors import EncbenchError, UnknownNameError, describe_error
 
 GROUPS = {
     "encoder": "encbench.encoders",
@@ -63,7 +63,7 @@ def get(kind: str, name: str) -> Any:
         raise UnknownNameError(kind, name, entries)
     try:
         return entries[name].load()
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # another package's code raises anything
         raise EncbenchError(
-            f"{kind} '{name}' ({entries[name].value}) cannot be imported: {error}"
+            f"{kind} '{name}' ({entries[name].value}) cannot be imported: {describe_error(error)}"
         ) from error

@@ -16,6 +16,8 @@ from PIL import Image
 from encbench.cli import main
 from encbench.config import RunConfig
 from encbench.encoders.control import CONTROLS
+from encbench.encoders.local import read_places
+from encbench.files import digest_files
 from encbench.pipeline import names_of, specs_of
 from encbench.records import find_records, read_items, read_prediction, read_record
 from encbench.zoo.catalog import ENCODERS
@@ -55,10 +57,27 @@ class Narrow(Words):
         tokens = made.tokens[..., :32] if len(prompts) > 1 else made.tokens
         return TextFeatures(tokens, made.mask, made.truncated)
 
-class Breaks(Words):
+class Raises(Words):
+    """Whatever an encoder, a tokenizer or a library may raise."""
+    kind = RuntimeError
     def encode(self, prompts):
-        raise RuntimeError("the custom code fell over")
+        raise self.kind("the custom code fell over")
+
+for kind in (IndexError, OverflowError, AssertionError, MemoryError, RecursionError, SystemExit):
+    globals()[f"Raises{kind.__name__}"] = type("Raises", (Raises,), {"kind": kind})
+
+class Leaves(Words):
+    def __init__(self):
+        raise SystemExit(0)
 '''
+BROKEN = {
+    "Bad": "NaN", "Narrow": "64", "Raises": "RuntimeError: the custom code fell over",
+    "RaisesIndexError": "IndexError", "RaisesOverflowError": "OverflowError",
+    "RaisesAssertionError": "AssertionError", "RaisesMemoryError": "MemoryError",
+    "RaisesRecursionError": "RecursionError", "RaisesSystemExit": "called sys.exit(",
+    "Leaves": "called sys.exit(0)",
+}  # fmt: skip
+"""Encoders above that fail, and what their line says."""
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +125,9 @@ def finished(custom, tmp_path_factory) -> Path:
 def test_a_run_leaves_everything_a_reader_wants(finished, custom):
     prediction = read_prediction(finished / "prediction.json")
     specs = [row.spec for row in prediction.order]
-    assert f"{custom}:Words" in specs
-    assert {*CONTROLS, f"control:shuffle({custom}:Words)"} <= set(specs)
-    assert prediction.advice["use"] == f"{custom}:Words"
+    assert public(custom) in specs
+    assert {*CONTROLS, f"control:shuffle({public(custom)})"} <= set(specs)
+    assert prediction.advice["use"] == public(custom)
     for name in ("index.html", "report.md", "ranking.csv", "ranking.tex"):
         assert (finished / "report" / name).stat().st_size > 100
     for path in find_records(finished):
@@ -190,24 +209,62 @@ def test_ten_kills_leave_the_same_bytes(custom, tmp_path):
     assert scores(tmp_path / "out") == scores(tmp_path / "whole" / "out")
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("Bad", "NaN"), ("Narrow", "64"), ("Breaks", "the custom code fell over")],
-)
-def test_one_bad_encoder_loses_nothing_else(custom, tmp_path, capsys, name, said):
+def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
+    """Whatever they raise becomes one line for each, and the others get their ranking."""
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit(0)")
+    broken = {f"{custom}:{name}": said for name, said in BROKEN.items()}
+    broken[f"python:{tmp_path}/leaves.py:Any"] = "called sys.exit(0)"
     code = run(
-        "run", "--encoders", f"{custom}:{name}", f"{custom}:Words", "--out", str(tmp_path),
+        "run", "--encoders", *broken, f"{custom}:Words", "--out", str(tmp_path / "run"),
         "--store", str(tmp_path / "store"), "--probes", "retrieval", *SMALL,
     )  # fmt: skip
     err = capsys.readouterr().err
     assert code == 1
-    (line,) = [line for line in err.splitlines() if line.startswith("encbench: ")]
-    assert f":{name}" in line
-    assert said in line
-    prediction = read_prediction(tmp_path / "prediction.json")
-    assert prediction.advice["use"] == f"{custom}:Words"
-    assert [row["spec"] for row in prediction.failed] == [f"{custom}:{name}"]
-    assert not any(name in row.spec for row in prediction.order)
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("encbench: ")]
+    assert len(lines) == len(broken)
+    prediction = read_prediction(tmp_path / "run" / "prediction.json")
+    assert prediction.advice["use"] == public(custom)
+    for (spec, said), line, row in zip(broken.items(), lines, prediction.failed, strict=True):
+        name = f"python:{spec.rpartition('/')[2]}"
+        assert row["spec"] == name
+        assert line.startswith(f"encbench: {name} failed: ")
+        assert said in line
+    assert {row.spec for row in prediction.order} >= {public(custom), *CONTROLS}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--probes", "minimal-pairs"], "the retrieval probe, which --probes leaves out; add it"),
+        (
+            ["--probes", "ablation", "diagnostics"],
+            "or measure without a ranking by: encbench probe",
+        ),
+        (["--dpg", "{prompts}"], "needs captions, and none were given: add --coco FOLDER"),
+    ],
+)
+def test_a_run_that_cannot_rank_is_refused_before_the_work(tmp_path, capsys, flags, said):
+    (tmp_path / "prompts.jsonl").write_text('{"item_id": "1", "text": "a red cat and a dog"}\n')
+    flags = [flag.format(prompts=tmp_path / "prompts.jsonl") for flag in flags]
+    assert run("run", "--encoders", "control:constant", "--out", str(tmp_path / "run"), *flags) == 2
+    assert said in only_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_name_a_local_encoder_by_its_name_and_content(finished, custom):
+    """Nothing that is shared says where the encoder lay; what resuming needs lies beside it."""
+    place = custom.partition(":")[2]
+    for path in [*find_records(finished), finished / "prediction.json"]:
+        assert str(Path(place).parent) not in path.read_text()
+        assert str(finished) not in path.read_text()
+    assert read_places(finished)[public(custom)] == f"{custom}:Words"
+
+
+def public(custom: str) -> str:
+    """The spec of the words encoder as records hold it."""
+    path = Path(custom.partition(":")[2])
+    return f"python:{path.name}:Words@{digest_files([path])[:12]}"
 
 
 def coco(root: Path, images: int = 12, **change) -> Path:

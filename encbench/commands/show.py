@@ -14,7 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..confirm.plan import ConfirmConfig
+    from ..confirm.config import ConfirmConfig
     from ..estimate import PlannedEncoder, RunPlan
     from ..pipeline import Outcome
     from ..records import Failure, Prediction

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..data.geneval import GenevalPrompt
 from ..device import choose_device
-from ..errors import EncbenchError, RecordError, StoreError
+from ..errors import EncbenchError, RecordError, StoreError, describe_error
 from ..files import digest, read_json, write_atomic, write_json
 from ..flow.data import ImageSet, load_training_images
 from ..flow.features import Bank, PromptEncoder, PromptFeatures
@@ -48,6 +48,7 @@ class TrainingTask:
     Attributes:
         folder: of this training.
         backbone: safetensors file to begin with, or None.
+        source: spec to load the encoder by, where that differs from its public one.
     """
 
     plan: ConfirmPlan
@@ -57,6 +58,7 @@ class TrainingTask:
     backbone: Path | None
     device: str
     store: Path | None
+    source: str = ""
 
     @property
     def key(self) -> str:
@@ -107,9 +109,10 @@ def run_task(task: TrainingTask) -> ScoredTraining | Failure:
         return _run(task)
     except StoreError:
         raise
-    except EncbenchError as error:
-        log.warning("%s, seed %d failed: %s", task.entry.name, task.seed, error)
-        return Failure(task.entry.spec, str(error), task.seed)
+    except (Exception, SystemExit) as error:  # encoders and their libraries raise anything
+        said = describe_error(error)
+        log.warning("%s, seed %d failed: %s", task.entry.name, task.seed, said)
+        return Failure(task.entry.spec, said, task.seed)
 
 
 def read_result(task: TrainingTask) -> ScoredTraining | None:
@@ -127,12 +130,13 @@ def read_result(task: TrainingTask) -> ScoredTraining | None:
 
 def _run(task: TrainingTask) -> ScoredTraining:
     plan, device = task.plan, choose_device(task.device)
-    config = train_config(plan, task.entry.spec, task.seed, task.folder, str(device.type))
+    spec = task.source or task.entry.spec
+    config = train_config(plan, spec, task.seed, task.folder, str(device.type))
     if task.store is not None:
         config = replace(config, store=task.store)
     data = _data(json.dumps(plan.train, sort_keys=True, default=str), plan.seed)
     groups = prompt_groups(plan)
-    encoder = PromptEncoder(task.entry.spec, config.store, device, config.text_tokens)
+    encoder = PromptEncoder(spec, config.store, device, config.text_tokens)
     if task.entry.revision and encoder.revision != task.entry.revision:
         raise EncbenchError(
             f"{task.entry.spec} has other weights than when it was ranked (revision "

@@ -11,6 +11,7 @@ from ..config import run_config as run_config
 from ..context import load_run_data
 from ..device import choose_device, device_name
 from ..encoders import EncoderSpec
+from ..encoders.local import read_places
 from ..errors import DataError, EncbenchError, RecordError, UsageError
 from ..files import digest, read_json, slug
 from ..flow.config import TrainConfig
@@ -88,6 +89,7 @@ def run_confirmation(config: ConfirmConfig) -> Verdict:
 
 def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
     plan = hold_to(config.out / FOLDER / PLAN, ready.plan)
+    places = read_places(config.out)
     groups = prompt_groups(plan)
     for line in plan_lines(ready):
         log.info("%s", line)
@@ -98,6 +100,7 @@ def _train_and_judge(config: ConfirmConfig, ready: Ready) -> Verdict:
         TrainingTask(
             plan, entry, seed, config.out / FOLDER / "models" / _folder_name(entry, seed),
             weights if plan.backbone else None, ready.device, config.store,
+            places.get(entry.spec, ""),
         )
         for seed in plan.seeds
         for entry in plan.encoders
@@ -171,7 +174,9 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
     if shape.objective == "flow-matching":
         others = ", ".join(n for n in registry.names("objective") if n != shape.objective)
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
-    rows = choose_encoders(prediction, config.encoders, bool(values.get("everyone")))
+    public = {spec: name for name, spec in read_places(config.out).items()}
+    wanted = [public.get(text, text) for text in config.encoders]
+    rows = choose_encoders(prediction, wanted, bool(values.get("everyone")))
     if not any(not row.control for row in rows):
         raise UsageError("a confirmation needs a trained encoder; only controls were named")
     revisions = _revisions(config.out, prediction)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EncbenchError, EncoderOutputError
+from ..errors import EncbenchError, EncoderOutputError, describe_error
 from ..types import EncoderCard, TextEncoder, TextFeatures
-from .guard import describe_error, one_line_errors
+from .guard import one_line_errors
 
 SHORT = ("a photo of a dog", "two cats", "")
 PROMPTS = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..device import is_out_of_memory
-from ..errors import EncbenchError, ModelError
+from ..errors import EncbenchError, ModelError, describe_error
 
 
 @contextmanager
@@ -32,13 +32,3 @@ def one_line_errors(
         if is_out_of_memory(error):
             hint = "; use ?dtype=bfloat16, ?max_length=..., or a smaller model"
         raise kind(f"{doing} failed: {describe_error(error)}{hint}") from error
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception's kind and the first line of its text."""
-    try:
-        lines = str(error).strip().splitlines()
-    except Exception:  # its __str__ is somebody's code, too
-        lines = []
-    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-    return text.encode("ascii" if not text.isprintable() else "utf-8", "backslashreplace").decode()

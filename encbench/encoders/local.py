@@ -1,0 +1,64 @@
+"""Names for encoders in local folders that can be shared: the folder's name and content hash.
+
+Records, predictions, verdicts and reports hold these. Where the folder lies is kept beside them,
+in ``encoders.json`` of the run's folder, which only this machine needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from ..files import read_json, write_json
+from ..schema import check_value
+from ..specs import Spec
+from .spec import EncoderSpec
+
+S = TypeVar("S", bound=Spec)
+PLACES = "encoders.json"
+GENERIC = ("model", "checkpoint", "weights", "final", "text_encoder", "snapshot")
+"""Folder names that say nothing about what is in them."""
+
+
+def public_spec(spec: S, revision: str = "") -> S:
+    """The spec without the path of an absolute folder or file: its own name, pinned to the
+    content hash ``revision`` where that is known."""
+    if isinstance(spec, EncoderSpec) and spec.shuffled is not None:
+        inner = public_spec(spec.shuffled, revision)
+        return dataclasses.replace(spec, source=f"shuffle({inner})")
+    path, colon, attribute = spec.source, "", ""
+    if spec.family == "python":
+        path, colon, attribute = spec.source.rpartition(":")
+    if not Path(path).expanduser().is_absolute():
+        return spec
+    source = folder_name(path) + colon + attribute
+    return dataclasses.replace(spec, source=source, revision=revision[:12] or spec.revision)
+
+
+def folder_name(path: str) -> str:
+    """The last part of a path that says something."""
+    parts = [part for part in Path(path).parts if part not in ("/", "..", ".")]
+    telling = [part for part in parts if part not in GENERIC]
+    return (telling or parts or ["unnamed"])[-1]
+
+
+def save_place(folder: Path, public: EncoderSpec, spec: EncoderSpec) -> None:
+    """Note in a run's folder where the encoder of a public name lies on this machine."""
+    known = read_places(folder)
+    if public != spec and known.get(str(public)) != str(spec):
+        write_json(folder / PLACES, {**known, str(public): str(spec)})
+
+
+def read_places(folder: Path) -> Mapping[str, str]:
+    """Specs to load by public names; empty where no encoder lay in a local folder.
+
+    Raises:
+        RecordError: if the file is damaged.
+    """
+    path = folder / PLACES
+    if not path.exists():
+        return {}
+    places: dict[str, str] = check_value(dict[str, str], read_json(path), str(path))
+    return places
