@@ -112,9 +112,9 @@ def other_layout(folder):
     ("spoil", "said"),
     [
         (other_layout, "is not in GenEval's layout: it has no numbered folder; expected 00000/"),
-        (broken_line, "00001/metadata.jsonl is no JSON record"),
+        (broken_line, "00001/metadata.jsonl is not valid JSON"),
         (strange_class, "needs the class 'unicorn', which mask2former:"),
-        (strange_color, "has the color 'mauve', not one of red, orange, yellow"),
+        (strange_color, "has the color the text 'mauve', not one of red, orange, yellow"),
         (no_images, "holds no images that can be used: nothing is in any samples folder"),
         (all_broken, "could be scored: cannot read the image 00000/samples/0000.png"),
     ],

@@ -84,7 +84,7 @@ def test_another_error_is_not_taken_for_one_of_memory(tmp_path):
         raise RuntimeError("shapes do not fit")
 
     encoder.states = states
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
+    with pytest.raises(ModelError, match="RuntimeError: shapes do not fit"):
         encoder.encode(PROMPTS)
     assert not is_out_of_memory(ValueError("out of memory"))
 

@@ -161,8 +161,8 @@ def test_captions_depend_on_nothing_but_their_arguments():
     """In another process with another hash seed; and other seeds give other texts."""
     code = (
         "from encbench.data.scenes.captions import *\n"
-        "from encbench.data.scenes.sampler import sample\n"
-        "for scene in sample('probe-fit', 40, seed=1):\n"
+        "from encbench.data.scenes.sampler import sample_scenes\n"
+        "for scene in sample_scenes('probe-fit', 40, seed=1):\n"
         "    for tier in 'ABC':\n"
         "        for style in STYLES: print(caption(scene, tier, style, seed=5))"
     )
