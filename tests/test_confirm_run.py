@@ -83,7 +83,7 @@ def test_one_command_ranks_and_confirms_in_any_number_of_processes(
     finished = [r.spec for r in prediction.order if not r.control and r.stage == "final"]
     assert [row.spec for row in verdict.encoders] == [*finished, "control:constant"]
     page = (tmp_path / "run" / "report" / "index.html").read_text("utf-8")
-    assert 0 < page.index("The choice") < page.index("<section id=\"ranking\">")
+    assert 0 < page.index("The choice") < page.index('<section id="ranking">')
 
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "confirm").rglob("*.safetensors")}
     assert exit_code(given) == 0  # alone, again: everything is there
