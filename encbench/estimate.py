@@ -119,6 +119,8 @@ def plan_run(config: RunConfig) -> RunPlan:
             controls.append(str(spec))
         else:
             encoders.append(_encoder(spec, tokens, texts, rate))
+    if any((spec.shuffled or spec).family == "python" for spec in specs_of(config, known=False)):
+        notes.append("python: encoders run the code that they name, with your permissions")
     reencoder = _reencoder(config, images, rate) if config.chosen_re_encoder != "none" else None
     return RunPlan(
         tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,

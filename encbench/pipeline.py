@@ -22,7 +22,7 @@ from .device import choose_device
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
-from .encoders.local import folder_name, public_spec, save_place
+from .encoders.local import folder_name, hide_folder, public_spec, save_place
 from .errors import (
     DataError,
     EncbenchError,
@@ -194,9 +194,7 @@ def _probe_all(
         except (Exception, SystemExit) as error:  # encoders and their libraries raise anything
             log.warning("%s failed; going on with the others", names[spec])
             log.debug("%s", spec, exc_info=error)
-            public = public_spec(spec)
-            text = describe_error(error).replace(str(spec), str(public))
-            failed[spec] = text.replace(spec.source, public.source)
+            failed[spec] = hide_folder(describe_error(error), spec)
     return records, [Failure(str(public_spec(spec)), text) for spec, text in failed.items()]
 
 

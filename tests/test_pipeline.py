@@ -227,9 +227,10 @@ def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
     assert prediction.advice["use"] == public(custom)
     for (spec, said), line, row in zip(broken.items(), lines, prediction.failed, strict=True):
         name = f"python:{spec.rpartition('/')[2]}"
-        assert row["spec"] == name
+        assert row.spec == name
         assert line.startswith(f"encbench: {name} failed: ")
         assert said in line
+        assert str(tmp_path) not in row.error
     assert {row.spec for row in prediction.order} >= {public(custom), *CONTROLS}
 
 

@@ -37,6 +37,12 @@ def public_spec(spec: S, revision: str = "") -> S:
     return dataclasses.replace(spec, source=source, revision=revision[:12] or spec.revision)
 
 
+def hide_folder(text: str, spec: EncoderSpec) -> str:
+    """A text about an encoder without the absolute folder that its own folder lies in."""
+    above = Path(spec.source).expanduser().parent
+    return text.replace(f"{above}/", "") if above.is_absolute() else text
+
+
 def folder_name(path: str) -> str:
     """The last part of a path that says something."""
     parts = [part for part in Path(path).parts if part not in ("/", "..", ".")]
