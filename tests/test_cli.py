@@ -1,5 +1,6 @@
 """The command line: help, several values, TOML, one line for each mistake."""
 
+import errno
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -150,3 +151,33 @@ def test_the_papers_preset_is_planned_offline(run):
         assert said in done.out
     assert "COCO train2017 is needed" in done.out
     assert "missing" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "finished work is kept, go on with: encbench doctor"),
+        (SystemExit(0), 1, "called sys.exit(0)"),
+        (SystemExit("bye"), 1, "called sys.exit('bye')"),
+        (MemoryError(), 1, "out of memory"),
+        (OSError(errno.ENOSPC, "full", "x"), 1, "the disk is full"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_never_a_success(
+    monkeypatch, fails, run, raised, code, said
+):
+    """Ctrl-C in the middle of the work says how to go on; sys.exit(0) in foreign code fails."""
+    from encbench import doctor
+
+    def examine() -> None:
+        raise raised
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert run("doctor").code == code
+    assert said in fails("doctor")
+
+
+@pytest.mark.parametrize("argument", ["st:/models/\udcff", "\udce9t\udce9", "a\ud800b"])
+@pytest.mark.parametrize("flag", ["--encoders", "--out", "--coco", "--config"])
+def test_names_that_are_not_utf8_are_refused_before_any_work(fails, flag, argument):
+    assert f"{argument!a} is not UTF-8; rename" in fails("run", flag, argument)
