@@ -19,6 +19,7 @@ from PIL import Image
 from encbench.data.geneval import CLASSES, TASKS, Clause, GenevalPrompt, generate_prompts
 from encbench.errors import DataError, EncbenchError, RecordError
 from encbench.files import TEMPORARY, _origin
+from encbench.lock import lock_folder
 from encbench.metrics.folder import read_folder
 from encbench.metrics.geneval.gallery import build_image_gallery
 from encbench.metrics.geneval.generate import generate_images, sample_seed, write_prompts
@@ -255,7 +256,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(images, tmp_path,
     for number in lost:
         (tmp_path / "b" / "prompts" / f"{number:05d}.json").unlink()
     (tmp_path / "b" / "prompts" / f"{TEMPORARY}{_origin()}-{2**22 + 1}-abcd").write_text("half")
-    write_scores(scored(images, tmp_path / "b", detector=Leaky("x")), tmp_path / "b")
+    with lock_folder(tmp_path / "b"):  # as the command does: what a kill left is swept
+        write_scores(scored(images, tmp_path / "b", detector=Leaky("x")), tmp_path / "b")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
