@@ -78,7 +78,7 @@ def test_data_of_another_package_are_listed_probed_and_trained_on(outside, tmp_p
         "pixels", "--probes", "retrieval", "--prompts", "lines", "--out", tmp_path / "run",
         "--store", tmp_path / "store", "--ks", 1,
     )  # fmt: skip
-    assert '"stripes"' in (tmp_path / "run" / "prediction.json").read_text()
+    assert '"stripes@0000' in (tmp_path / "run" / "prediction.json").read_text()
     outside(
         "train", "--preset", "scenes-cpu", "--data", f"stripes:{data}", "--side", 16, "--network",
         "dit-32x2x2", "--steps", 2, "--batch", 4, "--sample-every", 0, "--checkpoint-every", 0,
@@ -128,7 +128,7 @@ def test_a_caption_set_is_a_data_set():
         ("scenes:scenes-hard", "unknown world 'scenes-hard'"),
         ("scenes?captions=many", "captions and long must be numbers"),
         ("scenes?long=2", "long from 0 to 1"),
-        (":x", "unknown dataset .x."),
+        (":x", "':x' names no family"),
         ("coco:x@main", "has no revision"),
     ],
 )

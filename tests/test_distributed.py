@@ -199,7 +199,7 @@ def work():
     tokens = stored.tokens(prompts[:2000], keep=False)
     torch.save([rows, tokens], sys.argv[3])
 
-distributed.command(work)
+distributed.run_command(work)
 """
 
 
@@ -230,11 +230,11 @@ def job(task):
 def work():
     kept = []
     try:
-        distributed.share(job, list(range(8)), lambda number, result: kept.append(result))
+        distributed.share_tasks(job, list(range(8)), lambda number, result: kept.append(result))
     except ProcessError as error:
         print(kept, error)
 
-distributed.command(work)
+distributed.run_command(work)
 """
 
 
@@ -258,9 +258,9 @@ def job(task):
     return task
 
 def work():
-    distributed.share(job, list(range(4)), lambda number, result: None)
+    distributed.share_tasks(job, list(range(4)), lambda number, result: None)
 
-distributed.command(work)
+distributed.run_command(work)
 print([task.read_text().strip() for task in pathlib.Path("/proc/self/task").glob("*/comm")])
 """
 

@@ -62,7 +62,7 @@ def test_bad_input_is_one_line(run, tmp_path):
     for arguments, status, said in (
         (["--preset", "scenes"], 2, "unknown preset 'scenes'"),
         (["--config", tmp_path / "bad.toml"], 2, "unknown key 'stepps'"),
-        ([*TINY, "--objective", "emff"], 2, "unknown --objective 'emff'; did you mean emf?"),
+        ([*TINY, "--objective", "emff"], 2, "unknown --objective 'emff'; did you mean emf"),
         ([*TINY, "--encoder", "nothing:x"], 2, "unknown encoder 'nothing'"),
         ([*TINY, "--world", "scenery"], 2, "unknown world 'scenery'"),
         ([*TINY, "--network", "dit-2m"], 2, "unknown network 'dit-2m'; known: dit-1m"),

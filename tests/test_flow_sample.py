@@ -140,7 +140,7 @@ def test_the_command_writes_genevals_layout(run, trained, tmp_path, monkeypatch)
     files = {p.relative_to(tmp_path / "one"): p for p in (tmp_path / "one").rglob("*.png")}
     assert len(files) == 6
     assert json.loads((tmp_path / "one" / "00001" / "metadata.jsonl").read_text()) == rows[1]
-    assert run(*common, "--out", tmp_path / "one", "--steps", "2")[1].startswith("0 images")
+    assert run(*common, "--out", tmp_path / "one", "--steps", "2")[1].startswith("0 new images")
     code, _, err = run(*common, "--out", tmp_path / "one", "--steps", "4")
     assert (code, "images of another model" in err) == (1, True), err
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -162,7 +162,7 @@ def test_bad_input_is_one_line(run, trained, tmp_path):
         ([folder, "--prompts", "a", "--steps", "x"], 2, "--steps must be a number of steps"),
         ([folder, "--prompts", "a", "--steps", "0"], 2, "at least 1 step"),
         ([folder, "--prompts", tmp_path / "no.txt"], 1, "cannot read"),
-        ([folder, "--prompts", "a", "--weights", "best"], 2, "known are ema, model"),
+        ([folder, "--prompts", "a", "--weights", "best"], 2, "known: ema, model"),
         (
             [folder, "--prompts", "a", "--encoder", "control:word-position?dim=24"], 1,
             "does not fit this checkpoint: it gives features of width 24, and the model takes "

@@ -94,8 +94,8 @@ def test_they_train(outside, tmp_path):
 def test_what_they_lack_is_one_line(outside, tmp_path):
     for arguments, words in (
         (["--objective", "halved", "--omega", "2"], "--omega 2.0: objective halved has no such"),
-        (["--objective", "halfed"], "--objective halfed: known are emf, flow-matching, halved"),
-        (["--times", "middle"], "--times middle: known are emf, ends, logit-normal, uniform"),
+        (["--objective", "halfed"], "unknown --objective 'halfed'; did you mean halved"),
+        (["--times", "middle"], "unknown --times 'middle'; known: emf, ends, logit-normal"),
         (["--objective", "emf", "--kappa", "0.5"], "only imf, meanflow, pmf; guide when sampling"),
         (["--objective", "imf", "--perceptual", "lpips"], "no such setting, only pmf"),
         (["--objective", "pmf", "--prediction", "u"], "pmf needs a network that predicts x"),

@@ -14,6 +14,7 @@ from encbench.metrics.folder import read_folder
 from encbench.metrics.geneval.detect import match_labels
 from encbench.metrics.geneval.generate import write_prompts
 from encbench.metrics.geneval.metric import SPEC, GenevalMetric
+from encbench.metrics.geneval.tables import published_columns
 from encbench.metrics.geneval.verdict import MAX_OBJECTS, judge_image
 from encbench.metrics.score import score_folder
 from encbench.metrics.tables import task_scores
@@ -104,8 +105,8 @@ def test_a_folder_of_photographs(photographs, tmp_path):
         shutil.copyfile(image.path, target)
     folder = read_folder(tmp_path / "images")
     scoring = score_folder(folder, tmp_path / "scores", GenevalMetric(Annotations(photographs)))
-    right = [image.verdict.correct for result in scoring.results for image in result.images]
+    right = [bool(image.score.value) for result in scoring.results for image in result.images]
     assert right == [number % 2 == 0 for number in range(len(right))]
-    rows = (tmp_path / "scores" / "results.jsonl").read_text().splitlines()
+    rows = published_columns(scoring).splitlines()
     assert [json.loads(row)["correct"] for row in rows] == right
     assert task_scores(scoring.results, SPEC)["single_object"].value == pytest.approx(0.5, abs=0.02)
