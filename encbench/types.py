@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from PIL.Image import Image
@@ -435,8 +436,13 @@ class Detector(Protocol):
 
 @runtime_checkable
 class ImagePrompt(Protocol):
-    """What an image was generated from. A metric may need more, e.g. GenEval's clauses."""
+    """What an image was generated from. A metric may need more, e.g. GenEval's clauses.
 
+    ``prompt_id`` is its number in a folder of images; ``task`` the kind of prompt, '' if none.
+    """
+
+    @property
+    def prompt_id(self) -> int: ...
     @property
     def task(self) -> str: ...
     @property
@@ -456,6 +462,8 @@ class MetricSpec:
         tasks: how values are averaged: over the images of each of these tasks, then over tasks;
             () = over all images.
         needs: what it reads of a prompt besides its text, e.g. 'clauses'.
+        whole_set: it has one value for a set of images, from features of each; see
+            :class:`SetMetric`.
     """
 
     name: str
@@ -465,6 +473,7 @@ class MetricSpec:
     direction: Literal["higher", "lower"] = "higher"
     tasks: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    whole_set: bool = False
 
 
 @dataclass(frozen=True)
@@ -472,9 +481,10 @@ class ImageScore:
     """What a metric says about one image. Metrics may return a subclass that says more.
 
     Attributes:
-        value: None if the image could not be scored.
-        problem: why not; '' if it could.
-        parts: numbers that the value was computed from, by name, e.g. answers to questions.
+        value: None if the image could not be scored, or if the metric scores whole sets.
+        problem: why it could not be scored; '' if it could.
+        parts: numbers that the value was computed from, by name. Parts named 'group/item', e.g.
+            answers to questions, are also averaged over all images of a set for each group.
     """
 
     value: float | None = None
@@ -498,6 +508,39 @@ class ImageMetric(Protocol):
     ) -> Sequence[ImageScore]:
         """One score for each image, given with its prompt."""
         ...
+
+
+@runtime_checkable
+class SetMetric(Protocol):
+    """Scores a set of images as a whole, e.g. by its distance to a reference set, which is the
+    metric's own (an option of its spec). Its spec has ``whole_set``.
+
+    Attributes:
+        name: a spec string that tells its results from those of other models and settings, the
+            reference set included.
+    """
+
+    spec: MetricSpec
+    name: str
+
+    def extract(
+        self, prompts: Sequence[ImagePrompt], images: Sequence[Image]
+    ) -> Float[np.ndarray, "N F"]:
+        """Features of each image, given with its prompt, as float32; an image's must not depend
+        on the others given with it."""
+        ...
+
+    def reduce(self, features: Float[np.ndarray, "N F"]) -> float:
+        """The set's value. ``features`` may be a memory map.
+
+        Raises:
+            DataError: if there are too few images.
+        """
+        ...
+
+
+Metric = ImageMetric | SetMetric
+"""What generated images are scored by; registered under ``encbench.metrics``."""
 
 
 # --------------------------------------------------------------------- trained outcomes

@@ -4,6 +4,7 @@ from pathlib import Path
 
 CODE = """
 import numpy as np
+from encbench.errors import DataError
 from encbench.metrics import DetectorFamily, MetricFamily
 from encbench.types import Detection, ImageScore, MetricSpec
 
@@ -22,6 +23,21 @@ class Brightness:
         ]
 
 
+class Spread:
+    spec = MetricSpec("spread", "Spread", "gray levels", direction="lower", whole_set=True)
+
+    def __init__(self, spec, device):
+        self.name, self.reference = str(spec), float(spec.get("reference", "0"))
+
+    def extract(self, prompts, images):
+        return np.array([[np.asarray(i.convert("L")).mean(), 1] for i in images], np.float32)
+
+    def reduce(self, features):
+        if len(features) < 2:
+            raise DataError("spread needs 2 images")
+        return float(abs(features[:, 0].mean() - self.reference))
+
+
 class Dogs:
     name, labels = "dogs", ("dog",)
 
@@ -33,10 +49,15 @@ METRIC = MetricFamily(
     spec=Brightness.spec, summary="How bright images are.", load=Brightness,
     examples=("brightness?floor=.1",), options={"floor": "darker images are not scored"},
 )
+SPREAD = MetricFamily(
+    spec=Spread.spec, summary="How far the mean brightness is off.", load=Spread,
+    options={"reference": "gray level"},
+)
 DETECTOR = DetectorFamily(summary="Sees dogs everywhere.", load=lambda spec, device: Dogs())
 """
 ENTRY_POINTS = (
     "[encbench.metrics]\nbrightness = outside_metric_code:METRIC\n"
+    "spread = outside_metric_code:SPREAD\n"
     "[encbench.detectors]\ndogs = outside_metric_code:DETECTOR\n"
 )
 

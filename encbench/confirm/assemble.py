@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from ..metrics.geneval.metric import SPEC
-from ..metrics.tables import task_of
+from ..metrics.tables import OVERALL, task_of
 from ..ranking import holm
 from ..records import (
     ChoiceVerdict,
@@ -94,7 +94,9 @@ def assemble(
 
 
 def kinds_of(spec: MetricSpec, group: PromptGroup) -> list[str]:
-    """Whose mean each prompt is part of, by a metric."""
+    """Whose mean each prompt is part of, by a metric; a whole set counts as one prompt."""
+    if spec.whole_set:
+        return [OVERALL]
     return [task_of(spec, prompt) for prompt in group.prompts]
 
 
@@ -127,8 +129,10 @@ def _parents(
 def _intervals(table: OutcomeTable, seed: int) -> list[Score]:
     if not table.specs:
         return []
-    drawn = score_draws(table, seed=seed, deviation=seed_deviation(table.scores))
-    low, high = np.percentile(drawn, LEVEL, axis=0)
+    deviation = seed_deviation(table.scores)
+    low, high = np.percentile(score_draws(table, seed=seed, deviation=deviation), LEVEL, axis=0)
+    if len(table.tasks) == 1 and deviation[0] is None:  # of one set nothing varies but the seed
+        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return [
         Score(float(v), len(table.tasks), float(a), float(b))
         for v, a, b in zip(table.means, low, high, strict=True)

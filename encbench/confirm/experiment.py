@@ -32,7 +32,7 @@ from ..metrics.tables import average_values
 from ..progress import log
 from ..records import ConfirmPlan, CurvePoint, Failure, GapPoint, PlannedTraining, clean
 from ..schema import check_value, read_dataclass
-from ..types import Cell, ImageMetric
+from ..types import Cell, Metric
 from .plan import CURVE, main_group, prompt_groups, train_config
 from .scoring import PromptGroup, score_network
 
@@ -80,7 +80,7 @@ class ScoredTraining:
     Attributes:
         key: of its :class:`TrainingTask`.
         right: value of each prompt (GenEval: share of correct images), in each cell; None where
-            no image could be scored.
+            no image could be scored. The only value of a metric of whole sets.
         parent: the same of the checkpoint at the switch, in the primary cell.
         training_seconds, scoring_seconds, device: what it took, and where.
     """
@@ -147,8 +147,8 @@ def _run(task: TrainingTask) -> ScoredTraining:
     main = main_group(plan, groups)
 
     def rate(
-        net: nn.Module, space: Any, group: PromptGroup, steps: int, images: int, *more: ImageMetric
-    ) -> np.ndarray:
+        net: nn.Module, space: Any, group: PromptGroup, steps: int, images: int, *more: Metric
+    ) -> list[np.ndarray]:
         return score_network(
             net, space, texts, group.prompts, [metric, *more],
             steps=steps, images=images, noise=plan.seed, device=device,

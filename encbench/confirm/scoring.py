@@ -20,9 +20,9 @@ from ..flow.sample import sample_images
 from ..metrics import find_family
 from ..metrics.geneval.generate import sample_seed
 from ..metrics.geneval.metric import SPEC
-from ..metrics.score import score_images
+from ..metrics.score import extract_features, score_images
 from ..records import ConfirmPlan
-from ..types import Cell, ImageMetric, MetricSpec
+from ..types import Cell, Metric, MetricSpec, SetMetric
 
 BATCH = {"cpu": 16, "cuda": 512}  # images that are sampled together; of one length, so the last
 # batch of each length is filled up
@@ -64,15 +64,16 @@ def score_network(
     space: Any,
     texts: Mapping[str, PromptFeatures],
     prompts: Sequence[GenevalPrompt],
-    metrics: Sequence[ImageMetric],
+    metrics: Sequence[Metric],
     *,
     steps: int,
     images: int,
     noise: int,
     device: torch.device,
     guidance: float = 1.0,
-) -> Float[np.ndarray, "M P"]:
-    """Each metric's mean value of the images of each prompt; NaN where none could be scored.
+) -> list[Float[np.ndarray, " _"]]:
+    """Each metric's mean value of the images of each prompt, NaN where none could be scored; of a
+    metric of whole sets its one value.
 
     Args:
         texts: features by prompt text.
@@ -92,11 +93,16 @@ def score_network(
         batch=min(len(asked), BATCH.get(device.type, 16)),
     )
     pictures = [Image.fromarray(pixels) for pixels in made.permute(0, 2, 3, 1).numpy()]
-    rows = []
-    for metric in metrics:
-        values = [score.value for score in score_images(metric, asked, pictures)]
-        table = np.array(values, np.float64).reshape(len(prompts), images)
-        scored = np.isfinite(table).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            rows.append(np.nansum(table, axis=1) / scored)
-    return np.stack(rows)
+    return [_values(metric, asked, pictures, images) for metric in metrics]
+
+
+def _values(
+    metric: Metric, prompts: Sequence[GenevalPrompt], pictures: Sequence[Image.Image], images: int
+) -> Float[np.ndarray, " _"]:
+    if isinstance(metric, SetMetric):
+        return np.array([metric.reduce(extract_features(metric, prompts, pictures))])
+    values = [score.value for score in score_images(metric, prompts, pictures)]
+    table = np.array(values, np.float64).reshape(-1, images)
+    with np.errstate(invalid="ignore"):
+        found: Float[np.ndarray, " _"] = np.nansum(table, axis=1) / np.isfinite(table).sum(axis=1)
+    return found

@@ -1,9 +1,10 @@
 """What generated images are scored by: one file or package a metric, named under
 ``encbench.metrics``.
 
-A metric's file ends with ``FAMILY = MetricFamily(...)``. To add one, write such a file and name
-it in an entry point. Detectors of objects are added in the same way, under
-``encbench.detectors``.
+A metric gives a value for each image (:class:`~encbench.types.ImageMetric`), or features for
+each image and a value of the whole set (:class:`~encbench.types.SetMetric`). Its file ends with
+``FAMILY = MetricFamily(...)``. To add one, write such a file and name it in an entry point.
+Detectors of objects are added in the same way, under ``encbench.detectors``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from .. import registry
 from ..device import choose_device
 from ..errors import ModelError, UnknownNameError
-from ..types import Detector, ImageMetric, MetricSpec
+from ..types import Detector, Metric, MetricSpec, SetMetric
 from ..vision import ReEncoderSpec
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ DetectorFamily = Family[Detector]
 
 
 @dataclass(frozen=True)
-class MetricFamily(Family[ImageMetric]):
+class MetricFamily(Family[Metric]):
     """A metric's family; ``spec`` says what it measures before anything is loaded."""
 
     spec: MetricSpec = field(kw_only=True)
@@ -74,13 +75,16 @@ def load_extension(kind: str, text: str, device: str | torch.device) -> Any:
     return family.load(spec, choose_device(device))
 
 
-def load_metric(text: str, device: str | torch.device = "auto") -> ImageMetric:
+def load_metric(text: str, device: str | torch.device = "auto") -> Metric:
     """Find and load a metric by its spec, e.g. ``geneval?detector=scenes&colors=none``.
 
     Raises:
         EncbenchError: in one line, if that does not work.
     """
     metric = load_extension("metric", text, device)
-    if not isinstance(metric, ImageMetric):
-        raise ModelError(f"{text} is no metric: it needs a spec, a name and score(prompts, images)")
+    if not isinstance(metric, Metric) or metric.spec.whole_set != isinstance(metric, SetMetric):
+        raise ModelError(
+            f"{text} is no metric: it needs a spec, a name and score(prompts, images), or with "
+            "whole_set in its spec extract(prompts, images) and reduce(features)"
+        )
     return metric

@@ -9,19 +9,21 @@ or every one wrong, gets an interval of no width: the bootstrap cannot know bett
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from ..data.geneval import GenevalPrompt
 from ..errors import DataError
+from ..files import digest
 from ..intervals import LEVEL, resampled_means
-from ..types import ImagePrompt, MetricSpec, Score
-from .folder import meaning
-from .score import PromptResult, Scoring
+from ..types import ImagePrompt, MetricSpec, Score, SetMetric
+from .prompts import meaning
+from .score import PromptResult, Scoring, scored_counts
 
 OVERALL = "overall"
+GROUPS = 20  # of prompts, that are left out in turn for intervals of whole sets
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Ratios:
         return Score(float(self.value[1] - self.value[0]), self.n, float(low), float(high))
 
 
-Row = tuple[GenevalPrompt, Float[np.ndarray, " D"]]
+Row = tuple[ImagePrompt, Float[np.ndarray, " D"]]
 
 
 def task_of(spec: MetricSpec, prompt: ImagePrompt) -> str:
@@ -77,7 +79,10 @@ def task_of(spec: MetricSpec, prompt: ImagePrompt) -> str:
 def average_values(
     values: Float[np.ndarray, " P"], prompts: Sequence[ImagePrompt], spec: MetricSpec
 ) -> float:
-    """A metric's value of a set of prompts, from one value for each; NaN = unscored."""
+    """A metric's value of a set of prompts, from one value for each; NaN = unscored. Of a metric
+    of whole sets, whose only value it is."""
+    if spec.whole_set:
+        return float(values[0])
     by_task: dict[str, list[float]] = {}
     for prompt, value in zip(prompts, values, strict=True):
         if not np.isnan(value):
@@ -86,19 +91,19 @@ def average_values(
 
 
 def ratios_by_task(rows: Sequence[Row], spec: MetricSpec, seed: int) -> dict[str, Ratios]:
-    """Ratios of each task, over the prompts that have a scored image in every column, and their
-    mean over tasks, which are drawn independently of each other."""
+    """Ratios of each task, over the prompts that have a scored image in every column, and overall:
+    their mean over the metric's tasks, which are drawn independently of each other, or that over
+    all images."""
+    tasks = spec.tasks or tuple(dict.fromkeys(prompt.task for prompt, _ in rows if prompt.task))
     found: dict[str, Ratios] = {}
-    tasks = spec.tasks or (OVERALL,)
     for number, task in enumerate(tasks):
-        table = [
-            row
-            for row in by_meaning([one for one in rows if task_of(spec, one[0]) == task]).values()
-            if (row[1::2] > 0).all()
-        ]
-        if table:
-            found[task] = Ratios.of(np.stack(table), seed * len(tasks) + number)
-    if found and spec.tasks:
+        mine = [row for row in rows if row[0].task == task]
+        if ratios := _ratios(mine, seed * len(tasks) + number):
+            found[task] = ratios
+    if not spec.tasks:
+        overall = _ratios(rows, seed)
+        return found | {OVERALL: overall} if overall else {}
+    if found:
         parts = list(found.values())
         found[OVERALL] = Ratios(
             np.mean([part.value for part in parts], axis=0),
@@ -106,6 +111,11 @@ def ratios_by_task(rows: Sequence[Row], spec: MetricSpec, seed: int) -> dict[str
             np.mean([part.draws for part in parts], axis=0),
         )
     return found
+
+
+def _ratios(rows: Sequence[Row], seed: int) -> Ratios | None:
+    table = [row for row in by_meaning(rows).values() if (row[1::2] > 0).all()]
+    return Ratios.of(np.stack(table), seed) if table else None
 
 
 def by_meaning(rows: Sequence[Row]) -> dict[bytes, Float[np.ndarray, " D"]]:
@@ -133,11 +143,105 @@ def task_scores(
     rows = [(result.prompt, counted(result)) for result in results]
     unscored: dict[str, int] = {}
     for result in results:
-        for name in {task_of(spec, result.prompt), OVERALL}:
+        for name in {result.prompt.task or OVERALL, OVERALL}:
             lost = len(result.images) - len(result.values)
             unscored[name] = unscored.get(name, 0) + lost
     found = ratios_by_task(rows, spec, seed)
     return {name: each.score(unscored=unscored[name]) for name, each in found.items()}
+
+
+def part_scores(results: Sequence[PromptResult], *, seed: int = 0) -> dict[str, Score]:
+    """Mean of the parts of each group ('group/item') over all images; see ``ImageScore.parts``."""
+    rows: dict[str, list[Row]] = {}
+    for result in results:
+        sums: dict[str, Float[np.ndarray, " 2"]] = {}
+        for image in result.images:
+            for name, value in image.score.parts.items():
+                group, slash, _ = name.rpartition("/")
+                if slash:
+                    sums[group] = sums.get(group, np.zeros(2)) + np.array([value, 1.0])
+        for group, pair in sums.items():
+            rows.setdefault(group, []).append((result.prompt, pair))
+    found = {group: _ratios(rows[group], seed) for group in sorted(rows)}
+    return {group: ratios.score() for group, ratios in found.items() if ratios}
+
+
+@dataclass(frozen=True)
+class SetValue:
+    """A set's value, and what it is without each group of prompts, for intervals: a bootstrap
+    would count images twice, which shifts distances of distributions.
+
+    Attributes:
+        value: of all images.
+        without: of all but those of each group; None where that has none, or too few are left.
+        prompts, unscored: how many.
+        sets: digest of the prompts, which two sets must share to be compared.
+    """
+
+    value: float
+    without: tuple[float | None, ...]
+    prompts: int
+    unscored: int
+    sets: str
+
+    def score(self) -> Score:
+        """With the delete-a-group jackknife's 95 % interval."""
+        half = _jackknife(np.array(self.without, float))
+        return Score(self.value, self.prompts, self.value - half, self.value + half, self.unscored)
+
+
+def set_value(
+    metric: SetMetric, features: Float[np.ndarray, "N F"], results: Sequence[PromptResult]
+) -> SetValue:
+    """A metric of whole sets, over all scored images.
+
+    Args:
+        features: of the scored images, in the order of the results.
+
+    Raises:
+        DataError: if there are too few images.
+    """
+    keys = [meaning(result.prompt) for result in results]
+    groups = [int(digest(key.decode())[:8], 16) % GROUPS for key in keys]
+    owners = np.repeat(groups, scored_counts(results))
+    without = []
+    for group in range(GROUPS):
+        kept = np.flatnonzero(owners != group)
+        value: float | None = None
+        if len(kept) < len(owners):
+            with suppress(DataError):  # too few
+                value = float(metric.reduce(features[kept]))
+        without.append(value)
+    unscored = sum(len(result.images) for result in results) - len(owners)
+    pin = digest(sorted(key.decode() for key in keys))
+    return SetValue(metric.reduce(features), tuple(without), len(set(keys)), unscored, pin)
+
+
+def compare_sets(first: SetValue, second: SetValue) -> Score:
+    """Second minus first, paired by the groups of prompts that are left out.
+
+    Raises:
+        DataError: if they are of different prompts.
+    """
+    if first.sets != second.sets:
+        raise DataError(
+            "the two folders are of different prompts, so their whole sets cannot be compared"
+        )
+    change = second.value - first.value
+    half = _jackknife(np.array(second.without, float) - np.array(first.without, float))
+    return Score(change, first.prompts, change - half, change + half)
+
+
+def _jackknife(without: Float[np.ndarray, " G"]) -> float:
+    """Half of the 95 % interval, by Student's t; NaN with fewer than 5 usable groups."""
+    from scipy.stats import t
+
+    kept = without[np.isfinite(without)]
+    groups = len(kept)
+    if groups < 5:
+        return float("nan")
+    error = np.sqrt((groups - 1) / groups * ((kept - kept.mean()) ** 2).sum())
+    return float(t.ppf(0.975, groups - 1) * error)
 
 
 def compare_scorings(

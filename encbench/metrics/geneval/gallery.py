@@ -21,7 +21,7 @@ from ...files import write_text
 from ..score import ImageResult, PromptResult, Scoring
 from ..tables import task_scores
 from .metric import SPEC
-from .tables import judgment_of
+from .tables import judgment_of, prompt_of
 from .verdict import keep_objects
 
 NAME = "gallery.html"
@@ -80,7 +80,7 @@ def _worst_first(result: PromptResult) -> tuple[float, int, int]:
 def _show_image(
     image: ImageResult, result: PromptResult, scoring: Scoring, root: Path
 ) -> dict[str, Any]:
-    judgment, prompt = judgment_of(image), result.prompt
+    judgment, prompt = judgment_of(image), prompt_of(result)
     verdict = judgment.verdict
     limit = float(scoring.setting("overlap_limit", "1"))
     kept = keep_objects(judgment.objects, prompt.task, limit)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...data.geneval import to_metadata
+from ...data.geneval import GenevalPrompt, to_metadata
 from ...errors import DataError
 from ...types import Score
 from ..score import ImageResult, PromptResult, Scoring
@@ -38,6 +38,12 @@ class Agreement:
     second_only: int
     neither: int
     notes: tuple[str, ...] = ()
+
+
+def prompt_of(result: PromptResult) -> GenevalPrompt:
+    """The prompt of a result of GenEval."""
+    assert isinstance(result.prompt, GenevalPrompt)
+    return result.prompt
 
 
 def judgment_of(image: ImageResult) -> Judgment:
@@ -104,7 +110,7 @@ def breakdown(results: Sequence[PromptResult], *, seed: int = 0) -> pd.DataFrame
     """
     held: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for result in results:
-        prompt = result.prompt
+        prompt = prompt_of(result)
         verdicts = [v for i in result.images if (v := judgment_of(i).verdict) is not None]
         for place, clause in enumerate(prompt.include):
             places = [place] + [
@@ -136,7 +142,7 @@ def published_columns(scoring: Scoring) -> str:
     limit = float(scoring.setting("overlap_limit", "1"))
     lines = []
     for result in scoring.results:
-        prompt = result.prompt
+        prompt = prompt_of(result)
         for image in result.images:
             judgment = judgment_of(image)
             if judgment.verdict is None:
