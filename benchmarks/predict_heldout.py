@@ -32,7 +32,7 @@ from encbench.probes.minimal_pairs import MinimalPairsProbe
 from encbench.probes.reader import CAPTIONS, ReaderProbe
 from encbench.probes.retrieval import RetrievalProbe
 from encbench.probes.statements import shapes
-from encbench.rules import RULES
+from encbench.rules import load_rules
 from encbench.store import Store
 
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def main() -> None:
 def values(scores: dict[str, dict[str, list[float]]]) -> dict[str, float]:
     """Every rule's value, of those whose scores are there."""
     found = {}
-    for name, rule in RULES.items():
+    for name, rule in load_rules().items():
         try:
             found[name] = rule.value(lambda probe, score: scores[probe][score][0])
         except KeyError:
@@ -137,7 +137,7 @@ def current_commit() -> str:
 def write(path: Path, rows: dict[str, dict]) -> None:
     content = {
         "rules": {
-            name: {**asdict(rule), "sentence": rule.sentence} for name, rule in RULES.items()
+            name: {**asdict(rule), "sentence": rule.sentence} for name, rule in load_rules().items()
         },
         "encoders": rows,
     }

@@ -91,6 +91,11 @@ class RunConfig:
         ("anywhere", "start", "end"), "Ablation: where to remove them.", PROBES,
         choices=("anywhere", "start", "end"),
     )  # fmt: skip
+    rule: str | None = option(
+        None,
+        "Rule that ranks the encoders. See: encbench list rules.",
+        PROBES, shown="reader; emf-retrieval where the reader probe was left out",
+    )  # fmt: skip
     layers: tuple[str, ...] = option(
         (), "Also check the order with these layers: an index, penultimate or normavg.", PROBES
     )

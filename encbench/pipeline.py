@@ -36,7 +36,7 @@ from .files import digest, slug, write_json
 from .lock import lock_folder
 from .media import write_gallery
 from .progress import log
-from .ranking import RULE, predict
+from .ranking import predict
 from .records import (
     Failure,
     Prediction,
@@ -48,6 +48,7 @@ from .records import (
     write_prediction,
     write_record,
 )
+from .rules import DEFAULTS, load_rule
 from .store import Store
 from .types import (
     ImageTextDataset,
@@ -207,26 +208,33 @@ def run(config: RunConfig) -> Outcome:
     """
     data = _check_rankable(config)
     records, failed = probe_all(config, data)
-    prediction = rank(config.out, records=records, failed=failed)
+    prediction = rank(config.out, records=records, failed=failed, rule=config.rule)
     return Outcome(prediction, report(config.out), tuple(failed))
 
 
 def _check_rankable(config: RunConfig) -> Data:
     """The data of a run. Raises if they or its probes allow no ranking, before the work."""
-    probe = RULE.probe
-    if config.probes and probe not in config.probes:
-        for name in config.probes:
-            registry.get("probe", name)  # a wrong name is told first
+    rules = [load_rule(name) for name in ([config.rule] if config.rule else DEFAULTS)]
+    wanted = config.probes or registry.names("probe")
+    for name in wanted:
+        registry.get("probe", name)  # a wrong name is told first
+    measured = [rule for rule in rules if set(rule.probes) <= set(wanted)]
+    if not measured:
+        probes = " or ".join(" and ".join(rule.probes) for rule in rules)
         raise UsageError(
-            f"encoders are ranked by the {probe} probe, which --probes leaves out; add it, or "
+            f"encoders are ranked by the {probes} probe, which --probes leaves out; add it, or "
             "measure without a ranking by: encbench probe"
         )
     data = load_run_data(config)
-    if missing := _missing(registry.get("probe", probe), data):
-        what, flag = missing[0]
+    lacking = [
+        [what for probe in rule.probes for what in _missing(registry.get("probe", probe), data)]
+        for rule in measured
+    ]
+    if all(lacking):
+        what, flag = lacking[0][0]
         raise UsageError(
-            f"encoders are ranked by the {probe} probe, which needs {what}, and none were given: "
-            f"add {flag}, or measure without a ranking by: encbench probe"
+            f"the rule {measured[0].name} needs {what}, and none were given: add {flag}, or "
+            "measure without a ranking by: encbench probe"
         )
     return data
 
@@ -236,8 +244,12 @@ def rank(
     *,
     records: Sequence[Path] | None = None,
     failed: Sequence[Failure] = (),
+    rule: str | None = None,
 ) -> Prediction:
     """Write ``prediction.json`` from a run's records, or from all that the folder holds.
+
+    Args:
+        rule: see :func:`~encbench.ranking.predict`.
 
     Raises:
         EncbenchError: if there is nothing to rank, or a file is damaged.
@@ -247,7 +259,9 @@ def rank(
     if not records:
         raise EncbenchError(f"no records under {folder}; run 'encbench probe --out {folder}' first")
     with lock_folder(folder):
-        return write_prediction(folder / "prediction.json", predict(records, failed=failed))
+        return write_prediction(
+            folder / "prediction.json", predict(records, rule=rule, failed=failed)
+        )
 
 
 def report(folder: Path, out: Path | None = None) -> Path:

@@ -1,8 +1,8 @@
-"""Scores become ranks: one primary rule, intervals, paired differences, rival orders.
+"""Scores become ranks: a rule's order, with intervals and paired differences, beside rival orders.
 
-The rule is fixed before anything is trained: encoders are ordered by the retrieval score on
-its floor-to-ceiling scale at k = 2 (recall at 2 where there are no images), with mean pooling
-over real tokens. Nothing else is averaged in; every other score is a named rival order.
+Rules are data (:mod:`encbench.rules`), fixed before anything is trained: an encoder's value is a
+weighted sum of probes' scores. Nothing else is averaged in; every other score is a named rival
+order, and every other registered rule has an order of its own.
 """
 
 from __future__ import annotations
@@ -30,23 +30,16 @@ from .records import (
     Prediction,
     Ranked,
     RivalOrder,
+    RuleOrder,
     RunRecord,
     Variant,
     read_items,
     read_record,
 )
+from .rules import DEFAULTS, RankingRule, Term, describe_record, find_record, load_rule, load_rules
 from .specs import is_uninformed
 from .types import Estimate
 
-RULE = AppliedRule(
-    name="retrieval-scaled",
-    version=1,
-    text="caption retrieval, re-encoded images, floor-to-ceiling scale at k = 2 "
-    "(recall at 2 where there are no images), mean pooling over real tokens",
-    probe="retrieval",
-    pooling="mean",
-    resamples=RESAMPLES,
-)
 SATURATED = 0.98
 ALPHA = 0.05
 
@@ -63,13 +56,17 @@ class Entrant:
         return self.record.card.spec
 
 
+Field = Mapping[str, Mapping[str, Entrant]]
+"""Encoders that are compared: spec -> probe -> its record with items."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Several encoders by one score on the same items, resampled together.
+    """Several encoders by a rule's terms on the same items, resampled together.
 
     Attributes:
         specs: by column.
-        values: each encoder's score.
+        values: each encoder's weighted sum of scores.
         draws: the same under B resamplings; rows are paired.
         items: how many items all of them have.
     """
@@ -85,33 +82,57 @@ class Comparison:
         return Estimate(float(self.values[place]), float(low), float(high))
 
 
-def compare_encoders(entrants: Sequence[Entrant], score: str, seed: int) -> Comparison:
-    """Put encoders side by side on the items that all of them have.
+def compare_encoders(field: Field, terms: Sequence[Term], seed: int) -> Comparison:
+    """Put encoders side by side on the items that all of them have. Terms over the same items
+    are resampled together, so that a sum's interval knows how they go together; terms over other
+    items, independently.
 
     Raises:
-        EncbenchError: if they have no item in common.
+        EncbenchError: if the encoders have no item of a term in common.
     """
-    columns = list(entrants[0].record.item_scores[score])
-    tables = []
-    for entrant in entrants:
-        table = entrant.items.set_index("item")[columns].dropna()
-        tables.append(table)
+    blocks: list[tuple[pd.Index, list[tuple[Term, np.ndarray]]]] = []
+    for term in terms:
+        common, rows = _common_items([by[term.probe] for by in field.values()], term, len(terms))
+        block = next((block for block in blocks if block[0].equals(common)), None)
+        if block is None:
+            block = (common, [])
+            blocks.append(block)
+        block[1].append((term, rows))
+    found = np.zeros((1 + RESAMPLES, len(field)))
+    for stream, (_, members) in enumerate(blocks):
+        stacked = np.concatenate([rows for _, rows in members], axis=1)
+        means = np.vstack([stacked.mean(axis=0), resampled_means(stacked, seed, stream=stream)])
+        end = 0
+        for term, rows in members:
+            width = rows.shape[1] // len(field)
+            for place in range(len(field)):
+                start, end = end, end + width
+                found[:, place] += term.weight * combine(means[:, start:end])
+    return Comparison(tuple(field), found[0], found[1:], sum(len(common) for common, _ in blocks))
+
+
+def _common_items(
+    entrants: Sequence[Entrant], term: Term, terms: int
+) -> tuple[pd.Index, Float[np.ndarray, "n C"]]:
+    """The items of a term that all encoders have, and each encoder's columns there, side by side.
+
+    Scores of one probe may be of different items that are of one unit (a prompt in two wordings);
+    in a sum they are compared by unit where all records name it.
+    """
+    columns = list(entrants[0].record.item_scores[term.score])
+    by_unit = terms > 1 and all("unit" in entrant.items for entrant in entrants)
+    key = "unit" if by_unit else "item"
+    tables = [entrant.items.set_index(key)[columns].dropna() for entrant in entrants]
     common = tables[0].index
     for table in tables[1:]:
         common = common.intersection(table.index)
     if common.empty:
         raise EncbenchError(
-            f"these encoders share no item for '{score}'; probe them on one data set"
+            f"these encoders share no item for '{term.score}'; probe them on one data set"
         )
     common = common.sort_values()
-    stacked = np.concatenate([t.loc[common].to_numpy(np.float64) for t in tables], axis=1)
-    width = len(columns)
-    means = np.vstack([stacked.mean(axis=0), resampled_means(stacked, seed)])
-    found = np.stack(
-        [combine(means[:, i * width : (i + 1) * width]) for i in range(len(entrants))], axis=1
-    )
-    specs = tuple(entrant.spec for entrant in entrants)
-    return Comparison(specs, found[0], found[1:], len(common))
+    rows = np.concatenate([t.loc[common].to_numpy(np.float64) for t in tables], axis=1)
+    return common, rows
 
 
 def rank_values(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
@@ -177,53 +198,110 @@ def _named(entrant: Entrant, unclear: set[str]) -> Entrant:
     return Entrant(dataclasses.replace(entrant.record, name=entrant.spec), entrant.items)
 
 
-def predict(paths: Sequence[Path], *, failed: Sequence[Failure] = ()) -> Prediction:
+@dataclass(frozen=True)
+class Application:
+    """A rule with the terms that the records allow, and the encoders that have all of them."""
+
+    rule: RankingRule
+    terms: tuple[Term, ...]
+    field: Field
+
+    @property
+    def entrants(self) -> dict[str, Entrant]:
+        """Each encoder's record of the first term."""
+        return {spec: by[self.terms[0].probe] for spec, by in self.field.items()}
+
+    @property
+    def seed(self) -> int:
+        return next(iter(self.entrants.values())).record.seed
+
+    @property
+    def metric(self) -> str:
+        """The score's name; of a sum, all of it."""
+        first, *more = self.terms
+        plain = first.weight == 1 and not more
+        return first.score if plain else " + ".join(map(str, self.terms))
+
+
+def predict(
+    paths: Sequence[Path], *, rule: str | None = None, failed: Sequence[Failure] = ()
+) -> Prediction:
     """Rank encoders from the files of their records.
 
+    Args:
+        rule: name of the primary rule; None = the first of ``rules.DEFAULTS`` whose probes were
+            run on all encoders. Every other rule whose probes were has an order beside it.
+
     Raises:
+        UnknownNameError: if no rule has that name.
         EncbenchError: if there is nothing to rank by, or records are of different data.
     """
     everything, variants = load(paths)
     _same_data(everything)
     everything, mixed = _same_settings(everything)
-    primary = [e for e in everything if e.record.probe.name == RULE.probe]
-    if not primary:
-        raise EncbenchError(
-            "the ranking rests on the retrieval probe, and there is no record of it; give captions"
-        )
-    seed = primary[0].record.seed
-    metric = primary[0].record.probe.main_metric
-    comparison = compare_encoders(primary, metric, seed)
-    of = {entrant.spec: entrant.record for entrant in primary}
-    candidates = [spec for spec in comparison.specs if not of[spec].card.control]
-    order = _order(comparison, of, metric, candidates)
+    field: dict[str, dict[str, Entrant]] = {}
+    for entrant in everything:
+        field.setdefault(entrant.spec, {})[entrant.record.probe.name] = entrant
+    primary, notes = _choose(rule, field)
+    others = [_apply(r, field) for name, r in load_rules().items() if name != primary.rule.name]
+    applied = [primary, *(other for other in others if len(other.field) == len(field))]
+    orders = [rank_by(application) for application in applied]
+    first = orders[0]
+    return Prediction(
+        rule=first.rule,
+        order=first.order,
+        pairs=first.pairs,
+        advice=first.advice,
+        data=dict(
+            sorted({e.record.probe.name: e.record.probe.dataset for e in everything}.items())
+        ),
+        rivals=_rivals(everything, primary, first),
+        sensitivity=_sensitivity(variants, applied, orders),
+        others=orders[1:],
+        warnings=[*notes, *_warnings(primary, first, failed), *mixed],
+        failed=list(failed),
+        records=sorted({e.record.key for e in everything}),
+        seed=primary.seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def rank_by(application: Application) -> RuleOrder:
+    """The order by a rule, with intervals, paired differences and advice."""
+    rule = application.rule
+    comparison = compare_encoders(application.field, application.terms, application.seed)
+    entrants = application.entrants
+    candidates = [spec for spec in entrants if not entrants[spec].record.card.control]
+    order = _order(comparison, application, candidates)
     among = paired_differences(
         comparison, [_better_first(comparison, *p) for p in combinations(candidates, 2)]
     )
     against = paired_differences(comparison, _against_controls(comparison.specs, candidates))
-    best_first = [row.spec for row in order if not row.control]
-    values = dict(zip(comparison.specs, comparison.values.tolist(), strict=True))
-    warnings = _warnings(primary, comparison, order, candidates, failed)
-    return Prediction(
-        rule=dataclasses.replace(RULE, metric=metric),
-        data=_data(everything),
+    record = find_record(rule)
+    return RuleOrder(
+        rule=AppliedRule(
+            trust=describe_record(record),
+            name=rule.name,
+            version=rule.version,
+            text=rule.sentence,
+            probe=application.terms[0].probe,
+            metric=application.metric,
+            terms=tuple(map(str, application.terms)),
+            cell=rule.cell,
+            pooling=rule.pooling,
+            resamples=RESAMPLES,
+            record=record,
+        ),
         order=order,
         pairs=among + against,
-        rivals=_rivals(everything, candidates, values),
-        sensitivity=_sensitivity(variants, primary, metric, best_first, seed),
         advice=advise(order, among, against),
-        warnings=warnings + mixed,
-        failed=list(failed),
-        records=sorted({e.record.key for e in everything}),
-        seed=seed,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def advise(
     order: Sequence[Ranked], among: Sequence[PairedDifference], against: Sequence[PairedDifference]
 ) -> Advice:
-    """What to use, in words: the winner, what cannot be told from it, the cheapest of these.
+    """What to use, in words: the winner, what cannot be told from it, the smallest of these.
 
     Cost is the number of parameters, since that is the same on every machine. A control is
     never named.
@@ -235,34 +313,90 @@ def advise(
     beaten = [p for p in against if p.a == winner.spec]
     if not beaten or not all(p.distinguishable and p.difference > 0 for p in beaten):
         return Advice(
-            f"Use none on this evidence: even the best, {winner.name}, is not clearly better than "
-            "controls that carry no information."
+            f"Use none of them on this evidence: even the best, {winner.name}, is not clearly "
+            "better than a control that knows nothing of the prompt."
         )
     unclear = {p.b for p in among if p.a == winner.spec and not p.distinguishable}
     tied = [row for row in candidates[1:] if row.spec in unclear]
-    text = f"Use {winner.name}"
     cheapest = min([winner, *tied], key=lambda row: (row.parameters, row.rank or 0))
     if tied:
-        text += f"; not distinguishable from it: {', '.join(row.name for row in tied)}"
-        text += f"; cheapest of these: {cheapest.name}"
+        more = (
+            f"Can't tell whether {_either([row.name for row in tied])} is as good; the smallest "
+            f"of these is {cheapest.name}."
+        )
     elif len(candidates) == 1:
-        text += "; it is the only candidate, and better than the controls without information"
-    return Advice(text + ".", winner.spec, tuple(row.spec for row in tied), cheapest.spec)
+        more = "It is the only candidate, and clearly better than controls without information."
+    else:
+        rest = "other encoder" if len(candidates) == 2 else f"{len(candidates) - 1} other encoders"
+        more = f"It is clearly better than the {rest}."
+    text = f"Use {winner.name}. {more}"
+    return Advice(text, winner.spec, tuple(row.spec for row in tied), cheapest.spec)
+
+
+def _either(names: Sequence[str]) -> str:
+    """'A', 'A or B', 'A, B or C'."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # ---------------------------------------------------------------------------- inside
 
 
-def _order(
-    comparison: Comparison, of: Mapping[str, RunRecord], metric: str, candidates: list[str]
-) -> list[Ranked]:
+def _has(records: Mapping[str, Entrant], probe: str, score: str) -> bool:
+    return probe in records and score in records[probe].record.item_scores
+
+
+def _apply(rule: RankingRule, field: Field) -> Application:
+    """A rule on the encoders that it can rank, which may be none."""
+    terms = rule.choose_terms(lambda *term: any(_has(by, *term) for by in field.values()))
+    able = {
+        spec: by
+        for spec, by in field.items()
+        if terms and all(_has(by, term.probe, term.score) for term in terms)
+    }
+    return Application(rule, terms, able)
+
+
+def _choose(name: str | None, field: Field) -> tuple[Application, list[str]]:
+    """The primary rule, and in lines why it is not the default and who is not ranked by it."""
+    options = [_apply(load_rule(option), field) for option in ([name] if name else DEFAULTS)]
+    chosen = max(options, key=lambda option: len(option.field))  # of several, the first
+    if not chosen.field:
+        probes = " or ".join(probe for option in options for probe in option.rule.probes)
+        raise EncbenchError(
+            f"nothing to rank by: no record of the probe {probes}; run encbench probe with it on "
+            "the same folder"
+        )
+
+    def missing(option: Application) -> str:
+        names = [_name(by) for spec, by in field.items() if spec not in option.field]
+        return ", ".join(names) if option.field else "any encoder"
+
+    notes = []
+    if chosen is not options[0]:
+        notes.append(
+            f"Ranked by the rule {chosen.rule.name}, not by {options[0].rule.name}: the "
+            f"{' and '.join(options[0].rule.probes)} probe was not run on {missing(options[0])}."
+        )
+    if len(chosen.field) < len(field):
+        notes.append(
+            f"Not ranked, since the {' and '.join(chosen.rule.probes)} probe was not run on them: "
+            f"{missing(chosen)}."
+        )
+    return chosen, notes
+
+
+def _name(records: Mapping[str, Entrant]) -> str:
+    return next(iter(records.values())).record.name
+
+
+def _order(comparison: Comparison, application: Application, candidates: list[str]) -> list[Ranked]:
     columns = [comparison.specs.index(spec) for spec in candidates]
     place = rank_values(comparison.values[columns])
     spread = rank_values(comparison.draws[:, columns])
     limits = np.percentile(spread, LEVEL, axis=0, method="inverted_cdf") if columns else None
     rows = []
-    for spec in comparison.specs:
-        record = of[spec]
+    for spec, entrant in application.entrants.items():
+        record = entrant.record
         score = comparison.score(spec)
         rank: dict[str, int] = {}
         if spec in candidates and limits is not None:
@@ -281,7 +415,7 @@ def _order(
                 low=score.low,
                 high=score.high,
                 n=comparison.items,
-                unscored=record.scores[metric].unscored,
+                unscored=record.scores[application.terms[0].score].unscored,
                 parameters=record.card.parameters,
                 pooling=record.pooling,
                 stage=record.card.stage,
@@ -344,41 +478,36 @@ def _same_settings(entrants: Sequence[Entrant]) -> tuple[list[Entrant], list[str
     return kept, lines
 
 
-def _data(entrants: Sequence[Entrant]) -> dict[str, str]:
-    return dict(sorted({e.record.probe.name: e.record.probe.dataset for e in entrants}.items()))
-
-
 def _rivals(
-    everything: Sequence[Entrant], candidates: list[str], primary: Mapping[str, float]
+    everything: Sequence[Entrant], primary: Application, order: RuleOrder
 ) -> list[RivalOrder]:
     """Every other score that orders encoders, by the probe's own word."""
+    ranked = {row.spec: row for row in order.order}
     found = []
     for name in sorted({e.record.probe.name for e in everything}):
         entrants = [e for e in everything if e.record.probe.name == name]
         probe = entrants[0].record.probe
-        named = dict.fromkeys([probe.main_metric, *probe.orders])
-        for score in named:
-            if name == RULE.probe and score == probe.main_metric:
+        for score in dict.fromkeys([probe.main_metric, *probe.orders]):
+            if (name, score) == (primary.terms[0].probe, primary.metric):
                 continue
             having = {e.spec: e.record.scores[score] for e in entrants if score in e.record.scores}
             if not having:
                 continue
             better = -1 if probe.direction == "higher" else 1
-            order = sorted(
-                (s for s in candidates if s in having),
-                key=lambda s: (better * having[s].value, s),
-            )
+            candidates = [s for s, row in ranked.items() if not row.control and s in having]
+            placed = sorted(candidates, key=lambda s: (better * having[s].value, s))
             values = [having[s].value for s in having]
             agreement = None
-            if len(order) > 2:
-                theirs = [better * -1 * having[s].value for s in order]
+            if len(placed) > 2:
+                theirs = [better * -1 * having[s].value for s in placed]
                 if len(set(theirs)) > 1:  # else there is no order to agree with
-                    agreement = float(spearmanr(theirs, [primary[s] for s in order]).statistic)
+                    own = [ranked[s].value for s in placed]
+                    agreement = float(spearmanr(theirs, own).statistic)
             found.append(
                 RivalOrder(
                     probe=name,
                     score=score,
-                    order=order,
+                    order=placed,
                     scores={s: Estimate(row.value, row.low, row.high) for s, row in having.items()},
                     direction=probe.direction,
                     published=score.split("/")[0].split("@")[0] == "published",
@@ -391,72 +520,75 @@ def _rivals(
 
 
 def _sensitivity(
-    variants: Sequence[Entrant],
-    primary: Sequence[Entrant],
-    metric: str,
-    best_first: list[str],
-    seed: int,
+    variants: Sequence[Entrant], applied: Sequence[Application], orders: Sequence[RuleOrder]
 ) -> list[Variant]:
-    """The primary rule under every other layer and pooling that was asked for."""
-    groups: dict[str, dict[str, Entrant]] = {}
+    """The primary rule under every other layer and pooling that was measured; where its probes
+    were not, the next rule whose probes were."""
+    groups: dict[str, dict[str, dict[str, Entrant]]] = {}
     for entrant in variants:
         record = entrant.record
-        if record.probe.name == RULE.probe and metric in record.item_scores:
-            named = dataclasses.replace(
-                record, card=dataclasses.replace(record.card, spec=record.variant_of)
-            )
-            groups.setdefault(record.variant, {})[record.variant_of] = Entrant(named, entrant.items)
-    found = []
-    for variant, group in sorted(groups.items()):
-        ranked = [spec for spec in best_first if spec in group]
-        if not ranked:
-            continue
-        comparison = compare_encoders([group[spec] for spec in ranked], metric, seed)
-        values = dict(zip(ranked, comparison.values.tolist(), strict=True))
-        flips, clear = [], []
-        for i, j in combinations(range(len(ranked)), 2):
-            if comparison.values[j] > comparison.values[i]:
-                flips.append([ranked[i], ranked[j]])
-                difference = comparison.draws[:, j] - comparison.draws[:, i]
-                if np.percentile(difference, LEVEL[0]) > 0:
-                    clear.append([ranked[i], ranked[j]])
-        asked = dict(parse_qsl(variant))
-        found.append(
-            Variant(
-                layer=asked.get("layer", "as ranked"),
-                pooling=asked.get("pool", "as ranked"),
-                order=sorted(ranked, key=lambda spec: (-values[spec], spec)),
-                scores={spec: comparison.score(spec) for spec in ranked},
-                flips=flips,
-                clear_flips=clear,
-            )
-        )
-    return found
+        of = groups.setdefault(record.variant, {}).setdefault(record.variant_of, {})
+        of[record.probe.name] = entrant
+    for application, order in zip(applied, orders, strict=True):
+        name = "" if application is applied[0] else application.rule.name
+        best_first = [row.spec for row in order.order if not row.control]
+        found = []
+        for variant, group in sorted(groups.items()):
+            field = {
+                spec: group[spec]
+                for spec in best_first
+                if spec in group
+                and all(_has(group[spec], t.probe, t.score) for t in application.terms)
+            }
+            if field:
+                found.append(_variant(name, variant, field, application))
+        if found:
+            return found
+    return []
 
 
-def _warnings(
-    primary: Sequence[Entrant],
-    comparison: Comparison,
-    order: Sequence[Ranked],
-    candidates: Sequence[str],
-    failed: Sequence[Failure],
-) -> list[str]:
+def _variant(rule: str, variant: str, field: Field, application: Application) -> Variant:
+    """``field``: best first as ranked."""
+    comparison = compare_encoders(field, application.terms, application.seed)
+    ranked = comparison.specs
+    flips, clear = [], []
+    for i, j in combinations(range(len(ranked)), 2):
+        if comparison.values[j] > comparison.values[i]:
+            flips.append([ranked[i], ranked[j]])
+            difference = comparison.draws[:, j] - comparison.draws[:, i]
+            if np.percentile(difference, LEVEL[0]) > 0:
+                clear.append([ranked[i], ranked[j]])
+    options = dict(parse_qsl(variant))
+    values = dict(zip(ranked, comparison.values.tolist(), strict=True))
+    return Variant(
+        layer=options.get("layer", "as ranked"),
+        pooling=options.get("pool", "as ranked"),
+        order=sorted(ranked, key=lambda spec: (-values[spec], spec)),
+        scores={spec: comparison.score(spec) for spec in ranked},
+        flips=flips,
+        clear_flips=clear,
+        rule=rule,
+    )
+
+
+def _warnings(primary: Application, order: RuleOrder, failed: Sequence[Failure]) -> list[str]:
     found = []
-    if comparison.items < 100:
+    items = order.order[0].n
+    if items < 100:
         found.append(
-            f"Only {comparison.items} queries are behind the ranking; intervals are wide. "
-            "The published protocol uses 1,000."
+            f"Only {items} items (queries or prompts) are behind the ranking, so its intervals are "
+            "wide."
         )
-    for row in order:
-        if row.pooling != RULE.pooling:
+    pooling = primary.rule.pooling
+    for row in order.order:
+        if pooling and row.pooling != pooling:
             found.append(
                 f"{row.name} is ranked with pool={row.pooling}, as its spec says, not with the "
-                "rule's mean over real tokens."
+                f"rule's {pooling} over real tokens."
             )
-    counts = {len(e.items["item"]) for e in primary}
-    if len(counts) > 1:
+    if len({len(entrant.items) for entrant in primary.entrants.values()}) > 1:
         found.append("Encoders were scored on different items; only those in common are compared.")
     found.extend(f"{row.spec} failed and is not ranked: {row.error}" for row in failed)
-    if len(candidates) == 1:
+    if sum(not row.control for row in order.order) == 1:
         found.append("There is one candidate; a ranking needs a rival.")
     return found

@@ -98,24 +98,72 @@ class Failure(Keyed):
 
 
 @dataclass(frozen=True)
+class TrackRecord:
+    """How one version of a rule put held-out encoders in order, which were trained after it was
+    frozen.
+
+    Attributes:
+        rule, version: of the rule.
+        cell: of the trained scores.
+        recipe: hash of the trainings' recipe, see :func:`encbench.confirm.bank.recipe_of`.
+        encoders, sets: how many encoders (without controls), from how many sets of weights.
+        correlation: Spearman's, pooled; ``low`` and ``high`` are its 95 % interval, by bootstrap
+            over sets of weights.
+        source, commit: the table that it was taken from, and the code that made it.
+        within: the same within stages of training; NaN if unknown.
+        chance: what 97.5 % of random orders stay below; NaN if unknown.
+        complete: whether all encoders of the prediction were trained.
+        predictions: hash of the predictions.
+    """
+
+    rule: str
+    version: int
+    cell: Cell
+    recipe: str
+    encoders: int
+    sets: int
+    correlation: float
+    low: float
+    high: float
+    source: str
+    commit: str
+    within: float = field(default=math.nan, metadata=NULLABLE)
+    chance: float = field(default=math.nan, metadata=NULLABLE)
+    complete: bool = True
+    predictions: str = ""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.rule, self.version, self.cell, self.recipe
+
+
+@dataclass(frozen=True)
 class AppliedRule(Keyed):
     """A ranking rule as a prediction used it.
 
     Attributes:
+        trust: how far it can be trusted, in a sentence: its track record.
         name, version: of the rule.
         text: the rule in a sentence.
         probe, metric: the score that ranks (of a sum, its first term's).
+        terms: what is summed, as text; () in files of early versions.
+        cell: of the trained scores that the order predicts; None if no single one.
         pooling: that it asks for.
         resamples: of the bootstrap behind the intervals.
+        record: the track record; None if it has none.
     """
 
+    trust: str = ""
     name: str = ""
     version: int = 0
     text: str = ""
     probe: str = "retrieval"
     metric: str = "score"
+    terms: tuple[str, ...] = ()
+    cell: Cell | None = None
     pooling: str = "mean"
     resamples: int = 0
+    record: TrackRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -198,10 +246,11 @@ class RivalOrder:
 
 @dataclass(frozen=True)
 class Variant:
-    """The primary rule under another layer or pooling.
+    """A rule under another layer or pooling.
 
-    ``flips`` are pairs of candidates that stand the other way round than by the primary
-    rule; ``clear_flips`` those whose difference excludes zero here."""
+    ``flips`` are pairs of candidates that stand the other way round than by that rule as ranked;
+    ``clear_flips`` those whose difference excludes zero here. ``rule`` is its name; '' = the
+    primary one."""
 
     layer: str
     pooling: str
@@ -209,6 +258,7 @@ class Variant:
     scores: dict[str, Estimate]
     flips: list[list[str]] = field(default_factory=list)
     clear_flips: list[list[str]] = field(default_factory=list)
+    rule: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ GROUPS = {
     "figure": "encbench.figures",
     "dataset": "encbench.datasets",
     "prompt-set": "encbench.prompts",
+    "rule": "encbench.rules",
 }
 
 

@@ -1,13 +1,39 @@
 """Ranking rules as data: which scores of which probes put encoders in order, and what for.
 
 A rule is frozen before any training that it is judged by. Another choice of scores, parameters
-or weights is another version.
+or weights is another version. A package adds a rule by an entry point of the group
+``encbench.rules`` that names a :class:`RankingRule`. How well a rule did on encoders that were
+trained after it was frozen stands in ``data/rule_records.json``, written by :func:`save_record`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import registry
+from .errors import EncbenchError
+from .files import read_json, write_json
+from .records import TrackRecord, clean
+from .schema import check_value
+from .types import Cell
+
+RECORDS = Path(__file__).parent / "data" / "rule_records.json"
+DEFAULTS = ("reader", "emf-retrieval")
+"""Rules to rank by without --rule: the first whose probes were run on all encoders."""
+IN_WORDS = {
+    "A": "in the wording that was trained on (tier A)",
+    "B": "in other words than those that were trained on (tier B)",
+    "C": "in words that the encoders were not trained on either (tier C)",
+}
+
+
+def describe_cell(cell: Cell) -> str:
+    """A cell in words, e.g. '4-step GenEval in the wording that was trained on (tier A)'."""
+    metric = {"geneval": "GenEval"}.get(cell.metric, cell.metric)
+    place = IN_WORDS.get(cell.tier, f"on prompts of {cell.tier}")
+    return f"{cell.steps}-step {metric} {place}" + (", held-out" * (cell.combos == "held-out"))
 
 
 @dataclass(frozen=True)
@@ -28,8 +54,6 @@ class Term:
 
     def __str__(self) -> str:
         text = f"{self.probe} {self.score}"
-        if self.parameters:
-            text += f" ({', '.join(f'{name} {value}' for name, value in self.parameters)})"
         return text if self.weight == 1 else f"{self.weight:g} x {text}"
 
 
@@ -38,11 +62,12 @@ class RankingRule:
     """How encoders are put in order.
 
     Attributes:
-        name: as in ``--rule`` and in a prediction.
-        version: raised with every change to the other fields.
+        name: as in the registry, in ``--rule`` and in a prediction.
+        version: raised with every change that can change an order.
         predicts: what the order stands for, in words.
-        terms: their weighted sum is an encoder's value.
-        pooling: of vectors, for probes that pool.
+        terms: their weighted sum is an encoder's value; higher is better.
+        cell: the cell of trained scores that the order predicts; None if no single one.
+        pooling: of vectors; '' where no term's probe pools.
         fallback: terms to use in place of ``terms`` where the data do not give those.
         fallback_when: when that is, in words.
     """
@@ -51,6 +76,7 @@ class RankingRule:
     version: int
     predicts: str
     terms: tuple[Term, ...]
+    cell: Cell | None = None
     pooling: str = "mean"
     fallback: tuple[Term, ...] = ()
     fallback_when: str = ""
@@ -58,10 +84,30 @@ class RankingRule:
     @property
     def sentence(self) -> str:
         """The rule in words."""
-        text = f"{' + '.join(map(str, self.terms))}, {self.pooling} pooling over real tokens"
+        text = f"Encoders are ranked by {' + '.join(map(str, self.terms))}"
         if self.fallback:
             text += f" ({' + '.join(map(str, self.fallback))} {self.fallback_when})"
-        return f"{text}; predicts {self.predicts}"
+        settings = dict(pair for term in self.terms for pair in term.parameters)
+        if settings:
+            text += f", with {', '.join(f'{name} {value}' for name, value in settings.items())}"
+        if self.pooling:
+            text += f", {self.pooling} pooling over real tokens"
+        return f"{text}. This predicts {self.predicts}."
+
+    summary = sentence  # for encbench list
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Names of the probes that the terms need."""
+        return tuple(dict.fromkeys(term.probe for term in self.terms))
+
+    def choose_terms(self, has: Callable[[str, str], bool]) -> tuple[Term, ...]:
+        """``terms`` if all of their scores are there, else ``fallback`` if all of its are, else
+        (). ``has`` is asked for a probe's name and a score's."""
+        for terms in (self.terms, self.fallback):
+            if all(has(term.probe, term.score) for term in terms):
+                return terms
+        return ()
 
     def value(self, score: Callable[[str, str], float]) -> float:
         """An encoder's value: higher is better.
@@ -81,6 +127,8 @@ class RankingRule:
             return sum(term.weight * score(term.probe, term.score) for term in self.fallback)
 
 
+TRAINED_WORDING = Cell("geneval", 4, "A", "seen")
+OTHER_WORDING = Cell("geneval", 4, "B", "seen")
 _READER = (
     ("reader steps", "mean over 100, 200, 300 and 400"),
     ("seeds", 4),
@@ -89,17 +137,21 @@ _READER = (
 READER = RankingRule(
     name="reader",
     version=1,
-    predicts="4-step GenEval in the wording that was trained on (tier A)",
+    predicts=describe_cell(TRAINED_WORDING),
     terms=(Term("reader", "everything", parameters=_READER),),
+    cell=TRAINED_WORDING,
+    pooling="",
 )
 OTHER_WORDS = RankingRule(
     name="reader-other-words",
     version=1,
-    predicts="4-step GenEval in other words than those that were trained on (tier B)",
+    predicts=describe_cell(OTHER_WORDING),
     terms=(
         Term("reader", "everything", parameters=_READER),
         Term("reader", "other-words", weight=2.0, parameters=_READER),
     ),
+    cell=OTHER_WORDING,
+    pooling="",
 )
 EMF = RankingRule(
     name="emf-retrieval",
@@ -109,4 +161,68 @@ EMF = RankingRule(
     fallback=(Term("retrieval", "recall@2"),),
     fallback_when="where there are no images",
 )
-RULES: Mapping[str, RankingRule] = {rule.name: rule for rule in (READER, OTHER_WORDS, EMF)}
+
+
+def load_rule(name: str) -> RankingRule:
+    """A registered rule.
+
+    Raises:
+        UnknownNameError: with the nearest known names.
+        EncbenchError: if what is registered is no rule, or goes by another name.
+    """
+    rule = registry.get("rule", name)
+    if not isinstance(rule, RankingRule) or not rule.terms:
+        raise EncbenchError(f"the rule '{name}' must be an encbench.rules.RankingRule with terms")
+    if rule.name != name:
+        raise EncbenchError(f"the rule '{name}' names itself '{rule.name}'; use one name")
+    return rule
+
+
+def load_rules() -> dict[str, RankingRule]:
+    """All registered rules by name."""
+    return {name: load_rule(name) for name in registry.names("rule")}
+
+
+# -------------------------------------------------------------------------- track records
+
+
+def read_records(path: Path = RECORDS) -> list[TrackRecord]:
+    """How rules did on held-out encoders; [] without the file.
+
+    Raises:
+        RecordError: one line that names file and key, if it is damaged.
+    """
+    if not path.exists():
+        return []
+    records: list[TrackRecord] = check_value(list[TrackRecord], read_json(path), str(path))
+    return records
+
+
+def save_record(record: TrackRecord, path: Path = RECORDS) -> None:
+    """Write a track record, in place of one of the same rule, version, cell and recipe."""
+    kept = [row for row in read_records(path) if row.key != record.key]
+    rows = sorted([*kept, record], key=lambda row: tuple(map(str, row.key)))
+    write_json(path, clean([asdict(row) for row in rows]))
+
+
+def find_record(rule: RankingRule, path: Path = RECORDS) -> TrackRecord | None:
+    """The record of this version of a rule, in the cell that it predicts: tier A if it names
+    none; of several recipes, the one with most encoders."""
+    cell = rule.cell or TRAINED_WORDING
+    wanted = (rule.name, rule.version, cell)
+    found = [r for r in read_records(path) if (r.rule, r.version, r.cell) == wanted]
+    return max(found, key=lambda row: row.encoders, default=None)
+
+
+def describe_record(record: TrackRecord | None) -> str:
+    """How far a rule can be trusted, in a sentence."""
+    if record is None:
+        return (
+            "How far this rule can be trusted is unknown: it has not been checked on encoders that "
+            "were then trained."
+        )
+    return (
+        f"This rule put {record.encoders} held-out encoders in order with a rank correlation of "
+        f"{record.correlation:.2f} ({record.low:.2f} to {record.high:.2f}): "
+        f"{describe_cell(record.cell)}, small models trained on each."
+    )

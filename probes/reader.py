@@ -249,11 +249,13 @@ def _items(
         if question == SEEN:
             own = readings.bits.mean(0)
             columns["bits"] = np.concatenate([np.full(len(prompts), np.nan), own])
+        seeds = [f"seed {e}" for e in range(readings.bits.shape[1])]
         names = [f"{question} {p.task} {i}: {p.text}" for i, p in enumerate(prompts)]
-        names += [f"{question} seed {e}" for e in range(readings.bits.shape[1])]
-        parts.append(pd.DataFrame({"item": names, **columns}))
+        names += [f"{question} {seed}" for seed in seeds]
+        units = [f"{p.task} {i}" for i, p in enumerate(prompts)] + seeds  # the same in all wordings
+        parts.append(pd.DataFrame({"item": names, "unit": units, **columns}))
     items = pd.concat(parts, ignore_index=True)
-    return items, {name: (name,) for name in items.columns if name != "item"}, curve
+    return items, {n: (n,) for n in items.columns if n not in ("item", "unit")}, curve
 
 
 def _column(

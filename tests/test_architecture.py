@@ -20,7 +20,7 @@ STORE = BASE | {"files", "schema", "specs", "progress", "registry", "shipped", "
 STORE |= {"device", "lock", "listing", "images"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
-RUN = {"config", "context", "media", "ranking", "records"}
+RUN = {"config", "context", "media", "ranking", "records", "rules"}
 ALLOWED = {
     "encbench.types": set(),
     "encbench.errors": set(),
@@ -40,7 +40,7 @@ ALLOWED = {
     "encbench.encode": ENGINE,
     "encbench.shards": STORE | {"encoders", "store"},
     "encbench.records": BASE | {"files", "schema"},
-    "encbench.ranking": BASE | {"records", "intervals", "specs"},
+    "encbench.ranking": BASE | {"records", "intervals", "rules", "specs"},
     "encbench.options": {"errors", "schema"},
     "encbench.config": BASE | {"data", "device", "options"},
     "encbench.presets": {"errors"},
@@ -68,7 +68,7 @@ ALLOWED = {
         "intervals",
         "flow",  # the reader has the generator's own connector
     },
-    "encbench.rules": set(),
+    "encbench.rules": BASE | {"files", "records", "registry", "schema"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
     "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets"},

@@ -237,12 +237,20 @@ def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--probes", "minimal-pairs"], "the retrieval probe, which --probes leaves out; add it"),
+        (
+            ["--probes", "minimal-pairs"],
+            "by the reader or retrieval probe, which --probes leaves out; add it",
+        ),
+        (["--rule", "reader", "--probes", "retrieval"], "by the reader probe, which --probes"),
+        (["--rule", "readers"], "unknown rule 'readers'; did you mean reader"),
         (
             ["--probes", "ablation", "diagnostics"],
             "or measure without a ranking by: encbench probe",
         ),
-        (["--dpg", "{prompts}"], "needs captions, and none were given: add --coco FOLDER"),
+        (
+            ["--dpg", "{prompts}", "--rule", "emf-retrieval"],
+            "rule emf-retrieval needs captions, and none were given: add --coco FOLDER",
+        ),
     ],
 )
 def test_a_run_that_cannot_rank_is_refused_before_the_work(tmp_path, capsys, flags, said):

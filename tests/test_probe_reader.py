@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 
@@ -28,7 +27,6 @@ from encbench.probes.statements import (
     language_for,
     shapes,
 )
-from encbench.rules import RULES, RankingRule, Term
 from encbench.types import CaptionSet, Measurement
 
 DIM = 48
@@ -251,26 +249,3 @@ def test_chosen_by_the_run_s_data() -> None:
     assert language_for(scene_captions(images=1, files=False)) is shapes
     photos = CaptionSet("coco-val2017", "", (), (), labels=("person", "stop sign"))
     assert language_for(photos) is coco
-
-
-def test_a_rule_says_itself_and_falls_back() -> None:
-    rule = RankingRule(
-        "both", 2, "GenEval", (Term("reader", "everything"), Term("reader", "other-words", 2.0)),
-        fallback=(Term("retrieval", "recall@2"),), fallback_when="without images",
-    )  # fmt: skip
-    scores = {("reader", "everything"): 0.5, ("reader", "other-words"): 0.25}
-    assert rule.value(lambda probe, score: scores[probe, score]) == 1.0
-    del scores["reader", "everything"]
-    scores["retrieval", "recall@2"] = 0.125
-    assert rule.value(lambda probe, score: scores[probe, score]) == 0.125
-    with pytest.raises(KeyError):
-        rule.value(lambda probe, score: {}[probe, score])
-    assert rule.sentence == (
-        "reader everything + 2 x reader other-words, mean pooling over real tokens "
-        "(retrieval recall@2 without images); predicts GenEval"
-    )
-    assert [rule.name for rule in RULES.values()] == list(RULES)
-    scores_of_reader = {"everything", "other-words"}
-    for rule in RULES.values():
-        assert math.isfinite(rule.value(lambda probe, score: 0.0))
-        assert {t.score for t in rule.terms if t.probe == "reader"} <= scores_of_reader

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from encbench.errors import EncbenchError, RecordError
+from encbench.errors import EncbenchError, RecordError, UnknownNameError
 from encbench.intervals import estimate_scores
 from encbench.ranking import holm, predict, rank_values
 from encbench.records import (
     RunRecord,
+    find_records,
     read_prediction,
     read_record,
     write_prediction,
     write_record,
 )
-from encbench.types import EncoderCard, ProbeSpec
+from encbench.types import Cell, EncoderCard, ProbeSpec
 
 SHUFFLE = "control:shuffle(st:good)"
 
@@ -36,6 +37,7 @@ def write(
     pin: str = "coco@1",
     seed: int = 0,
     probe: str = "retrieval",
+    tables: tuple[pd.DataFrame, dict[str, tuple[str, ...]]] | None = None,
 ) -> Path:
     """A record with known truth: published = quality + noise that all encoders share + own."""
     shared = np.random.default_rng(99).normal(0, 0.3, n)
@@ -49,6 +51,8 @@ def write(
         }
     )
     names = {"scaled@2": ("published@2", "floor", "ceiling@2"), "published@2": ("published@2",)}
+    if tables is not None:
+        items, names = tables
     control = spec.startswith("control:")
     record = RunRecord(
         key=f"{spec}{variant}{probe}{quality}",
@@ -57,7 +61,7 @@ def write(
             spec, "st", spec, "", dim=4, max_tokens=None, control=control, parameters=parameters
         ),
         pooling=pooling,
-        probe=ProbeSpec(probe, 1, "scaled@2", probe, dataset=pin, orders=("published@2",)),
+        probe=ProbeSpec(probe, 1, next(iter(names)), probe, dataset=pin, orders=tuple(names)[1:]),
         scores=estimate_scores(items, names, seed=0),
         item_scores={k: list(v) for k, v in names.items()},
         variant=variant,
@@ -75,6 +79,108 @@ def field(folder: Path, qualities: dict[str, float], **more) -> list[Path]:
     return paths + [write(folder, spec, quality, **more) for spec, quality in floor.items()]
 
 
+def write_reader(
+    folder: Path, spec: str, seen: float, other: float, *, units: bool = True, n: int = 200
+) -> Path:
+    """A record of the reader with known truth: a prompt is as hard in both wordings."""
+    rng = np.random.default_rng(len(spec))
+    hard = np.random.default_rng(5).normal(0, 0.3, n) + rng.normal(0, 0.05, n)
+    parts = []
+    for question, column, value in (("seen", "everything", seen), ("other", "other-words", other)):
+        unit = [f"prompt {i}" for i in range(n)]
+        part = pd.DataFrame({"item": [f"{question} {u}" for u in unit], column: value + hard})
+        parts.append(part.assign(unit=unit) if units else part)
+    items = pd.concat(parts, ignore_index=True)
+    names = {"everything": ("everything",), "other-words": ("other-words",)}
+    return write(folder, spec, seen, probe="reader", tables=(items, names))
+
+
+def read_field(folder: Path, truth: dict[str, tuple[float, float]], **more) -> list[Path]:
+    paths = [write_reader(folder, spec, *values, **more) for spec, values in truth.items()]
+    controls = ("control:constant", "control:random", SHUFFLE)
+    return paths + [write_reader(folder, spec, 0.05, 0.05, **more) for spec in controls]
+
+
+READ = {"st:good": (0.6, 0.2), "st:words": (0.5, 0.4), "st:poor": (0.3, 0.1)}
+
+
+def test_the_reader_ranks_where_it_was_run_on_all(tmp_path):
+    """And the other rules have orders of their own: retrieval, and the one for other words."""
+    retrieval = field(tmp_path, {"st:poor": 0.8, "st:words": 0.7, "st:good": 0.5})
+    found = predict([*retrieval, *read_field(tmp_path, READ)])
+    orders = {
+        made.rule.name: [r.spec for r in made.order if not r.control]
+        for made in (found, *found.others)
+    }
+    assert orders == {
+        "reader": ["st:good", "st:words", "st:poor"],
+        "reader-other-words": ["st:words", "st:good", "st:poor"],
+        "emf-retrieval": ["st:poor", "st:words", "st:good"],
+    }
+    assert next(iter(orders)) == "reader"
+    assert (found.rule.probe, found.rule.metric) == ("reader", "everything")
+    assert found.rule.cell == Cell("geneval", 4, "A", "seen")
+    assert found.rule.trust
+    assert found.advice.use == "st:good"
+    assert found.others[0].rule.name == "emf-retrieval"
+    assert found.others[0].advice.use == "st:poor"
+    rivals = {(r.probe, r.score): r.agreement for r in found.rivals}
+    assert rivals["retrieval", "scaled@2"] == pytest.approx(-1)
+    assert ("reader", "everything") not in rivals
+    assert not any("Ranked by" in line for line in found.warnings)
+
+
+def test_a_sum_is_resampled_by_prompt_over_its_wordings(tmp_path):
+    """A hard prompt is hard in both: the sum's interval is wider than by independent items."""
+    widths = {}
+    for units in (True, False):
+        paths = read_field(tmp_path / str(units), READ, units=units)
+        found = predict(paths, rule="reader-other-words")
+        first = found.order[0]
+        assert first.spec == "st:words"
+        assert first.value == pytest.approx(0.5 + 2 * 0.4, abs=0.1)
+        assert found.rule.metric == "reader everything + 2 x reader other-words"
+        assert first.n == (200 if units else 400)
+        widths[units] = first.high - first.low
+    deviation = 0.3 / np.sqrt(200)
+    assert widths[True] == pytest.approx(2 * 1.96 * 3 * deviation, rel=0.15)
+    assert widths[False] == pytest.approx(2 * 1.96 * np.sqrt(5) * deviation, rel=0.15)
+
+
+def test_without_the_reader_on_all_the_retrieval_rule_ranks_and_says_so(tmp_path):
+    paths = field(tmp_path, {"st:good": 0.8, "st:fair": 0.7})
+    found = predict(paths)
+    assert found.rule.name == "emf-retrieval"
+    assert found.warnings[0] == (
+        "Ranked by the rule emf-retrieval, not by reader: the reader probe was not run on any "
+        "encoder."
+    )
+    some = [*paths, write_reader(tmp_path, "st:good", 0.5, 0.2)]
+    found = predict(some)
+    assert found.rule.name == "emf-retrieval"
+    assert "not run on fair, constant, random, shuffle(st:good)." in found.warnings[0]
+    assert found.others == []
+    found = predict(some, rule="reader")
+    assert [row.spec for row in found.order] == ["st:good"]
+    assert found.warnings[0].startswith("Not ranked, since the reader probe was not run on them: f")
+    with pytest.raises(EncbenchError, match="nothing to rank by: no record of the probe reader"):
+        predict(paths, rule="reader")
+    with pytest.raises(UnknownNameError, match="emf-retrieval"):
+        predict(paths, rule="emf")
+
+
+def test_the_retrieval_rule_gives_the_golden_numbers(tmp_path):
+    """Scores and intervals of version 0.1.0, from the records that it wrote."""
+    golden = Path(__file__).parent / "golden" / "run-v1"
+    before = {row.spec: row for row in read_prediction(golden / "prediction.json").order}
+    found = predict(find_records(golden), rule="emf-retrieval")
+    assert found.rule.metric == "recall@2"
+    assert len(found.order) == 2
+    for row in found.order:
+        old = before[row.spec]
+        assert (row.value, row.low, row.high, row.n) == (old.value, old.low, old.high, old.n)
+
+
 def test_planted_order_is_found_with_its_intervals(tmp_path):
     paths = field(tmp_path, {"st:good": 0.8, "st:fair": 0.7, "st:poor": 0.5})
     found = predict(paths)
@@ -83,7 +189,7 @@ def test_planted_order_is_found_with_its_intervals(tmp_path):
     assert all(r.rank_low == r.rank == r.rank_high for r in found.order if not r.control)
     assert all(r.low < r.value < r.high for r in found.order)
     assert found.advice["use"] == "st:good"
-    assert found.advice["text"] == "Use good."
+    assert found.advice["text"] == "Use good. It is clearly better than the 2 other encoders."
     assert found.order[0].value == pytest.approx((0.8 - 0.2) / 0.7, abs=0.1)
 
 
@@ -96,8 +202,10 @@ def test_what_cannot_be_told_apart_is_said_with_the_cheapest(tmp_path):
     assert {first.spec, second.spec} == {"st:good", "st:small"}
     assert (first.rank_low, first.rank_high) == (1, 2)
     assert found.advice["cheapest"] == "st:small"
-    assert "not distinguishable from it" in found.advice["text"]
-    assert "cheapest of these: small" in found.advice["text"]
+    other = second.name
+    assert found.advice["text"] == (
+        f"Use {first.name}. Can't tell whether {other} is as good; the smallest of these is small."
+    )
 
 
 def test_differences_are_paired(tmp_path):
@@ -125,7 +233,7 @@ def test_a_control_never_wins(tmp_path):
 def test_nobody_above_chance_means_no_advice(tmp_path):
     found = predict(field(tmp_path, {"st:good": 0.2001, "st:fair": 0.2}, noise=0.3))
     assert found.advice["use"] is None
-    assert found.advice["text"].startswith("Use none on this evidence")
+    assert found.advice["text"].startswith("Use none of them on this evidence")
 
 
 def test_only_controls(tmp_path):

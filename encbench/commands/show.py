@@ -23,13 +23,14 @@ console = Console(soft_wrap=False)
 
 
 def ranking(prediction: Prediction) -> None:
-    """The order with intervals, then what to use."""
+    """How far the rule can be trusted, the order with intervals, then what to use."""
     metric = prediction.rule.metric
+    console.print(escape(prediction.rule.trust))
     table = Table(title=prediction.rule.text, title_justify="left", box=None)
     for name, side in (("rank", "right"), ("encoder", "left"), (metric, "right"), ("95 %", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     table.add_column("rank 95 %")
-    table.add_column("queries", justify="right")
+    table.add_column("items", justify="right")
     for row in prediction.order:
         table.add_row(
             "" if row.control else str(row.rank),
