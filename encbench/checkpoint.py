@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, device, nn
 
-from .errors import EncbenchError, ModelError
+from .errors import EncbenchError, ModelError, first_line
 from .files import read_json, replace_on_success, write_json
 from .schema import get_field, load_dataclass
 
@@ -104,7 +104,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(file, device=str(device("cpu")))
     except Exception as error:  # safetensors raises several kinds, and the file is to blame
-        raise ModelError(f"{file} is damaged ({_first_line(error)}); {ADVICE}") from error
+        raise ModelError(f"{file} is damaged ({first_line(error)}); {ADVICE}") from error
     return tensors
 
 
@@ -188,7 +188,7 @@ def _read_raw_state(path: Path) -> Any:
         if pickled:
             raise _not_a_checkpoint(pickled[0])
         raise ModelError(f"{path} holds no checkpoint ({STATE} is missing)")
-    raw = read_json(path / STATE, ModelError)
+    raw = read_json(path / STATE, lambda text: ModelError(f"{text}; {ADVICE}"))
     if get_field(raw, "schema", int, str(path / STATE), ModelError) > SCHEMA:
         raise ModelError(f"{path} was written by a newer version of encbench; update it")
     return raw
@@ -213,10 +213,6 @@ def _os_error(error: SafetensorError) -> OSError:
     text = str(error)
     code = errno.ENOSPC if "os error 28" in text or "No space left" in text else errno.EIO
     return OSError(code, text)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _sha256(path: Path) -> str:

@@ -11,13 +11,16 @@ import io
 import os
 import shlex
 import sys
+import tempfile
+import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from . import __version__, distributed
-from .errors import EncbenchError, UsageError, from_os_error
+from .errors import EncbenchError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
     "run", "probe", "rank", "confirm", "report", "train", "sample", "geneval", "zoo", "list",
@@ -108,7 +111,19 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("out of memory; use a smaller encoder or dtype=bfloat16", 1)
     except OSError as error:
         _fail(str(from_os_error(error, error.filename or "a file operation")), 1)
+    except Exception as error:  # ours: whatever a user can cause has a line of its own
+        _fail(f"internal error, please report it: {describe_error(error)}{_keep_traceback()}", 1)
     sys.exit(code or 0)
+
+
+def _keep_traceback() -> str:
+    """Write the traceback of the error being handled to a file; where it is, in words."""
+    with suppress(OSError):
+        handle, name = tempfile.mkstemp(".txt", "encbench-error-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(traceback.format_exc().encode("utf-8", "backslashreplace"))
+        return f" (traceback: {name})"
+    return f" (no traceback: {tempfile.gettempdir()} cannot be written)"
 
 
 def _fail(message: str, code: int) -> None:

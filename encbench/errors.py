@@ -89,8 +89,13 @@ def describe_error(error: BaseException) -> str:
         text = " ".join(text.split())
     else:
         kind = type(error).__name__
-        text = f"{kind}: {text.splitlines()[0][:300]}" if text else kind
+        text = f"{kind}: {first_line(error)}" if text else kind
     return text.encode("ascii" if not text.isprintable() else "utf-8", "backslashreplace").decode()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, or its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def from_os_error(error: OSError, doing: str) -> EncbenchError:

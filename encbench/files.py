@@ -5,15 +5,18 @@ Every reader takes the class of the error to raise, so that a message names what
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import socket
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -128,6 +131,33 @@ def write_gzip(path: Path, data: bytes) -> None:
     write_atomic(path, gzip.compress(data, mtime=0))
 
 
+# ----------------------------------------------------------------------------------- CSV
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def escape_formula(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula gets an apostrophe, which spreadsheets do
+    not show (OWASP, CSV injection); anything else stays."""
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def unescape_formula(value: Any) -> Any:
+    """The text that :func:`escape_formula` was given."""
+    escaped = isinstance(value, str) and value.startswith("'") and FORMULA.match(value)
+    return value[1:] if escaped else value
+
+
+def to_csv(head: Sequence[str], rows: Iterable[Sequence[Any]], line_end: str = "\r\n") -> str:
+    """Rows as CSV (RFC 4180), None as nothing, formulas escaped."""
+    lines = []
+    for row in (head, *rows):
+        line = io.StringIO()
+        csv.writer(line).writerow(map(escape_formula, row))  # with its own line end it quotes "\r"
+        lines.append(line.getvalue().removesuffix("\r\n") + line_end)
+    return "".join(lines)
+
+
 # ------------------------------------------------------------------------------- reading
 
 
@@ -169,8 +199,15 @@ def read_lines(path: Path, error: MakeError = RecordError) -> list[str]:
     return split_lines(read_text(path, error))
 
 
-def parse_json(text: str | bytes, where: str, error: MakeError = RecordError) -> Any:
+def parse_json(
+    text: str | bytes, where: str, error: MakeError = RecordError, *, strict: bool = True
+) -> Any:
     """JSON (UTF-8, or with the byte order mark of another UTF).
+
+    Args:
+        where: the file, and the line or key in it.
+        error: the class of error to raise.
+        strict: refuse NaN, infinity and repeated keys too.
 
     Raises:
         error: one line that begins with ``where``: syntax, NaN or infinity, a key twice in one
@@ -181,8 +218,8 @@ def parse_json(text: str | bytes, where: str, error: MakeError = RecordError) ->
             text = text.decode(json.detect_encoding(text))
         value = json.loads(
             text.removeprefix("\ufeff"),
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant if strict else None,
+            object_pairs_hook=_unique_keys if strict else None,
         )
         _check_depth(value)
         return value
@@ -204,7 +241,12 @@ def read_json(path: Path, error: MakeError = RecordError) -> Any:
         error: naming the file, if it is missing or not JSON.
     """
     data = read_bytes(path, error)
-    return parse_json(data, str(path), lambda text: error(f"{text}; remove it and run again"))
+    ours = error is RecordError  # what encbench wrote, it can write again
+    return parse_json(data, str(path), _damaged_record if ours else error)
+
+
+def _damaged_record(text: str) -> RecordError:
+    return RecordError(f"{text}; remove it and run again")
 
 
 def read_json_lines(path: Path, error: MakeError = RecordError) -> Iterator[tuple[str, Any]]:
@@ -216,17 +258,37 @@ def read_json_lines(path: Path, error: MakeError = RecordError) -> Iterator[tupl
             yield where, parse_json(line, where, error)
 
 
+def read_csv(path: Path, error: MakeError = RecordError) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns, and the rows by these names, of a .csv or .tsv; a cell that is missing
+    at the end of a row is None."""
+    content = io.StringIO(read_text(path, error), newline="")
+    rows = csv.DictReader(content, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        return [name or "" for name in rows.fieldnames or ()], list(rows)
+    except csv.Error as problem:
+        raise error(f"line {rows.line_num} of {path} is broken ({problem})") from problem
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read TOML, with or without a byte order mark.
 
     Raises:
         UsageError: naming the file, if it is missing or not TOML.
     """
+    return parse_toml(read_text(path, UsageError), str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """TOML.
+
+    Raises:
+        UsageError: one line that begins with ``where``.
+    """
     try:
-        return tomllib.loads(read_text(path, UsageError))
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
         reason = str(problem).partition(";")[0]
-        raise UsageError(f"{path} is not valid TOML: {reason}") from problem
+        raise UsageError(f"{where} is not valid TOML: {reason}") from problem
 
 
 def _refuse_constant(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -76,11 +77,22 @@ def open_image(image: ImageRecord) -> Image.Image:
         raise ImageError(f"cannot read the image {path}: {reason}") from error
 
 
+def count_pixels(path: Path) -> int:
+    """Width times height, as the file's header says; 0 where it cannot be read."""
+    with suppress(Exception), _open(path) as opened:  # decoders raise whatever they stumble over
+        return opened.width * opened.height
+    return 0
+
+
+def _open(file: Path | io.BytesIO) -> Image.Image:
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(_max_pixels(), Image.MAX_IMAGE_PIXELS)
+    return Image.open(file, formats=_readable())
+
+
 def _decode(file: Path | io.BytesIO, path: Path) -> Image.Image:
     limit = _max_pixels()
-    if Image.MAX_IMAGE_PIXELS is not None:
-        Image.MAX_IMAGE_PIXELS = max(limit, Image.MAX_IMAGE_PIXELS)
-    with Image.open(file, formats=_readable()) as opened:
+    with _open(file) as opened:
         if opened.width * opened.height > limit:
             raise ImageError(
                 f"{path} claims {opened.width} x {opened.height} pixels, more than {limit:,}: "

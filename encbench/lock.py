@@ -16,12 +16,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from .errors import FolderInUseError, from_os_error
-from .files import sweep_temporary
+from .errors import FolderInUseError, RecordError, from_os_error
+from .files import parse_json, sweep_temporary
+from .schema import load_dataclass
 
 BEAT = 20.0  # seconds between heartbeats
 STALE = 300.0  # seconds without a heartbeat after which a holder elsewhere counts as gone
@@ -135,9 +137,8 @@ def _refuse_if_held(path: Path, folder: Path, content: bytes, now: float) -> Non
     except FileNotFoundError:
         return  # released meanwhile, or it never was there
     who, alive = "another process", _is_alive(content)
-    with suppress(ValueError, TypeError, KeyError):  # damaged
-        holder = json.loads(content)
-        who = f"process {holder['process']} on {holder['host']}"
+    if holder := _holder(content):
+        who = f"process {holder.process} on {holder.host}"
     if alive:
         raise FolderInUseError(f"{folder} is being written by {who}; {ADVICE}")
     if alive is None and silence < STALE:
@@ -149,14 +150,29 @@ def _refuse_if_held(path: Path, folder: Path, content: bytes, now: float) -> Non
 
 def _is_alive(content: bytes) -> bool | None:
     """Whether the process that wrote a lock still runs; None if that cannot be told from here."""
-    with suppress(ValueError, TypeError, KeyError):  # damaged, or not yet written
-        holder = json.loads(content)
-        if holder["machine"] == _machine():
-            try:
-                started = psutil.Process(holder["process"]).create_time()
-                return bool(abs(started - holder["started"]) < 1)
-            except psutil.Error:  # no such process
-                return False
+    holder = _holder(content)
+    if holder is None or holder.machine != _machine():
+        return None
+    try:
+        return bool(abs(psutil.Process(holder.process).create_time() - holder.started) < 1)
+    except (psutil.Error, ValueError, OverflowError):  # no such process
+        return False
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Who wrote a lock: ``started`` tells processes apart that have the same number."""
+
+    machine: str
+    process: int
+    started: float
+    host: str = "an unnamed host"
+
+
+def _holder(content: bytes) -> _Holder | None:
+    """None if the lock is damaged, or not yet written."""
+    with suppress(RecordError):
+        return load_dataclass(_Holder, parse_json(content, "the lock"), "the lock")
     return None
 
 

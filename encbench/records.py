@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import subprocess
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,8 +22,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import RecordError
-from .files import OLD_NAMES, digest, read_json, with_current_names, write_gzip, write_json
+from .errors import RecordError, first_line
+from .files import (
+    OLD_NAMES,
+    digest,
+    escape_formula,
+    read_json,
+    unescape_formula,
+    with_current_names,
+    write_gzip,
+    write_json,
+)
 from .schema import load_dataclass
 from .types import NULLABLE, Cell, EncoderCard, Estimate, Keyed, ProbeSpec, Score
 
@@ -591,7 +601,7 @@ def write_record(path: Path, record: RunRecord, items: pd.DataFrame | None = Non
     if items is not None:
         name = path.stem + ".items.csv.gz"
         buffer = io.BytesIO()
-        items.to_csv(buffer, index=False, lineterminator="\n")
+        _map_texts(items, escape_formula).to_csv(buffer, index=False, lineterminator="\n")
         write_gzip(path.with_name(name), buffer.getvalue())
         record = dataclasses.replace(record, items=name)
     write_json(path, clean(asdict(record)))
@@ -616,12 +626,25 @@ def read_items(path: Path, record: RunRecord) -> pd.DataFrame:
 
     file = path.with_name(record.items)
     try:
-        items = pd.read_csv(file, dtype={"item": str}, float_precision="round_trip")
-    except (OSError, EOFError, ValueError) as error:
+        items = pd.read_csv(
+            file,
+            dtype={"item": str},
+            float_precision="round_trip",
+            keep_default_na=False,  # an item may be called NA
+            na_values=[""],
+        )
+        if "item" not in items:
+            raise ValueError("it has no column 'item'")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise RecordError(
-            f"cannot read {file} ({error}); remove {path.name} and run again"
+            f"cannot read {file} ({first_line(error)}); remove {path.name} and run again"
         ) from error
-    return items.rename(columns=OLD_NAMES)
+    return _map_texts(items, unescape_formula).rename(columns=OLD_NAMES)
+
+
+def _map_texts(items: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    texts = items.select_dtypes(["object", "string"])
+    return items.assign(**{str(name): texts[name].map(change) for name in texts})
 
 
 def find_records(folder: Path) -> list[Path]:

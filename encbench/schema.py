@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
-from .errors import RecordError
-from .files import MakeError, read_json
+from .errors import ModelError, RecordError
+from .files import MakeError, parse_json, read_bytes, read_json
 
 T = TypeVar("T")
 INT64 = range(-(2**63), 2**63)
@@ -62,6 +62,26 @@ def load_dataclass(cls: type[T], value: Any, where: str, error: MakeError = Reco
 def read_dataclass(cls: type[T], path: Path, error: MakeError = RecordError) -> T:
     """Read a JSON file into a dataclass; see :func:`load_dataclass`."""
     return load_dataclass(cls, read_json(path, error), str(path), error)
+
+
+def read_model_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A model's configuration as another library wrote it; ``Infinity`` and repeated keys, which
+    these libraries write and read, are taken as they take them.
+
+    Raises:
+        ModelError: naming the file, if it is missing or not a JSON object.
+    """
+    path = folder / name
+    if not path.exists():
+        raise ModelError(f"{folder} lacks {name}: is it a folder of a model?")
+    value = parse_json(read_bytes(path, ModelError), str(path), _damaged_model, strict=False)
+    if not isinstance(value, dict):
+        raise _damaged_model(f"{path} is not a JSON object")
+    return value
+
+
+def _damaged_model(text: str) -> ModelError:
+    return ModelError(f"{text}; download it again")
 
 
 @overload

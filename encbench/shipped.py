@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError, RecordError
+from .errors import ModelError
 from .files import read_json, with_current_names, write_json
+from .schema import get_field
 
 MANIFEST = "manifest.json"
 
@@ -36,13 +37,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ModelError: naming it, if it is missing or damaged.
     """
     path = folder / MANIFEST
-    try:
-        found = with_current_names(read_json(path))
-    except RecordError as error:
-        raise ModelError(f"{path} is missing or damaged; {_AGAIN}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-        raise ModelError(f"{path} is damaged; {_AGAIN}")
-    return found
+
+    def damaged(text: str) -> ModelError:
+        return ModelError(f"{text}; {_AGAIN}")
+
+    found = with_current_names(read_json(path, damaged))
+    kinds = {"files": dict[str, str], "about": dict[str, Any]}
+    return {key: get_field(found, key, kind, str(path), damaged) for key, kind in kinds.items()}
 
 
 def shipped(folder: Path) -> Path:

@@ -24,9 +24,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import distributed
-from .errors import StoreError, from_os_error
-from .files import digest, sweep_temporary, write_atomic, write_json
+from .errors import RecordError, StoreError, from_os_error
+from .files import digest, parse_json, sweep_temporary, write_atomic, write_json
 from .progress import bar, log
+from .schema import check_value
 
 
 class StoreEntry:
@@ -71,10 +72,11 @@ class StoreEntry:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata.get("sha256") == _checksum(tensors):
-                return tensors, json.loads(metadata["info"])
+                info = parse_json(metadata["info"], str(path))
+                return tensors, check_value(dict[str, Any], info, str(path))
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
-        except (SafetensorError, KeyError, ValueError):
+        except (SafetensorError, RecordError, KeyError, ValueError):
             pass
         log.warning("damaged shard %s: made again", path)
         return None

@@ -158,7 +158,7 @@ def _remove_stale(folder: Path, files: Iterable[str]) -> None:
     """Remove what an earlier report has and this one does not: it would contradict it. An
     earlier report's Markdown lists its figures; whatever else lies there is the user's."""
     earlier = folder / "report.md"
-    source = earlier.read_text("utf-8", "replace") if earlier.is_file() else ""
+    source = earlier.read_bytes().decode("utf-8", "replace") if earlier.is_file() else ""
     names = {f"figures/{name}.{end}" for name in re.findall(r"\(figures/([\w.-]+)\.png\)", source)
              for end in ("png", "svg")}  # fmt: skip
     for name in sorted({*names, "confirmation.csv", "confirmation.tex"} - set(files)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from encbench.files import to_csv
 from encbench.records import Lead, TrainedEncoder
 from encbench.types import Cell
 
@@ -20,7 +21,6 @@ from .tables import (
     score_cell,
     text_cell,
     two_digits,
-    write_csv,
 )
 
 
@@ -202,4 +202,4 @@ def confirmation_csv(c: Confirmation) -> str:
                     *map(shares.get, tasks),
                 )
             )  # fmt: skip
-    return write_csv(head, rows)
+    return to_csv(head, rows)

@@ -5,12 +5,11 @@ A table is built once; every format shows the same cells. HTML is the template's
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from encbench.files import to_csv
 from encbench.records import PairedDifference
 from encbench.types import ProbeSpec
 
@@ -303,21 +302,6 @@ def to_tex(table: Table, comment: str = "") -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe, which
-    spreadsheets do not show (OWASP, CSV injection)."""
-
-    def cell(value: Any) -> Any:
-        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        return f"'{value}" if formula else "" if value is None else value
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)  # RFC 4180: a field with a line end is quoted
-    writer.writerow(map(cell, head))
-    writer.writerows(map(cell, row) for row in rows)
-    return buffer.getvalue()
-
-
 def ranking_csv(run: Run) -> str:
     """The ranking with every digit that the prediction holds."""
     head = (
@@ -328,7 +312,7 @@ def ranking_csv(run: Run) -> str:
     for row in run.prediction.order:
         other = {"license": run.cost(row.spec).get("license"), "score": run.score_name}
         rows.append([other[name] if name in other else getattr(row, name) for name in head])
-    return write_csv(head, rows)
+    return to_csv(head, rows)
 
 
 def scores_csv(run: Run) -> str:
@@ -346,4 +330,4 @@ def scores_csv(run: Run) -> str:
         for record in run.records
         for name, entry in record.scores.items()
     ]  # fmt: skip
-    return write_csv(head, rows)
+    return to_csv(head, rows)

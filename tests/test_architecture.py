@@ -1,6 +1,7 @@
 """The shape of the project: imports point one way, nothing heavy at load, the wheel is whole."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -48,12 +49,12 @@ ALLOWED = {
     "encbench.doctor": ENGINE,
     "encbench.checkpoint": BASE | {"files", "schema"},
     "encbench.training": {"errors"},
-    "encbench.shipped": BASE | {"files"},
+    "encbench.shipped": BASE | {"files", "schema"},
     "encbench.distributed": BASE | {"progress", "device"},
     "encbench.device": {"errors"},
-    "encbench.lock": {"errors", "files"},
+    "encbench.lock": {"errors", "files", "schema"},
     "encbench.metrics": STORE
-    | {"data", "encoders", "vision", "intervals", "metrics", "shipped", "training"},
+    | {"data", "encoders", "vision", "intervals", "metrics", "shipped", "training", "checkpoint"},
     "encbench.flow": ENGINE
     | {"flow", "distributed", "shipped", "options", "presets", "checkpoint", "training"},
     "encbench.zoo": ENGINE | {"zoo", "shipped", "checkpoint", "training"},
@@ -120,6 +121,69 @@ def test_imports_point_one_way(path):
     assert here in ALLOWED, f"{here} is new: say in tests/test_architecture.py what it may import"
     refused = (targets & parts) - ALLOWED[here] - {here.split(".")[1]}
     assert not refused, f"{path} imports {refused}"
+
+
+PARSERS = {
+    "json.load", "json.loads", "tomllib.load", "tomllib.loads", "csv.reader", "csv.DictReader",
+    "csv.writer", "csv.DictWriter", "pickle.load", "pickle.loads", "marshal.loads", "yaml.load",
+    "yaml.safe_load", "torch.load", "numpy.load", "np.load",
+}  # fmt: skip
+METHODS = {"read_text", "splitlines", "readlines", "readline", "to_csv", "to_json"}
+EXCEPT = {
+    ("encbench/errors.py", "splitlines"): "the first line of a library's message, to be shown",
+    ("encbench/lock.py", "read_text"): "the kernel's own file in /proc",
+    ("encbench/metrics/geneval/gallery.py", "read_text"): "a template that is installed with us",
+    ("encbench/records.py", "to_csv"): "a table of pandas, whose texts are escaped before",
+    ("encbench/records.py", "read_csv"): "a table of pandas, every digit of its numbers",
+}
+
+
+def reads_and_writes(path: Path) -> set[str]:
+    """The calls in a module that parse text, cut it into lines, or open a file as text."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        last = name.rpartition(".")[2]
+        if name in PARSERS or (last in METHODS and "." in name) or name == "pd.read_csv":
+            found.add(last)
+        opens = last == "open" and name.split(".")[0] not in ("os", "Image", "source")
+        if opens and not re.search(r"'[rwax]?b'|'[rwax]\+?b'", ast.unparse(node)):
+            found.add("open")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_is_read_parsed_and_written_in_one_place(path):
+    """One parser for JSON, TOML and CSV, one rule for the ends of lines, one writer of CSV."""
+    name = path.relative_to(ROOT).as_posix()
+    if name != "encbench/files.py":
+        assert {call for call in reads_and_writes(path) if (name, call) not in EXCEPT} == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("json.loads(text)", "loads"),
+        ("json.load(file)", "load"),
+        ("text.splitlines()", "splitlines"),
+        ("open(name)", "open"),
+        ("path.open()", "open"),
+        ("path.open('w', encoding='utf-8')", "open"),
+        ("folder.joinpath('a').read_text('utf-8')", "read_text"),
+        ("csv.writer(file).writerow(row)", "writer"),
+        ("table.to_csv(path)", "to_csv"),
+        ("pd.read_csv(path)", "read_csv"),
+        ("torch.load(path)", "load"),
+    ],
+)
+def test_each_other_way_to_read_is_seen(tmp_path, line, call):
+    module = tmp_path / "module.py"
+    module.write_text(line)
+    assert reads_and_writes(module) == {call}
+    module.write_text("path.open('rb'); read_json(path); os.open(path, os.O_RDONLY)")
+    assert reads_and_writes(module) == set()
 
 
 def test_folders_at_the_top_import_as_encbench_only(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: help, several values, TOML, one line for each mistake."""
 
 import errno
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -175,6 +176,30 @@ def test_what_ends_a_command_is_one_line_and_never_a_success(
     monkeypatch.setattr(doctor, "examine", examine)
     assert run("doctor").code == code
     assert said in fails("doctor")
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyError("x"), RuntimeError("two\nlines"), AssertionError(), RecursionError("deep")]
+)
+def test_a_bug_of_ours_is_one_line_and_its_traceback_is_kept(
+    monkeypatch, tmp_path, run, fails, raised
+):
+    from encbench import doctor
+
+    def examine() -> None:
+        raise raised
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run("doctor").code == 1
+    line = fails("doctor")
+    assert line.startswith("encbench: internal error, please report it: ")
+    assert type(raised).__name__ in line
+    path = Path(line.partition("(traceback: ")[2].rstrip(")"))
+    assert path.parent == tmp_path
+    assert "in examine" in path.read_text()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert "cannot be written" in fails("doctor")
 
 
 @pytest.mark.parametrize("argument", ["st:/models/\udcff", "\udce9t\udce9", "a\ud800b"])

@@ -16,6 +16,7 @@ from encbench.files import (
     IDLE,
     TEMPORARY,
     read_bytes,
+    read_csv,
     read_json,
     read_json_lines,
     read_lines,
@@ -23,6 +24,8 @@ from encbench.files import (
     replace_on_success,
     split_lines,
     sweep_temporary,
+    to_csv,
+    unescape_formula,
     write_atomic,
     write_json,
     write_text,
@@ -166,3 +169,39 @@ def test_leftovers_of_other_machines_are_swept_once_nobody_writes_them(tmp_path,
     sweep_temporary(tmp_path)
     assert path.exists() == stays
     assert len(list(tmp_path.iterdir())) == 2 + stays
+
+
+TEXTS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@sum(a)",
+    "\ttab",
+    "\rreturn",
+    "'=1",
+    "''-",
+    "'plain",
+    "a=b",
+    "",
+    " =",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_formulas_in_csv_stay_text_and_are_read_back(tmp_path, text):
+    """A spreadsheet runs a cell that begins with one of =, +, -, @, tab and return."""
+    path = tmp_path / "x.csv"
+    write_text(path, to_csv([text, "number"], [[text, -1.5], [None, 2]]))
+    head, rows = read_csv(path)
+    assert not {cell[:1] for cell in (head[0], rows[0][head[0]])} & set("=+-@\t\r")
+    assert [unescape_formula(rows[0][head[0]]), rows[0]["number"]] == [text, "-1.5"]
+    assert list(rows[1].values()) == ["", "2"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "a\u2028b", "a\x85b", "é"]
+)
+def test_csv_of_any_text_is_read_back(tmp_path, text, end):
+    write_text(tmp_path / "x.csv", to_csv(["a"], [[text], ["next"]], end))
+    assert read_csv(tmp_path / "x.csv") == (["a"], [{"a": text}, {"a": "next"}])

@@ -1,9 +1,7 @@
 """What a report shows of things it does not know: a third party's probe, with or without a figure
 of its own; and what must not travel with it: absolute folders and formulas."""
 
-import csv
 import dataclasses
-import io
 import json
 import random
 import subprocess
@@ -126,13 +124,6 @@ def test_old_records_are_shown_as_their_probe_says_today(run):
     )
     probes = dataclasses.replace(loaded, records=newer).probes
     assert probes["retrieval"].display == ProbeDisplay()
-
-
-@pytest.mark.parametrize("text_value", ["=1+1", "+1", "-1", "@sum(a)", "\ttab", "\rreturn"])
-def test_a_formula_in_a_csv_stays_text(text_value):
-    written = tables.write_csv(["a", "b"], [[text_value, -1.5]])
-    (_, row) = csv.reader(io.StringIO(written, newline=""))
-    assert row == [f"'{text_value}", "-1.5"]
 
 
 def test_local_encoders_are_named_by_folder_and_content():

@@ -7,11 +7,9 @@ beside the table in ``recipes/HASH.json``.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +17,12 @@ import numpy as np
 
 from ..encoders import EncoderSpec
 from ..errors import EncbenchError, UsageError
-from ..files import digest, read_json, read_text, write_json, write_text
+from ..files import digest, read_csv, to_csv, unescape_formula, write_json, write_text
 from ..flow.config import FREE
 from ..flow.derivative import STEPS
 from ..metrics.tables import average_values
 from ..records import ConfirmPlan, Verdict, clean
-from ..schema import check_value, read_dataclass
+from ..schema import read_dataclass
 from ..types import Cell
 from .experiment import RESULT, ScoredTraining
 from .plan import PLAN, prompt_groups, read_plan, shape_of
@@ -174,13 +172,15 @@ def rows_of_run(folder: Path, name: str) -> list[Outcome]:
     rows = []
     for path in sorted((folder / "confirm" / "models").glob(f"*/{RESULT}")):
         result = read_dataclass(ScoredTraining, path)
-        config = read_json(path.with_name("config.json"))
-        entry = entries[check_value(str, config["encoder"], str(path), BankError)]
+        trained = read_dataclass(_Trained, path.with_name("config.json"), BankError)
+        if trained.encoder not in entries:
+            raise BankError(f"{path} is of {trained.encoder}, which {folder} did not plan")
+        entry = entries[trained.encoder]
         for cell, right in result.right.items():
             prompts = groups[cell.group].prompts
             score = average_values(np.array(right, float), prompts, specs[cell.metric])
             source = Source(name, "", "")
-            rows.append(_row(plan, entry, config["seed"], cell, score, len(prompts), source))
+            rows.append(_row(plan, entry, trained.seed, cell, score, len(prompts), source))
     return rows
 
 
@@ -216,12 +216,12 @@ def read_bank(path: Path) -> list[Outcome]:
         BankError: one line that names file, line and column, for a value of the wrong type, a
             score that is no number, or two rows of one measurement.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, BankError)))
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    columns, lines = read_csv(path, BankError)
+    missing = set(COLUMNS) - set(columns)
     if missing:
         raise BankError(f"{path} has no column {', '.join(sorted(missing))}; it is no bank")
     rows, seen = [], dict[tuple[object, ...], int]()
-    for line, values in enumerate(reader, 2):
+    for line, values in enumerate(lines, 2):
         row = _parse(values, f"{path}, line {line}")
         if row.key in seen:
             raise BankError(
@@ -231,6 +231,14 @@ def read_bank(path: Path) -> list[Outcome]:
         seen[row.key] = line
         rows.append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the bank needs of a training's ``config.json``."""
+
+    encoder: str
+    seed: int
 
 
 def _parse(values: dict[str, str], where: str) -> Outcome:
@@ -248,7 +256,7 @@ def _parse(values: dict[str, str], where: str) -> Outcome:
             elif kinds[name] == "float":
                 made[name] = float(text)
             else:
-                made[name] = text
+                made[name] = unescape_formula(text)
         except (KeyError, ValueError) as error:
             raise BankError(f"{where}: {name} cannot be {text!a}") from error
         if kinds[name] == "float" and not math.isfinite(made[name]):
@@ -283,16 +291,9 @@ def add_to_bank(path: Path, rows: Sequence[Outcome], plan: ConfirmPlan) -> int:
             )
     write_json(path.parent / RECIPES / f"{recipe_hash(plan)}.json", recipe_of(plan))
     if new:
-        write_text(path, _csv([*there, *new]))
+        cells = [[getattr(row, name) for name in COLUMNS] for row in (*there, *new)]
+        write_text(path, to_csv(COLUMNS, cells, line_end="\n"))
     return len(new)
-
-
-def _csv(rows: Sequence[Outcome]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return buffer.getvalue()
 
 
 def bank_verdict(path: Path, verdict: Verdict, name: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..device import DEVICE_HELP
 from ..errors import UsageError
+from ..files import parse_toml
 from ..options import check_options, option
 
 
@@ -96,8 +96,8 @@ def parse_settings(given: Mapping[str, Any] | list[str]) -> Mapping[str, Any]:
         if not equals or not key:
             raise UsageError(f"--set {pair} is not KEY=VALUE")
         try:
-            value = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
+            value = parse_toml(f"x = {text}", f"--set {key}")["x"]
+        except UsageError:
             value = text
         settings[key.strip().replace("-", "_")] = value
     return settings

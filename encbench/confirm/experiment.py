@@ -18,11 +18,11 @@ from torch import nn
 from ..data.geneval import GenevalPrompt
 from ..device import choose_device
 from ..errors import EncbenchError, RecordError, StoreError, describe_error
-from ..files import digest, read_json, write_atomic, write_json
+from ..files import digest, parse_json, read_json, read_json_lines, write_atomic, write_json
 from ..flow.data import ImageSet, load_training_images
 from ..flow.features import Bank, PromptEncoder, PromptFeatures
 from ..flow.grids import draw_grid
-from ..flow.meters import LOG
+from ..flow.meters import BINS, LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
 from ..metrics import load_metric
@@ -31,7 +31,7 @@ from ..metrics.geneval.metric import GenevalMetric, build_geneval
 from ..metrics.tables import average_values
 from ..progress import log
 from ..records import ConfirmPlan, CurvePoint, Failure, GapPoint, PlannedTraining, clean
-from ..schema import check_value, read_dataclass
+from ..schema import check_value, get_field, read_dataclass
 from ..types import Cell, Metric
 from .plan import CURVE, main_group, prompt_groups, train_config
 from .scoring import PromptGroup, score_network
@@ -197,6 +197,9 @@ def _run(task: TrainingTask) -> ScoredTraining:
     return result
 
 
+_GAPS: Any = tuple[(float | None,) * BINS]  # as a line of the log holds them
+
+
 def gap(path: Path) -> list[GapPoint]:
     """|u - v| / |v| by the middle of each tenth of t, over the last quarter of what was logged
     after the switch.
@@ -204,15 +207,18 @@ def gap(path: Path) -> list[GapPoint]:
     Raises:
         StoreError: if the log cannot be read.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}; remove its folder and run again") from error
-    rows = [row for row in rows if row.get("stage") not in (None, "flow-matching")]
-    rows = rows[-max(1, len(rows) // 4) :] if rows else []
+
+    def damaged(text: str) -> StoreError:
+        return StoreError(f"{text}; remove its folder and run again")
+
+    rows: list[Sequence[float | None]] = []
+    for where, row in read_json_lines(path, damaged):
+        if get_field(row, "stage", str, where, damaged, "flow-matching") != "flow-matching":
+            rows.append(get_field(row, "gap_by_t", _GAPS, where, damaged))
+    rows = rows[-max(1, len(rows) // 4) :]
     found = []
-    for place in range(10):
-        values = [row["gap_by_t"][place] for row in rows if row["gap_by_t"][place] is not None]
+    for place in range(BINS):
+        values = [value for row in rows if (value := row[place]) is not None]
         if values:
             found.append(GapPoint((place + 0.5) / 10, float(np.mean(values))))
     return found
@@ -281,7 +287,8 @@ def _data(train_values: str, seed: int) -> ImageSet:
     """The images, the same for every encoder and seed, and read once."""
     from ..flow.config import training_config
 
-    return load_training_images(training_config({**json.loads(train_values), "seed": seed}))
+    values = parse_json(train_values, "the settings of training")
+    return load_training_images(training_config({**values, "seed": seed}))
 
 
 @lru_cache(maxsize=1)

@@ -139,7 +139,7 @@ def _read(path: Path, keys: Sequence[str], entry_keys: Sequence[str]) -> Any:
     """
     from pycocotools.coco import COCO
 
-    content = read_json(path, lambda text: DataError(f"{text}, or {FETCH}"))
+    content = read_json(path, lambda text: DataError(f"{text}; get it again: {FETCH}"))
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         has = _keys(content) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise DataError(f"{path} is no COCO file: it needs {', '.join(keys)} and has {has}")

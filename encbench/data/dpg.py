@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import digest, read_json_lines, read_text, split_lines
+from ..files import digest, read_csv, read_json_lines, read_text, split_lines
 from ..listing import list_files
 from ..schema import check_text, describe_value
 from ..types import Prompt, PromptSet
@@ -115,25 +113,19 @@ def _from_lines(file: Path) -> Iterator[Prompt]:
 
 
 def _from_table(file: Path) -> Iterator[Prompt]:
-    content = io.StringIO(read_text(file, DataError), newline="")
-    reader = csv.DictReader(content, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    columns, rows = read_csv(file, DataError)
     texts: dict[str, str] = {}
-    try:
-        names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        identity = next((names[key] for key in IDS if key in names), None)
-        column = next((names[key] for key in TEXTS if key in names), None)
-        if column is None:
-            has = ", ".join(map(ascii, list(names)[:12])) or "nothing"
-            raise DataError(f"{file} has no column '{TEXTS[0]}' or '{TEXTS[1]}' (it has {has})")
-        for number, row in enumerate(reader, 1):
-            where = f"row {number} of {file}"
-            prompt = _prompt(number if identity is None else row[identity], row[column], where)
-            if texts.setdefault(prompt.prompt_id, prompt.text) != prompt.text:
-                raise DataError(
-                    f"{where}: the id {prompt.prompt_id!r} stands for another text above"
-                )
-    except csv.Error as error:
-        raise DataError(f"line {reader.line_num} of {file} is broken ({error})") from error
+    names = {name.strip().lower(): name for name in columns}
+    identity = next((names[key] for key in IDS if key in names), None)
+    column = next((names[key] for key in TEXTS if key in names), None)
+    if column is None:
+        has = ", ".join(map(ascii, list(names)[:12])) or "nothing"
+        raise DataError(f"{file} has no column '{TEXTS[0]}' or '{TEXTS[1]}' (it has {has})")
+    for number, row in enumerate(rows, 1):
+        where = f"row {number} of {file}"
+        prompt = _prompt(number if identity is None else row[identity], row[column], where)
+        if texts.setdefault(prompt.prompt_id, prompt.text) != prompt.text:
+            raise DataError(f"{where}: the id {prompt.prompt_id!r} stands for another text above")
     yield from (Prompt(key, text) for key, text in texts.items())
 
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ..errors import DownloadError, EncbenchError, ModelError, StoreError, from_os_error
-from ..files import read_json, write_json
+from ..errors import DownloadError, EncbenchError, ModelError, StoreError, first_line, from_os_error
+from ..files import read_json, read_text, write_json
 from ..progress import log
+from ..schema import check_value, get_field, read_model_config
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 SAFETENSORS = "*.safetensors"
@@ -136,10 +136,11 @@ def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownlo
         folder: Path | None = Path(repo).expanduser()
         if not (folder and folder.is_dir()):
             home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-            revision = _locked(repo, revision).get("revision") or revision
+            revision = _locked(repo, revision).revision or revision
             if not _COMMIT.fullmatch(revision or ""):
                 reference = home / "refs" / (revision or "main")
-                revision = reference.read_text().strip() if reference.is_file() else revision
+                if reference.is_file():
+                    revision = read_text(reference, ModelError).strip()
             folder = home / "snapshots" / revision if revision else None
         files = _select(folder, ["*"], ()) if folder and folder.is_dir() else {}
         cached = any(_matches(name, [SAFETENSORS, *PICKLES]) for name in files)
@@ -242,8 +243,8 @@ class WantedFiles:
 def describe_adapter(folder: Path) -> str:
     """What a folder with a LoRA adapter is and how it can be used, for an error."""
     try:
-        base = read_json(folder / ADAPTER)["base_model_name_or_path"]
-    except (EncbenchError, KeyError, TypeError):
+        base = read_model_config(folder, ADAPTER)["base_model_name_or_path"]
+    except (EncbenchError, KeyError):
         base = "another model"
     return (
         f"a LoRA adapter of {base}, no whole model: merge it into that model (peft: "
@@ -262,14 +263,23 @@ def shards_of(files: Mapping[str, Path]) -> list[str]:
         whole = name.removesuffix(".index.json")
         if whole == name or whole in files or not _matches(whole, [SAFETENSORS, *PICKLES]):
             continue
-        try:
-            parts = set(read_json(path)["weight_map"].values())
-            if not all(re.fullmatch(r"[^/\\]+", part) for part in parts):
-                raise ValueError("a part is no file name")
-        except (EncbenchError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path} is damaged ({error}); download it again") from error
+        parts = set(read_weight_map(path).values())
         found |= {f"{_home(name)}/{part}".lstrip("/") for part in parts}
     return sorted(found)
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """The file that holds each tensor, by an index of sharded weights.
+
+    Raises:
+        ModelError: if it is damaged, or names files elsewhere.
+    """
+    index = read_model_config(path.parent, path.name)
+    parts: dict[str, str] = get_field(index, "weight_map", dict[str, str], str(path), ModelError)
+    strange = [part for part in parts.values() if not re.fullmatch(r"[^/\\]+", part)]
+    if strange:
+        raise ModelError(f"{path}: {strange[0]!a} is no file name; download it again")
+    return parts
 
 
 def _license(folder: Path) -> str:
@@ -302,21 +312,21 @@ def digest_each(files: Mapping[str, Path]) -> dict[str, str]:
     """
     memory_file = cache_dir() / "file-hashes.json"
     memory = _memory(memory_file)
-    fresh: dict[str, list[Any]] = {}
+    fresh: dict[str, tuple[int, int, str]] = {}
     found = {}
     for name, path in files.items():
         try:
             real = path.resolve()
             stat = real.stat()
             known = memory.get(str(real))
-            if isinstance(known, list) and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+            if known and known[:2] == (stat.st_size, stat.st_mtime_ns):
                 found[name] = known[2]
                 continue
             with real.open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
-        fresh[str(real)] = [stat.st_size, stat.st_mtime_ns, found[name]]
+        fresh[str(real)] = (stat.st_size, stat.st_mtime_ns, found[name])
     if fresh:
         try:
             write_json(memory_file, _memory(memory_file) | fresh)
@@ -325,12 +335,11 @@ def digest_each(files: Mapping[str, Path]) -> dict[str, str]:
     return found
 
 
-def _memory(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _memory(path: Path) -> dict[str, tuple[int, int, str]]:
+    """Size, time of the last change and hash of files; nothing if it is missing or damaged."""
+    with suppress(EncbenchError):
+        return dict(check_value(dict[str, tuple[int, int, str]], read_json(path), str(path)))
+    return {}
 
 
 def _combined(hashes: Mapping[str, str]) -> str:
@@ -345,7 +354,7 @@ def _combined(hashes: Mapping[str, str]) -> str:
 def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) -> ResolvedModel:
     locked = _locked(repo, revision)
     allow = [*wanted.patterns, CARD]
-    folder = _fetch(repo, locked.get("revision") or revision, allow, PICKLES)
+    folder = _fetch(repo, locked.revision or revision, allow, PICKLES)
     commit = folder.name
     files = _select(folder, wanted.patterns, PICKLES)
     safe = {_home(name) for name in files if _matches(name, [SAFETENSORS])}
@@ -359,10 +368,10 @@ def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) ->
         folder = _fetch(repo, commit, [*allow, *parts], () if wanted.pickle else PICKLES)
     files = wanted.choose(folder, listing, repo)
     hashes = digest_each(files)
-    _verify(repo, files, hashes, locked.get("files", {}))
-    if locked.get("revision") != commit or not hashes.items() <= locked.get("files", {}).items():
-        kept = locked.get("files", {}) if locked.get("revision") == commit else {}
-        _lock(repo, revision, {"revision": commit, "files": {**kept, **hashes}})
+    _verify(repo, files, hashes, locked.files)
+    if locked.revision != commit or not hashes.items() <= locked.files.items():
+        kept = locked.files if locked.revision == commit else {}
+        _lock(repo, revision, _Locked(commit, {**kept, **hashes}))
     return ResolvedModel(folder, commit, _license(folder))
 
 
@@ -422,24 +431,36 @@ def lock_file() -> Path:
     return cache_dir() / "hub-lock.json"
 
 
-def _locked(repo: str, revision: str | None) -> dict[str, Any]:
-    """What the lock file says of a repository at a revision: {revision, files: name -> sha256}."""
+@dataclass(frozen=True)
+class _Locked:
+    """What the lock file says of a repository: its commit, and the sha256 of files by name."""
+
+    revision: str
+    files: Mapping[str, str]
+
+
+def _read_lock() -> dict[str, _Locked]:
     path = lock_file()
     if not path.exists():
         return {}
-    try:
-        entry = read_json(path).get(_lock_key(repo, revision), {})
-        return {"revision": str(entry["revision"]), "files": dict(entry["files"])} if entry else {}
-    except (EncbenchError, AttributeError, KeyError, TypeError, ValueError):
-        raise ModelError(
-            f"the lock file {path} is damaged; repair it, or remove it to resolve revisions anew"
-        ) from None
+
+    def damaged(text: str) -> ModelError:
+        return ModelError(
+            f"the lock file is damaged ({text}); repair it, or remove it to resolve revisions anew"
+        )
+
+    held = read_json(path, damaged)
+    entries: dict[str, _Locked] = check_value(dict[str, _Locked], held, str(path), damaged)
+    return entries
 
 
-def _lock(repo: str, revision: str | None, entry: dict[str, Any]) -> None:
-    path = lock_file()
-    held = read_json(path) if path.exists() else {}
-    write_json(path, dict(sorted({**held, _lock_key(repo, revision): entry}.items())))
+def _locked(repo: str, revision: str | None) -> _Locked:
+    return _read_lock().get(_lock_key(repo, revision), _Locked("", {}))
+
+
+def _lock(repo: str, revision: str | None, entry: _Locked) -> None:
+    held = {**_read_lock(), _lock_key(repo, revision): entry}
+    write_json(lock_file(), {key: asdict(held[key]) for key in sorted(held)})
 
 
 def _lock_key(repo: str, revision: str | None) -> str:
@@ -481,8 +502,7 @@ def _translated(error: Exception, repo: str, revision: str | None) -> EncbenchEr
         return from_os_error(error, f"downloading {repo} to {constants.HF_HUB_CACHE}")
     if "onsistency check" in str(error):
         return DownloadError(f"checksum mismatch: {hub} sent a damaged file of {repo}; run again")
-    reason = str(cause or error).strip().splitlines()
     return DownloadError(
-        f"{hub} cannot be reached for {repo} ({reason[0] if reason else type(error).__name__}): "
+        f"{hub} cannot be reached for {repo} ({first_line(cause or error)}): "
         f"check the network, set HF_HUB_OFFLINE=1 to use only what is in the cache, {instead}"
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
@@ -35,7 +36,6 @@ from .hf import (
     model_folder,
     parts_of,
     quiet,
-    read_model_config,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .recipes import IMAGE_TOKENS, PromptRecipe, option_of, prompt_recipe

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError
+from ..schema import read_model_config
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .guard import one_line_errors
@@ -29,7 +30,6 @@ from .hf import (
     model_folder,
     parts_of,
     patterns_of,
-    read_model_config,
     readable_errors,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from ..types import TextFeatures
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .decoder_weights import load_from_tensors, stored_weights, text_weights
@@ -27,7 +28,6 @@ from .hf import (
     freeze,
     load_transformers,
     patterns_of,
-    read_model_config,
     readable_errors,
     refuse_remote_code,
 )

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.hub import read_weight_map
 from ..errors import ModelError
-from ..files import read_json
 from .hf import quiet, readable_errors, refuse_adapter, spread_arguments
 from .spec import EncoderSpec
 
@@ -52,8 +52,8 @@ def stored_weights(spec: EncoderSpec, folder: Path) -> dict[str, StoredTensor]:
     with readable_errors(spec, folder, "weights"):
         single = folder / "model.safetensors"
         if (folder / INDEX).is_file() and not single.is_file():
-            shards = read_json(folder / INDEX)["weight_map"]
-            return {n: StoredTensor(folder / Path(s).name, n) for n, s in shards.items()}
+            shards = read_weight_map(folder / INDEX)
+            return {n: StoredTensor(folder / s, n) for n, s in shards.items()}
         files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{folder} has only pickled weights; this adapter reads safetensors")

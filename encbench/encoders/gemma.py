@@ -6,9 +6,10 @@ import torch
 
 from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of, read_model_config
+from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of
 from .hub_tokenizer import load_tokenizer
 from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec

@@ -8,7 +8,6 @@ Models are only ever loaded from a local folder, from safetensors unless the spe
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import shutil
@@ -23,6 +22,8 @@ import torch
 from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter
 from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
+from ..files import read_json, split_lines
+from ..schema import check_value, read_model_config
 from ..types import EncoderCard
 from .spec import EncoderSpec
 
@@ -105,24 +106,6 @@ def model_folder(resolved: ResolvedModel) -> Path:
     return resolved.path
 
 
-def read_model_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A model's config file.
-
-    Raises:
-        ModelError: naming the file, if it is missing or not a JSON object.
-    """
-    path = folder / name
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{folder} lacks {name}: is it a folder of a model?") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object; download it again")
-    return value
-
-
 def refuse_remote_code(spec: EncoderSpec, what: str) -> None:
     """Stop at a model that brings its own code, unless the spec allows it.
 
@@ -145,16 +128,16 @@ def device_map_of(spec: EncoderSpec) -> str | dict[str, Any] | None:
     chosen = spec.get("device_map")
     if chosen is None or chosen in SPREADS:
         return chosen
-    try:
-        found = json.loads(Path(chosen).expanduser().read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(
+
+    def refuse(text: str) -> UsageError:
+        return UsageError(
             f"device_map={chosen} of '{spec}': write {', '.join(SPREADS)}, or the path of a JSON "
-            f"file of module names and devices ({_one_line(error)})"
-        ) from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{chosen} is not a JSON object of module names and devices")
-    return found
+            f"file of module names and devices ({text})"
+        )
+
+    found = read_json(Path(chosen).expanduser(), refuse)
+    places: dict[str, Any] = check_value(dict[str, str | int], found, chosen, refuse)
+    return places
 
 
 def spread_arguments(spec: EncoderSpec) -> dict[str, Any]:
@@ -258,7 +241,7 @@ def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in split_lines(str(error)) if line.strip()]
     said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     return said[:300] or type(error).__name__
 

@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, first_line
+from ..schema import read_model_config
 from .batching import Tokenized
-from .hf import read_model_config, readable_errors, refuse_remote_code
+from .hf import readable_errors, refuse_remote_code
 from .lengths import require_rows
 from .spec import EncoderSpec
 
@@ -174,8 +175,9 @@ def text_around(
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
     except Exception as error:  # a template is somebody's program
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"its chat template refuses this recipe's messages ({reason})") from error
+        raise ModelError(
+            f"its chat template refuses this recipe's messages ({first_line(error)})"
+        ) from error
     if text.count(MARK) != 1:
         raise ModelError("its chat template does not hold the prompt once; use recipe=plain")
     head, _, tail = text.partition(MARK)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.hub import resolve_model
 from ..errors import ModelError, UnknownNameError, UsageError
+from ..schema import read_model_config
 from .batching import Hidden, Tokenized
 from .hf import (
     TOKENIZER_FILES,
@@ -21,7 +22,6 @@ from .hf import (
     dtype_of,
     model_folder,
     quiet,
-    read_model_config,
     readable_errors,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
@@ -31,7 +32,6 @@ from .hf import (
     load_transformers,
     model_folder,
     patterns_of,
-    read_model_config,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .lengths import choose_length, embedding_rows, positions_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..data.hub import ResolvedModel, resolve_model
-from ..errors import EncbenchError, ModelError, UsageError
+from ..errors import ModelError, UsageError
 from ..files import read_json
+from ..schema import check_value, read_model_config
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
@@ -22,7 +23,6 @@ from .hf import (
     dtype_of,
     model_folder,
     quiet,
-    read_model_config,
     readable_errors,
     refuse_adapter,
     refuse_remote_code,
@@ -138,6 +138,14 @@ class StaticEncoder(BatchedEncoder):
         return Hidden(tokens, features["sentence_embedding"])
 
 
+@dataclass(frozen=True)
+class _Module:
+    """A line of modules.json: a class by its import name, and its subfolder."""
+
+    type: str
+    path: str
+
+
 def _modules(spec: EncoderSpec, folder: Path) -> list[tuple[str, str]]:
     """Class and subfolder of each module; a folder without a list of them is one transformer.
 
@@ -147,10 +155,8 @@ def _modules(spec: EncoderSpec, folder: Path) -> list[tuple[str, str]]:
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", "")]
-    try:
-        listed = [(str(m["type"]), str(m["path"])) for m in read_json(path)]
-    except (EncbenchError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged; download it again") from error
+    modules = check_value(list[_Module], read_json(path, ModelError), str(path), ModelError)
+    listed = [(module.type, module.path) for module in modules]
     if not listed:
         raise ModelError(f"{path} lists no modules; download it again")
     for kind, part in listed:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from . import EncoderFamily
 from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
 from .hf import (
@@ -23,7 +24,6 @@ from .hf import (
     model_folder,
     parts_of,
     patterns_of,
-    read_model_config,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .lengths import DEFAULT_LENGTH, choose_length, embedding_rows

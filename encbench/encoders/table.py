@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .. import registry
 from ..errors import EncbenchError, UsageError
-from ..files import write_atomic
+from ..files import read_text, write_atomic
 from . import EncoderFamily, EncoderSpec
 
 BEGIN, END = "<!-- encoders: begin -->", "<!-- encoders: end -->"
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     path = Path(given[0])
     try:
-        write_atomic(path, filled(path.read_text("utf-8")).encode())
+        write_atomic(path, filled(read_text(path)).encode())
     except (EncbenchError, OSError) as error:
         print(f"encbench: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.hub import resolve_model
-from ..errors import DownloadError, MissingLibraryError, ModelError, UsageError
+from ..errors import DownloadError, MissingLibraryError, ModelError, UsageError, first_line
+from ..schema import read_model_config
 
 WEIGHTS = {"lpips": 0.4, "convnext": 0.1}
 """pMF's weights."""
@@ -152,17 +152,13 @@ def _convnext(folder: Path) -> nn.Module:
     from timm.data import resolve_data_config
     from timm.models import load_checkpoint
 
-    try:
-        said = json.loads((folder / "config.json").read_bytes()).get("architecture", "nothing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder} lacks a readable config.json of timm") from error
-    if "convnext" not in str(said):
+    said = str(read_model_config(folder).get("architecture", "nothing"))
+    if "convnext" not in said:
         raise ModelError(f"{folder} holds no ConvNeXt of timm (its config.json says: {said})")
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=False)
         load_checkpoint(network, str(folder / "model.safetensors"), strict=True)
     except Exception as error:  # whatever timm finds wrong, the folder is to blame
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"timm cannot load {folder}: {reason[:300]}") from error
+        raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
     settings = resolve_data_config(model=network)
     return _Features(network, settings["mean"], settings["std"])

@@ -5,7 +5,6 @@ pretrained by flow matching, that also hears of the interval [r, t] (EMF, sectio
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..data.hub import resolve_model
-from ..errors import MissingLibraryError, ModelError, UsageError
+from ..errors import MissingLibraryError, ModelError, UsageError, first_line
+from ..schema import read_model_config
 from .connector import Connector
 from .meanflow import Condition
 
@@ -207,10 +207,7 @@ def load_diffusers_part(model: Any, folder: Path, name: str, dtype: Any = torch.
             weights do not fit its configuration.
     """
     home = folder / name if (folder / name / "config.json").is_file() else folder
-    try:
-        said = json.loads((home / "config.json").read_bytes()).get("_class_name", "nothing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{home} lacks a readable config.json of diffusers") from error
+    said = read_model_config(home).get("_class_name", "nothing")
     if said != model.__name__:
         raise ModelError(f"{home} holds no {model.__name__} (its config.json says: {said})")
     if not list(home.glob("*.safetensors")):
@@ -225,8 +222,7 @@ def load_diffusers_part(model: Any, folder: Path, name: str, dtype: Any = torch.
             output_loading_info=True,
         )
     except Exception as error:  # whatever diffusers finds wrong, the folder is to blame
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"diffusers cannot load {home}: {first[:300]}") from error
+        raise ModelError(f"diffusers cannot load {home}: {first_line(error)}") from error
     wrong = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
     if wrong:
         raise ModelError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..data.hub import resolve_model
 from ..errors import ModelError, UsageError
 from ..files import digest
+from ..schema import read_model_config
 from ..store import Store, StoreEntry
 from .sana import diffusers, load_diffusers_part
 
@@ -185,10 +185,7 @@ def _check_side(images: Tensor, side: int) -> None:
 
 def _class_name(folder: Path) -> str:
     home = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-    try:
-        name = str(json.loads((home / "config.json").read_bytes()).get("_class_name"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{home} lacks a readable config.json of diffusers") from error
+    name = str(read_model_config(home).get("_class_name"))
     if name not in CLASSES:
         raise ModelError(
             f"{home} holds no {' or '.join(CLASSES)} (its config.json says: {name}); name the "

@@ -12,7 +12,6 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from PIL import Image
 from .. import distributed
 from ..errors import DataError, EncbenchError, ImageError, ModelError, RecordError
 from ..files import digest, read_json, write_atomic, write_json
+from ..images import count_pixels
 from ..progress import bar, log
 from ..schema import get_field, load_dataclass
 from ..types import ImageMetric, ImagePrompt, ImageRecord, ImageScore, Metric, SetMetric
@@ -411,7 +411,7 @@ def _chunks(folder: ImageFolder) -> Iterator[Chunk]:
     count = pixels = 0
     for prompt in folder.prompts:
         samples = folder.samples[prompt.prompt_id]
-        more = sum(map(_pixels, samples))
+        more = sum(count_pixels(sample.path) for sample in samples if sample.path is not None)
         if part and (count >= CHUNK or pixels + more > PIXELS):
             yield chunk()
             part, count, pixels = [], 0, 0
@@ -419,15 +419,6 @@ def _chunks(folder: ImageFolder) -> Iterator[Chunk]:
         count, pixels = count + len(samples), pixels + more
     if part:
         yield chunk()
-
-
-def _pixels(sample: SampleFile) -> int:
-    """As the file's header says; 0 where it cannot be read."""
-    with suppress(Exception):  # decoders raise whatever a broken file makes them stumble over
-        if sample.path is not None:
-            with Image.open(sample.path) as opened:
-                return opened.width * opened.height
-    return 0
 
 
 # -------------------------------------------------------------------------------- on disk

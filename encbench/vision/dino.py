@@ -7,7 +7,6 @@ transformers' a ``model_type``. Weights are safetensors, loaded strictly, from a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError, UsageError
+from ..schema import read_model_config
 from ..types import ImageRecord, ReEncoderCard
 from . import ReEncoderFamily, ReEncoderSpec, in_batches, open_image
 
@@ -113,7 +113,7 @@ class Kind:
     ) -> DinoReEncoder:
         folder = resolved.path
         assert folder is not None  # resolve_model always gives one
-        config = _config(folder)
+        config = read_model_config(folder)
         architecture = str(config.get("architecture", ""))
         if self.name in architecture:
             backbone = _from_timm(folder, _size(spec))
@@ -159,18 +159,6 @@ def _check_size(size: int | None, patch: int) -> None:
         raise UsageError(
             f"size={size} is no multiple of the model's {patch}-pixel patches; try {near}"
         )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except OSError as error:
-        raise ModelError(f"{folder} lacks config.json: is it a folder of a model?") from error
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} is not a JSON object")
-    return config
 
 
 def _from_timm(folder: Path, size: int | None) -> Backbone:

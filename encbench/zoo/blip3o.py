@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.scenes.render import render
+from ..files import write_text
+from ..schema import read_model_config
 from ..shipped import shipped
 from .recipe import (
     CONTEXT,
@@ -122,7 +124,7 @@ class Blip3oRecipe(ZooRecipe):
         save_halved(model, folder)
         save_tokenizer(self.tokenizer, folder)
         path = folder / "config.json"
-        config = json.loads(path.read_text())
+        config = read_model_config(folder)
         first = self.id("<I0>")
         config |= {
             "model_type": "blip3o_qwen",
@@ -135,7 +137,7 @@ class Blip3oRecipe(ZooRecipe):
             "image_end_tag_id": self.id(IMAGE_END),
             "image_tokens": TOKENS,
         }
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
         return parameters_of(model.model)
 
 

@@ -19,7 +19,8 @@ from torch.nn import functional
 from ..data.scenes.render import render
 from ..data.scenes.sampler import sample_scenes
 from ..errors import ModelError
-from ..files import read_json, write_json
+from ..files import write_json
+from ..schema import read_model_config
 from .recipe import Schedule, StepContext, ZooRecipe, parameters_of
 from .text import SPLIT
 
@@ -101,7 +102,7 @@ def load_vq(folder: Path) -> SceneVQ:
     Raises:
         ModelError: if the folder holds another kind of model.
     """
-    if read_json(folder / "config.json").get("codes") != CODES:
+    if read_model_config(folder).get("codes") != CODES:
         raise ModelError(f"{folder} holds no scene-vq of {CODES} codes")
     model = SceneVQ()
     model.load_state_dict(load_file(folder / "model.safetensors"))

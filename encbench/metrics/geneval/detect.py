@@ -28,11 +28,11 @@ from ...encoders.hf import (
     dtype_of,
     load_transformers,
     model_folder,
-    read_model_config,
     readable_errors,
 )
 from ...encoders.spec import EncoderSpec
 from ...errors import EncbenchError, ModelError, UsageError
+from ...schema import read_model_config
 from ...types import Detection, Detector
 from ...vision import ReEncoderSpec
 from .. import DetectorFamily, load_extension

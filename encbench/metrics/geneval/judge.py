@@ -9,7 +9,6 @@ turns the score into the probability that a person would name the object so. Rec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pixel_unshuffle, relu
 
+from ...checkpoint import load_weights, read_tensors
 from ...data.scenes.world import COLORS, SHAPES
 from ...errors import ModelError, UsageError
-from ...files import digest, write_atomic
+from ...files import digest, read_json, write_atomic, write_json
+from ...schema import load_dataclass
 from ...shipped import read_manifest, shipped
 from ...types import Detection
 from .judge_look import SecondLook, measure_objects
@@ -240,8 +241,7 @@ def save_judge(net: SceneNet, second: SecondLook, folder: Path) -> None:
         for name, value in module.state_dict().items()
     }
     write_atomic(folder / "model.safetensors", save(state))
-    about = {"shapes": SHAPES, "colors": _COLORS, **asdict(net.config)}
-    write_atomic(folder / "config.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_json(folder / "config.json", {"shapes": SHAPES, "colors": _COLORS, **asdict(net.config)})
 
 
 def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> SceneJudge:
@@ -250,19 +250,15 @@ def load_judge(device: str | torch.device = "cpu", folder: Path = WEIGHTS) -> Sc
     Raises:
         ModelError: naming the file that is missing, damaged, or made for other shapes.
     """
-    from safetensors.torch import load
-
     shipped(folder)
-    about = json.loads((folder / "config.json").read_bytes())
-    if (about["shapes"], about["colors"]) != (list(SHAPES), list(_COLORS)):
-        raise ModelError(f"{folder / 'config.json'} is of other shapes or colors; train it again")
-    both = nn.ModuleDict(
-        {
-            "net": SceneNet(JudgeConfig(tuple(about["widths"]), tuple(about["blocks"]))),
-            "look": SecondLook(),
-        }
-    )
-    both.load_state_dict(load((folder / "model.safetensors").read_bytes()))
+    path = folder / "config.json"
+    about = read_json(path, ModelError)
+    config = load_dataclass(JudgeConfig, about, str(path), ModelError)
+    if [about.get("shapes"), about.get("colors")] != [list(SHAPES), list(_COLORS)]:
+        raise ModelError(f"{path} is of other shapes or colors; train it again")
+    both = nn.ModuleDict({"net": SceneNet(config), "look": SecondLook()})
+    weights = folder / "model.safetensors"
+    load_weights(both, read_tensors(weights), weights)
     both.to(device)
     revision = digest(read_manifest(folder)["files"])
     net, second = both["net"], both["look"]

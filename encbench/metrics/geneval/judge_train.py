@@ -10,7 +10,6 @@ second look is fitted on a seed that was not learned from, so that scores are pr
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from ...data.scenes.sampler import sample_scenes
 from ...data.scenes.world import EASY, SCENES, SHAPES, SceneBatch
-from ...files import write_atomic
+from ...files import to_csv, write_text
 from ...progress import bar, log, show_log
 from ...shipped import write_manifest
 from ...training import descend
@@ -298,13 +297,12 @@ def train_judge(recipe: JudgeRecipe, out: Path, start: SceneJudge | None = None)
     plain = folded(net)
     second = second_look(plain, recipe)
     save_judge(plain, second, out)
-    lines = io.StringIO()
-    lines.write("step,shape,color,box\n")
     every = max(1, recipe.steps // 300)
+    rows = []
     for first in range(0, recipe.steps, every):
         part = torch.tensor(curve[first : first + every]).mean(0).tolist()
-        lines.write(f"{first + 1},{part[0]:.5f},{part[1]:.5f},{part[2]:.5f}\n")
-    write_atomic(out / "loss.csv", lines.getvalue().encode())
+        rows.append((first + 1, *(f"{loss:.5f}" for loss in part)))
+    write_text(out / "loss.csv", to_csv(("step", "shape", "color", "box"), rows, line_end="\n"))
     about = {
         "what": "the scene judge, a detector of colored shapes",
         "command": "python -m encbench.metrics.geneval.judge_train",

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...files import write_json, write_text
+from ...files import to_csv, write_json, write_text
 from ...types import Score
 from ..score import Scoring
 from ..tables import OVERALL, ScoreComparison, task_scores
@@ -41,7 +41,7 @@ def write_scores(scoring: Scoring, out: Path, *, seed: int = 0) -> dict[str, Sco
     }
     write_json(Path(out) / "scores.json", body)
     table = breakdown(scoring.results, seed=seed)
-    write_text(Path(out) / "breakdown.csv", table.to_csv(index=False))
+    write_text(Path(out) / "breakdown.csv", to_csv(list(table), table.itertuples(index=False)))
     return scores
 
 
