@@ -172,19 +172,8 @@ def test_leftovers_of_other_machines_are_swept_once_nobody_writes_them(tmp_path,
 
 
 TEXTS = [
-    "=1+1",
-    "+1",
-    "-1",
-    "@sum(a)",
-    "\ttab",
-    "\rreturn",
-    "'=1",
-    "''-",
-    "'plain",
-    "a=b",
-    "",
-    " =",
-]
+    "=1+1", "+1", "-1", "@sum(a)", "\ttab", "\rreturn", "'=1", "''-", "'plain", "a=b", "", " =",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -234,7 +234,7 @@ def test_parts_under_any_name_are_pinned(tmp_path: Path) -> None:
 def test_damaged_index_of_parts_is_named(tmp_path: Path, index: str) -> None:
     folder = folder_with(tmp_path / "m", **{"model-1__safetensors": b"w"})
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json is damaged") as caught:
+    with pytest.raises(ModelError, match=r"/model\.safetensors\.index\.json") as caught:
         resolve_model(str(folder), None, patterns=PATTERNS)
     assert "\n" not in str(caught.value)
 
@@ -450,11 +450,28 @@ def test_changed_cache_is_noticed(server: FakeHub) -> None:
     assert (again.path / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_damaged_lock_file_is_named(server: FakeHub) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", f'{{"{REPO}": []}}', f'{{"{REPO}": {{"files": {{}}}}}}',
+     f'{{"{REPO}": {{"revision": 1, "files": {{}}}}}}',
+     f'{{"{REPO}": {{"revision": "{COMMIT}", "files": {{"a": {"9" * 30}}}}}}}'],
+)  # fmt: skip
+def test_damaged_lock_file_is_named(server: FakeHub, content: str) -> None:
     hub.lock_file().parent.mkdir(parents=True)
-    hub.lock_file().write_text("{")
-    with pytest.raises(ModelError, match=r"hub-lock\.json is damaged"):
+    hub.lock_file().write_text(content)
+    with pytest.raises(ModelError, match=r"lock file is damaged \(.*/hub-lock\.json") as caught:
         resolve_model(REPO, None, patterns=PATTERNS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"PATH": []}', '{"PATH": [1, 2]}', '{"PATH": 3}'])
+def test_damaged_memory_of_hashes_is_made_again(tmp_path: Path, content: str) -> None:
+    folder = folder_with(tmp_path / "m", config__json=b"{}", model__safetensors=b"w")
+    first = resolve_model(str(folder), None, patterns=PATTERNS)
+    memory = hub.cache_dir() / "file-hashes.json"
+    memory.write_text(content.replace("PATH", str(folder / "config.json")))
+    assert resolve_model(str(folder), None, patterns=PATTERNS).revision == first.revision
+    assert str(folder / "config.json") in json.loads(memory.read_text())
 
 
 @pytest.mark.parametrize(
