@@ -30,9 +30,9 @@ from .scoring import metric_specs
 
 RECIPES = "recipes"
 DIGITS = 6  # of a score in the table: it is a share of a few hundred images
-NEUTRAL: dict[str, Any] = {}
-"""Options of the trainer that came after the first bank, each with the value that does what was
-done before. A recipe that has that value says nothing of it, so that its hash stays."""
+ARMS = ("condition_scaling", "condition_pooled")
+"""Options of the trainer that say what is done to an encoder's features. They are no part of the
+recipe: a row names them in its column ``features``."""
 
 
 class BankError(EncbenchError):
@@ -49,7 +49,8 @@ class Outcome:
         layer: which hidden state.
         stage: of the encoder's own training.
         control: True for an encoder that is there for comparison only.
-        features: '' as the encoder gives them, else what was done to them ('whitened').
+        features: '' as the encoder gives them, else what was done to them
+            ('condition_scaling=whitened').
         recipe: hash of the training's recipe, see :func:`recipe_of`.
         seed: of the training.
         repeat: 0, or which repetition of the very same training this is.
@@ -109,12 +110,8 @@ def recipe_of(plan: ConfirmPlan) -> dict[str, Any]:
     train = shape_of(plan).as_dict()
     if train["derivative_step"] is None:
         train["derivative_step"] = STEPS[train["derivative"]]
-    own = {"encoder", "seed", *FREE}
-    kept = {
-        name: value
-        for name, value in train.items()
-        if name not in own and not (name in NEUTRAL and NEUTRAL[name] == value)
-    }
+    own = {"encoder", "seed", *FREE, *ARMS}
+    kept = {name: value for name, value in train.items() if name not in own}
     return {
         "train": clean(kept),
         "backbone": plan.backbone,
@@ -125,6 +122,12 @@ def recipe_of(plan: ConfirmPlan) -> dict[str, Any]:
             }
         ),
     }  # fmt: skip
+
+
+def features_of(plan: ConfirmPlan) -> str:
+    """What a plan does to the encoders' features, as in :attr:`Outcome.features`."""
+    train = shape_of(plan).as_dict()
+    return " ".join(f"{name}={train[name]}" for name in ARMS if name in train)
 
 
 def recipe_hash(plan: ConfirmPlan) -> str:
@@ -190,9 +193,10 @@ def _row(
 ) -> Outcome:  # fmt: skip
     spec = EncoderSpec.parse(trained.spec)
     revision = next((e.revision for e in plan.encoders if e.spec == trained.spec), "")
+    control = trained.control or spec.family == "control"
     return Outcome(
-        portable_spec(spec), revision, str(spec.get("layer") or "last"), trained.stage,
-        trained.control, "", recipe_hash(plan), seed, 0, *cell, round(score, DIGITS), prompts,
+        portable_spec(spec), revision, str(spec.get("layer") or "last"), trained.stage, control,
+        features_of(plan), recipe_hash(plan), seed, 0, *cell, round(score, DIGITS), prompts,
         plan.images, *source,
     )  # fmt: skip
 

@@ -147,6 +147,11 @@ class ConfirmConfig:
         "coco=FOLDER, network=sana:FOLDER or autoencoder=FOLDER; may be repeated.",
         flag="--set", metavar="KEY=VALUE", parse=parse_settings,
     )  # fmt: skip
+    scaling: str = option(
+        "rms",
+        "How encoders' features are scaled before the connector: none, rms or whitened.",
+        choices=("none", "rms", "whitened"),
+    )
     prompts: Path | None = option(
         None, "GenEval prompts in the published form, for other data than scenes."
     )

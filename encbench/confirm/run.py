@@ -166,6 +166,8 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         train.setdefault("prediction", "u")  # all that it can
     if config.steps is not None:
         train["steps"] = config.steps
+    if config.scaling != ConfirmConfig.scaling:
+        train["condition_scaling"] = config.scaling
     for name in ("encoder", "seed", "out", "device"):
         if name in config.train:
             raise UsageError(f"--set {name} is the confirmation's own; see its other options")

@@ -22,12 +22,14 @@ FOLDER, PARENT, FINAL = "checkpoints", "parent", "final"
 
 @dataclass(frozen=True)
 class EncoderState:
-    """The encoder of a training: spec, revision, widths of its tokens and pooled vector."""
+    """The encoder of a training: spec, revision, widths of its tokens and pooled vector, and the
+    sha256 of the statistics that its features are whitened by ('' if they are not)."""
 
     spec: str
     revision: str
     tokens: int
     pooled: int
+    statistics: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,18 @@ def read_state(path: Path) -> TrainingState:
     if state.step < 0:
         raise ModelError(f"{path / STATE}: step must not be negative: {state.step}")
     return state
+
+
+def check_statistics(path: Path, state: TrainingState, pin: str) -> None:
+    """
+    Raises:
+        ModelError: if the statistics in a checkpoint are not those that its state names.
+    """
+    if state.encoder.statistics != pin:
+        raise ModelError(
+            f"{path}: the features would be whitened by other statistics (sha256 {pin[:12]}) than "
+            f"in training ({state.encoder.statistics[:12]}); {files.ADVICE}"
+        )
 
 
 def latest(out: Path) -> Path | None:

@@ -22,6 +22,10 @@ FREE = (
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
+LATER: Mapping[str, Any] = {"data": None, "condition_scaling": "rms", "condition_pooled": "own"}
+"""Keys that older files lack, with the value that means what those trainings did. A configuration
+with that value is written without the key, so that its hashes stay."""
+
 DATA, MODEL, TRAINING, RUN = "Data", "Network and objective", "Training", "Run"
 
 
@@ -157,6 +161,19 @@ class TrainConfig:
     condition_dropout: float = option(
         0.1, "Share of conditions that are dropped to zeros.", TRAINING, least=0, most=1
     )
+    condition_scaling: str = option(
+        "rms",
+        "How the encoder's features are scaled before the connector: none, rms (each dimension to "
+        "root mean square 1) or whitened (to a covariance of 1), by statistics of the training "
+        "captions.",
+        TRAINING, choices=("none", "rms", "whitened"),
+    )  # fmt: skip
+    condition_pooled: str = option(
+        "own",
+        "One vector for the whole caption: own (the encoder's pooled vector, where it has one) or "
+        "mean (the mean over the connector's tokens).",
+        TRAINING, choices=("own", "mean"),
+    )  # fmt: skip
     text_tokens: int = option(128, "Use at most this many tokens of a caption.", TRAINING, least=1)
     spike: float = option(
         20.0,
@@ -218,19 +235,17 @@ class TrainConfig:
         return round(self.flow_matching * self.steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, paths as text; as in older files, no ``data`` where none is named."""
+        """JSON-ready, paths as text; see :data:`LATER`."""
         values = to_values(self)
-        if self.data is None:
-            del values["data"]
-        return values
+        return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
     def same_training(self, other: Mapping[str, Any]) -> list[str]:
         """What differs from the stored values of another one, in words; keys in FREE aside."""
-        mine = self.as_dict()
+        mine, theirs = to_values(self), {**LATER, **other}
         return [
-            f"{flag(key)} was {other.get(key)}, is {mine[key]}"
+            f"{flag(key)} was {theirs.get(key)}, is {mine[key]}"
             for key in mine
-            if key not in FREE and mine[key] != other.get(key)
+            if key not in FREE and mine[key] != theirs.get(key)
         ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .meanflow import Condition
+from .whitening import fit_whitening
 
 EPS = 1e-6
 
@@ -28,6 +29,8 @@ class Connector(nn.Module):
     """
 
     scale: Tensor
+    mean: Tensor | None
+    whitener: Tensor | None
 
     def __init__(self, cond_dim: int, width: int) -> None:
         super().__init__()
@@ -36,9 +39,17 @@ class Connector(nn.Module):
         self.second = nn.Linear(width, width)
         self.norm = nn.RMSNorm(width, eps=EPS)
         self.register_buffer("scale", torch.ones(cond_dim))
+        self.register_buffer("mean", None)
+        self.register_buffer("whitener", None)
+
+    def add_whitening(self) -> None:
+        """Whiten the input: by statistics that :meth:`calibrate` finds or a checkpoint holds."""
+        self.mean = torch.zeros(self.cond_dim)
+        self.whitener = torch.eye(self.cond_dim)
 
     def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B W"]:
-        """Zeros (no condition) give one vector, the same wherever they stand.
+        """Zeros (no condition, and padding) give one vector, the same wherever they stand; with
+        whitening it is that of the mean token, which becomes zero there.
 
         Raises:
             UsageError: if the features have another width.
@@ -48,16 +59,54 @@ class Connector(nn.Module):
                 f"the text features are {features.shape[-1]} wide, but this model takes "
                 f"{self.cond_dim}: use the encoder that it was trained with"
             )
-        hidden = nn.functional.gelu(self.first(features * self.scale), approximate="tanh")
+        scaled = self._whiten(features) * self.scale
+        hidden = nn.functional.gelu(self.first(scaled), approximate="tanh")
         return self.norm(self.second(hidden))
+
+    def _whiten(self, features: Tensor) -> Tensor:
+        if self.mean is None:
+            return features
+        features = torch.where(features.any(-1, keepdim=True), features, self.mean)
+        if self.whitener is None:  # it was folded into the first layer
+            return features
+        kind = "cpu" if features.is_meta else features.device.type
+        with torch.autocast(kind, enabled=False):  # bf16 would lose small directions
+            return (features - self.mean) @ self.whitener
+
+    @torch.no_grad()
+    def fold_whitening(self) -> None:
+        """Move the whitening into the first linear layer, which then does both: W' = W S and
+        b' = b - W' m. Sampling costs no more than without; training would be another one."""
+        if self.mean is None or self.whitener is None:
+            return
+        weight = (self.first.weight.double() * self.scale.double()) @ self.whitener.double().T
+        self.first.bias.copy_(self.first.bias.double() - weight @ self.mean.double())
+        self.first.weight.copy_(weight)
+        self.scale.fill_(1)
+        self.whitener = None
 
     @torch.no_grad()
     def calibrate(
-        self, features: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"] | None = None
+        self,
+        features: Float[Tensor, "B L D"],
+        mask: Bool[Tensor, "B L"] | None = None,
+        what: str = "the features",
     ) -> None:
         """Bring every dimension of the input to root mean square 1 over real tokens of the
-        training set (not centered: no condition stays zero)."""
+        training set (not centered: no condition stays zero); after whitening, if it was added.
+
+        Args:
+            what: names the features in messages.
+
+        Raises:
+            WhiteningError: see :func:`~encbench.flow.whitening.fit_whitening`.
+        """
         rows = features.flatten(0, -2) if mask is None else features[mask]
+        if self.mean is not None and self.whitener is not None:
+            found = fit_whitening(rows, what)
+            self.mean.copy_(found.mean)
+            self.whitener.copy_(found.matrix)
+            rows = self._whiten(rows)
         size = rows.double().square().mean(0).sqrt()
         floor = 1e-3 * size.square().mean().sqrt() + 1e-12  # a dead dimension is not blown up
         self.scale.copy_(1 / size.clamp(min=floor))
@@ -103,8 +152,13 @@ class TextConnector(nn.Module):
             )
         return TextCondition(tokens, cond.mask, self.pooled(cond.pooled))
 
-    def calibrate(self, cond: Condition) -> None:
+    def calibrate(self, cond: Condition, spec: str = "the encoder") -> None:
         """See :meth:`Connector.calibrate`."""
-        self.tokens.calibrate(cond.tokens, cond.mask)
+        self.tokens.calibrate(cond.tokens, cond.mask, f"the tokens of {spec}")
         if self.pooled is not None and cond.pooled is not None:
-            self.pooled.calibrate(cond.pooled[:, None])
+            self.pooled.calibrate(cond.pooled[:, None], what=f"the pooled vectors of {spec}")
+
+
+def connectors(net: nn.Module) -> list[Connector]:
+    """All connectors of a network."""
+    return [part for part in net.modules() if isinstance(part, Connector)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -14,7 +15,7 @@ from ..errors import ModelError, UsageError
 from ..options import flag
 from ..training import trainable
 from .config import TrainConfig
-from .connector import Connector
+from .connector import Connector, connectors
 from .dit import SIZES, DiT, DiTConfig, dit_config
 from .features import Widths
 from .loss import check_prediction
@@ -49,7 +50,7 @@ def network_config(config: TrainConfig, shape: Shape, widths: Widths) -> DiTConf
         patch=patch,
         cond_dim=widths.tokens,
         channels=channels,
-        pooled_dim=widths.pooled,
+        pooled_dim=widths.pooled if config.condition_pooled == "own" else 0,
         prediction=config.prediction,
         velocity_head=registry.get("objective", config.objective).velocity_head,
     )
@@ -68,7 +69,7 @@ def build_network(
     config: TrainConfig, shape: Shape, widths: Widths, sana: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The network with its first weights, which follow from the seed; all but the connector's
-    are the same whatever the encoder.
+    are the same whatever the encoder. Its input is not calibrated yet.
 
     Args:
         sana: configuration of a SanaTransformer2DModel to build without reading its weights.
@@ -77,10 +78,18 @@ def build_network(
         UsageError, ModelError: if there is no such network or backbone.
     """
     if config.network.startswith("sana:"):
-        return _sana(config, shape, widths, sana)
-    made = network_config(config, shape, widths)
+        net = _sana(config, shape, widths, sana)
+    else:
+        net = _dit(network_config(config, shape, widths), config.seed)
+    if config.condition_scaling == "whitened":
+        for connector in connectors(net):
+            connector.add_whitening()
+    return net
+
+
+def _dit(made: DiTConfig, seed: int) -> DiT:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         backbone = DiT(
             DiTConfig(**{**asdict(made), "cond_dim": 8, "pooled_dim": 0})
         ).backbone_state()
@@ -210,13 +219,28 @@ def build_optimizers(config: TrainConfig, net: nn.Module) -> list[torch.optim.Op
     return [torch.optim.Muon([*matrices.values()], adjust_lr_fn=scaled, **common), adamw]
 
 
-def calibrate(net: nn.Module, cond: Condition) -> None:
-    """Even out the input of a network's connector over these features."""
+def calibrate(net: nn.Module, cond: Condition, spec: str) -> None:
+    """Even out the input of a network's connector over features of the encoder ``spec``.
+
+    Raises:
+        WhiteningError: if they are to be whitened and cannot be.
+    """
     connector: Any = net.connector
     if isinstance(connector, Connector):
-        connector.calibrate(cond.tokens, cond.mask)
+        connector.calibrate(cond.tokens, cond.mask, f"the tokens of {spec}")
     elif connector is not None:
-        connector.calibrate(cond)
+        connector.calibrate(cond, spec)
+
+
+def statistics_pin(net: nn.Module) -> str:
+    """sha256 of what the connectors whiten by; '' without whitening."""
+    parts = [(c.mean, c.whitener) for c in connectors(net) if c.whitener is not None]
+    if not parts:
+        return ""
+    found = hashlib.sha256()
+    for tensor in (tensor for part in parts for tensor in part if tensor is not None):
+        found.update(tensor.detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()
 
 
 def sana_config(net: nn.Module) -> dict[str, Any] | None:

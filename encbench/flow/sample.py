@@ -25,10 +25,11 @@ from ..errors import DataError, EncbenchError, ModelError, UsageError
 from ..files import digest, digest_files, read_lines
 from . import checkpoint as files
 from .config import TrainConfig, training_config
+from .connector import connectors
 from .ema import EMA
 from .features import PAD, Bank, PromptEncoder, PromptFeatures, Widths, check_fits
 from .meanflow import Condition, sample_flow
-from .networks import build_network, build_space
+from .networks import build_network, build_space, statistics_pin
 
 BATCH = {"cpu": 16, "cuda": 64}
 Weights = Literal["ema", "model"]
@@ -89,6 +90,9 @@ def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") 
     if weights == "ema":
         tensors |= EMA.weights(read_part(path, "ema"))
     load_weights(net, tensors, file)
+    files.check_statistics(path, state, statistics_pin(net))
+    for connector in connectors(net):
+        connector.fold_whitening()
     net = net.to(device).eval().requires_grad_(False)
     if state.instantaneous:
         net = Instantaneous(net)

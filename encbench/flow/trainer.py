@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +46,14 @@ from .networks import (
     build_time_sampler,
     calibrate,
     sana_config,
+    statistics_pin,
 )
 from .objectives.flow_matching import FlowMatching
 from .sample import Instantaneous
 from .team import Team
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
+WHITENING = 4096  # captions that whiten it: more than a pooled vector has dimensions
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ class Trainer:
         self.part = team.share(config.batch, config.accumulate)
         self.data, self.features = _on_device(data, features, self.device)
         self.space = build_space(config, self.device)
-        self.encoder = files.EncoderState(config.encoder, revision, *features.widths)
         net = build_network(config, tuple(self.space.shape), features.widths)
         if init_backbone is not None:
             net.load_backbone(read_tensors(init_backbone))  # type: ignore[operator]
         self.net = net.to(self.device)
         self._calibrate()
+        self.encoder = files.EncoderState(
+            config.encoder, revision, *features.widths, statistics_pin(self.net)
+        )
         self.named = trainable(self.net)
         self.optimizers = build_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
@@ -288,6 +292,8 @@ class Trainer:
         state = files.read_state(path)
         self._check(state)
         load_weights(self.net, read_part(path, "model"), path / "model.safetensors")
+        files.check_statistics(path, state, statistics_pin(self.net))
+        self.encoder = replace(self.encoder, statistics=state.encoder.statistics)
         self.ema.load_state_dict(read_part(path, "ema"), path / "ema.safetensors")
         if path.name != files.FINAL:
             tensors = read_part(path, "optimizer")
@@ -340,9 +346,12 @@ class Trainer:
 
     def _calibrate(self) -> None:
         """Even out the connector's input over captions spread over the set."""
-        count = len(self.data.texts)
-        numbers = np.linspace(0, count - 1, min(count, CALIBRATION)).astype(np.int64)
-        calibrate(self.net, self.features.conditions(numbers, self.device))
+        scaling, count = self.config.condition_scaling, len(self.data.texts)
+        if scaling != "none":
+            wanted = min(count, WHITENING if scaling == "whitened" else CALIBRATION)
+            numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
+            cond = self.features.conditions(numbers, self.device)
+            calibrate(self.net, cond, self.config.encoder)
 
 
 def grid_path(config: TrainConfig, step: int) -> Path:
