@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from jaxtyping import Bool, Float
 from encbench.data.geneval import OPPOSITE, RELATIONS, GenevalPrompt
 from encbench.data.scenes.world import MAX_OBJECTS
 from encbench.flow.features import Bank, PromptFeatures
+from encbench.flow.whitening import fit_whitening
 from encbench.intervals import estimate_scores
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
@@ -51,6 +53,8 @@ class ReaderProbe:
         orders=("other-words", "held-out", *(f"{EVERYTHING}@{n}" for n in STEPS), *ATTRIBUTES),
         reads=("captions",),
     )
+    whitened = False
+    own_pooled = True  # whether the reader gets the encoder's pooled vector, where it has one
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:
         """Measure one encoder."""
@@ -62,6 +66,8 @@ class ReaderProbe:
         statements = [*language.captions, *(p for prompts in questions.values() for p in prompts)]
         texts = list(dict.fromkeys(statement.text for statement in statements))
         tokens, pooled = context.condition(texts)
+        if not self.own_pooled:
+            pooled = None
         place = {text: number for number, text in enumerate(texts)}
 
         def features(part: Sequence[GenevalPrompt]) -> Bank:
@@ -70,10 +76,14 @@ class ReaderProbe:
                 [PromptFeatures(tokens[i], None if pooled is None else pooled[i]) for i in rows]
             )
 
+        captions = features(language.captions)
+        asked = {name: features(prompts) for name, prompts in questions.items()}
+        if self.whitened:
+            captions, asked = _whiten(captions, asked)
         readings = train_readers(
-            features(language.captions),
+            captions,
             layout.targets(language.captions),
-            {name: features(prompts) for name, prompts in questions.items()},
+            asked,
             steps=steps,
             seeds=SEEDS,
             seed=seed,
@@ -87,6 +97,35 @@ class ReaderProbe:
             series={"curve": curve},
             notes=_notes(context, language, texts),
         )
+
+
+class WhitenedReaderProbe(ReaderProbe):
+    """The reader on features that are whitened by statistics of its captions, as a training with
+    ``--condition-scaling whitened`` reads them."""
+
+    spec = replace(
+        ReaderProbe.spec, name="reader-whitened", title="the same, from whitened features"
+    )
+    whitened = True
+
+
+def _whiten(captions: Bank, questions: Mapping[str, Bank]) -> tuple[Bank, dict[str, Bank]]:
+    """
+    Raises:
+        WhiteningError: if the captions' features cannot be whitened.
+    """
+    by_tokens = fit_whitening(captions.tokens.float(), "the tokens of the captions")
+    by_pooled = None
+    if captions.pooled is not None:
+        by_pooled = fit_whitening(captions.pooled, "the pooled vectors of the captions")
+
+    def change(bank: Bank) -> Bank:
+        pooled = None
+        if by_pooled is not None and bank.pooled is not None:
+            pooled = by_pooled.apply(bank.pooled)
+        return Bank(by_tokens.apply(bank.tokens.float()), bank.starts, pooled)
+
+    return change(captions), {name: change(bank) for name, bank in questions.items()}
 
 
 def _first(prompts: Sequence[GenevalPrompt], limit: int | None) -> tuple[GenevalPrompt, ...]:
