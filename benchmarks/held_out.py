@@ -2,7 +2,7 @@
 
     python benchmarks/held_out.py
 
-Every rule and every probe's score of ``outcomes/predictions-*.json`` against 4-step scores of the
+Every rule and every probe's score of ``outcomes/predictions-N.json`` against 4-step scores of the
 encoders named there, in the wording that was trained on (tier A) and in other words (tier B); as it
 comes out. Writes ``results/held-out.json``.
 """
@@ -32,7 +32,7 @@ def load_predictions(folder: Path) -> dict[str, dict[str, Any]]:
     """Encoder -> what was predicted of it: {revision, scores, rules}; of several files the
     first that names it."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("predictions-*.json")):
+    for path in sorted(folder.glob("predictions-[0-9]*.json")):
         for spec, row in json.loads(path.read_text("utf-8"))["encoders"].items():
             found.setdefault(spec, row)
     return found
