@@ -11,11 +11,13 @@ prints trainings that were repeated beside the first ones.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from encbench.confirm.bank import (
     Outcome,
+    Source,
     add_to_bank,
     read_bank,
     recipe_hash,
@@ -32,20 +34,26 @@ NINE = Path(__file__).parent / "results" / "confirm-cpu-nine.json"
 
 
 def load_rows(path: Path) -> tuple[list[Outcome], ConfirmPlan]:
-    """Rows and the plan of a verdict, a run's folder or whitened.json."""
+    """Rows and the plan of a verdict, a run's folder or whitened.json. A run's folder also
+    gives what the parents scored, with each seed."""
     if path.is_dir():
-        name = path.name
+        source = Source(path.name, "", "")
         if (path / "verdict.json").exists():
-            path = path / "verdict.json"
-        else:
-            plan = read_plan(path / "confirm" / PLAN)
-            return rows_of_run(path, name), plan
-    else:
-        name = path.stem
+            verdict = read_verdict(path / "verdict.json")
+            commit = str(verdict.provenance.get("commit") or "")
+            source = Source(path.name, commit, verdict.created)
+        rows = [replace(row, stage=stage_of(row)) for row in rows_of_run(path, source)]
+        return rows, read_plan(path / "confirm" / PLAN)
     if isinstance(read_json(path), list):
         return whitened(path)
     verdict = read_verdict(path)
-    return rows_of_verdict(verdict, name), verdict.plan
+    return rows_of_verdict(verdict, path.stem), verdict.plan
+
+
+def stage_of(row: Outcome) -> str:
+    """How far an encoder was trained; of one in a folder its name says so."""
+    early = re.search(r"-(3pct|20pct)\b", row.encoder)
+    return early[1] if early else row.stage
 
 
 def whitened(path: Path) -> tuple[list[Outcome], ConfirmPlan]:

@@ -1,10 +1,13 @@
 """The bank of outcomes: rows of verdicts, only added to, refused in one line; its fixed recipe."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from encbench.confirm.agreement import trained_scores
 from encbench.confirm.bank import (
+    PARENT,
     BankError,
     add_to_bank,
     one_recipe,
@@ -41,6 +44,19 @@ def test_a_bank_has_a_row_for_each_training_and_cell_and_only_grows(verdict, tmp
     assert add_to_bank(path, again, verdict.plan) == len(rows)
     assert {row.repeat for row in read_bank(path)} == {0, 1}
     assert not any("/" in row.encoder for row in rows)  # no folder of this machine
+
+
+def test_a_bank_of_the_first_version_is_read_and_added_to(verdict, tmp_path):
+    path, rows = tmp_path / "bank.csv", rows_of_verdict(verdict, "golden")
+    add_to_bank(path, rows[:3], verdict.plan)
+    lines = path.read_text().splitlines()
+    assert lines[0].endswith(",created,phase")
+    path.write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    assert read_bank(path) == rows[:3]
+    parent = replace(rows[0], phase=PARENT, score=0.5)
+    assert add_to_bank(path, [*rows[:3], parent], verdict.plan) == 1
+    assert read_bank(path) == [*rows[:3], parent]
+    assert trained_scores([rows[0], parent], parent.cell, PARENT) == {parent.encoder: [0.5]}
 
 
 @pytest.mark.parametrize(

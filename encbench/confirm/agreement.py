@@ -87,11 +87,12 @@ def measure_agreement(
     )
 
 
-def trained_scores(rows: Sequence[Outcome], cell: Cell) -> dict[str, list[float]]:
-    """Encoder -> its score with each seed in one cell, plain features, repetitions aside."""
+def trained_scores(rows: Sequence[Outcome], cell: Cell, phase: str = "") -> dict[str, list[float]]:
+    """Encoder -> its score with each seed in one cell and phase, plain features, repetitions
+    aside."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row.cell == cell and not row.features and not row.repeat:
+        if (row.cell, row.phase) == (cell, phase) and not row.features and not row.repeat:
             found.setdefault(row.encoder, {})[row.seed] = row.score
     return {spec: [scores[seed] for seed in sorted(scores)] for spec, scores in found.items()}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class Outcome:
         source: the verdict or run that it was taken from.
         commit: of the code that trained.
         created: when the verdict was written, ISO 8601.
+        phase: '' for the finished few-step model, 'parent' for its checkpoint at the switch,
+            sampled as plain flow matching. Banks of the first version lack this column.
     """
 
     encoder: str
@@ -81,6 +83,7 @@ class Outcome:
     source: str
     commit: str = ""
     created: str = ""
+    phase: str = ""
 
     @property
     def cell(self) -> Cell:
@@ -96,10 +99,11 @@ class Outcome:
     def key(self) -> tuple[object, ...]:
         """Rows of one key are the same measurement."""
         training = (self.encoder, self.revision, self.features, self.recipe, self.seed)
-        return (*training, self.repeat, self.cell)
+        return (*training, self.repeat, self.cell, self.phase)
 
 
-COLUMNS = [field.name for field in fields(Outcome)]
+COLUMNS = {field.name: field.default for field in fields(Outcome)}
+PARENT = "parent"
 
 
 # -------------------------------------------------------------------------------- recipes
@@ -158,9 +162,9 @@ def rows_of_verdict(verdict: Verdict, name: str) -> list[Outcome]:
     ]
 
 
-def rows_of_run(folder: Path, name: str) -> list[Outcome]:
-    """A row for each finished training and cell of a run's folder, whether or not the whole
-    confirmation is finished.
+def rows_of_run(folder: Path, source: Source) -> list[Outcome]:
+    """A row for each finished training, phase and cell of a run's folder, whether or not the
+    whole confirmation is finished.
 
     Raises:
         EncbenchError: one line, if a file of the run is damaged or prompts are others now.
@@ -179,11 +183,15 @@ def rows_of_run(folder: Path, name: str) -> list[Outcome]:
         if trained.encoder not in entries:
             raise BankError(f"{path} is of {trained.encoder}, which {folder} did not plan")
         entry = entries[trained.encoder]
-        for cell, right in result.right.items():
-            prompts = groups[cell.group].prompts
-            score = average_values(np.array(right, float), prompts, specs[cell.metric])
-            source = Source(name, "", "")
-            rows.append(_row(plan, entry, trained.seed, cell, score, len(prompts), source))
+        if not entry.revision:  # plans of early versions don't have it
+            state = read_dataclass(_State, path.with_name("final") / "state.json", BankError)
+            entry = replace(entry, revision=state.encoder.revision)
+        for phase, cells in (("", result.right), (PARENT, result.parent)):
+            for cell, right in cells.items():
+                prompts = groups[cell.group].prompts
+                score = average_values(np.array(right, float), prompts, specs[cell.metric])
+                row = _row(plan, entry, trained.seed, cell, score, len(prompts), source)
+                rows.append(replace(row, phase=phase, revision=entry.revision))
     return rows
 
 
@@ -221,7 +229,8 @@ def read_bank(path: Path) -> list[Outcome]:
             score that is no number, or two rows of one measurement.
     """
     columns, lines = read_csv(path, BankError)
-    missing = set(COLUMNS) - set(columns)
+    needed = {name for name, default in COLUMNS.items() if default is MISSING}
+    missing = needed - set(columns)
     if missing:
         raise BankError(f"{path} has no column {', '.join(sorted(missing))}; it is no bank")
     rows, seen = [], dict[tuple[object, ...], int]()
@@ -245,11 +254,23 @@ class _Trained:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Weights:
+    revision: str
+
+
+@dataclass(frozen=True)
+class _State:
+    """What it needs of a checkpoint's ``state.json``."""
+
+    encoder: _Weights
+
+
 def _parse(values: dict[str, str], where: str) -> Outcome:
     kinds = {field.name: str(field.type) for field in fields(Outcome)}
     made: dict[str, Any] = {}
-    for name in COLUMNS:
-        text = values[name]
+    for name, default in COLUMNS.items():
+        text = values.get(name, default)
         try:
             if text is None:
                 raise ValueError("nothing")
@@ -296,7 +317,7 @@ def add_to_bank(path: Path, rows: Sequence[Outcome], plan: ConfirmPlan) -> int:
     write_json(path.parent / RECIPES / f"{recipe_hash(plan)}.json", recipe_of(plan))
     if new:
         cells = [[getattr(row, name) for name in COLUMNS] for row in (*there, *new)]
-        write_text(path, to_csv(COLUMNS, cells, line_end="\n"))
+        write_text(path, to_csv(list(COLUMNS), cells, line_end="\n"))
     return len(new)
 
 
