@@ -29,15 +29,18 @@ from encbench.files import digest, write_json
 from encbench.probes.ablation import AblationProbe
 from encbench.probes.decodability import DecodabilityProbe
 from encbench.probes.minimal_pairs import MinimalPairsProbe
-from encbench.probes.reader import CAPTIONS, ReaderProbe
+from encbench.probes.reader import CAPTIONS, EVERYTHING, STEPS, ReaderProbe
 from encbench.probes.retrieval import RetrievalProbe
 from encbench.probes.statements import shapes
+from encbench.probes.trained_pooling import TrainedPoolingProbe
 from encbench.rules import load_rules
 from encbench.store import Store
 
 CPU = torch.device("cpu")
+BY_STEPS = tuple(f"{EVERYTHING}@{steps}" for steps in STEPS)
 PROBES = {
-    "reader": (ReaderProbe, ("everything", "other-words", "held-out", "bits")),
+    "reader": (ReaderProbe, (EVERYTHING, "other-words", "held-out", "bits", *BY_STEPS)),
+    "trained-pooling": (TrainedPoolingProbe, ("statements", "other-words")),
     "decodability": (DecodabilityProbe, ("tokens", "pooled")),
     "minimal-pairs": (MinimalPairsProbe, ("scaled",)),
     "retrieval": (RetrievalProbe, ("scaled@2", "published@2")),

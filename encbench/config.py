@@ -70,7 +70,7 @@ class RunConfig:
         "pixels, or none (text only). See: encbench list re-encoders.",
         DATA, shown="dinov3; on scenes mini-dinov3",
     )  # fmt: skip
-    probes: tuple[str, ...] = option((), "Probes to run.", PROBES, shown="all")
+    probes: tuple[str, ...] = option((), "Probes to run.", PROBES, shown="all but trained-pooling")
     queries: int = option(1000, "Retrieval: number of queries.", PROBES, least=1)
     ks: tuple[int, ...] = option(
         (1, 2, 5, 10), "Retrieval: numbers of neighbors; 2 is always added.", PROBES, least=1

@@ -275,12 +275,13 @@ def report(folder: Path, out: Path | None = None) -> Path:
 
 
 def load_probes(config: RunConfig) -> list[Probe]:
-    """The probes that the configuration names, or all.
+    """The probes that the configuration names, or all but those that say ``on_request``.
 
     Raises:
         UnknownNameError: for one that is not registered.
     """
-    return [registry.get("probe", name)() for name in config.probes or registry.names("probe")]
+    made = [registry.get("probe", name)() for name in config.probes or registry.names("probe")]
+    return [probe for probe in made if config.probes or not getattr(probe, "on_request", False)]
 
 
 def _missing(probe: Probe | type[Probe], data: Data) -> list[tuple[str, str]]:
