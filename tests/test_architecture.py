@@ -70,17 +70,29 @@ ALLOWED = {
         "flow",  # the reader has the generator's own connector
     },
     "encbench.rules": BASE | {"files", "records", "registry", "schema"},
+    "encbench.validate": ENGINE | {"confirm", "records", "reports"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
     "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets"},
     "encbench.confirm": ENGINE | RUN | {"confirm", "flow", "metrics", "options"},
     "encbench.commands": ENGINE
     | RUN
-    | {"confirm", "flow", "metrics", "zoo", "options", "presets", "pipeline", "estimate", "doctor"},
+    | {
+        "confirm",
+        "flow",
+        "metrics",
+        "zoo",
+        "options",
+        "presets",
+        "pipeline",
+        "estimate",
+        "doctor",
+        "validate",
+    },
     "encbench.cli": {"errors", "distributed"},  # commands are loaded by name
     "encbench.__main__": {"cli"},
     "encbench.__init__": set(),
-    "encbench.reports": {"types", "errors", "records", "files", "schema", "registry"},
+    "encbench.reports": {"types", "errors", "records", "files", "schema", "registry", "validate"},
 }
 
 

@@ -1,0 +1,486 @@
+"""How well do scores that were there before training put trained outcomes in order?
+
+Takes a table of outcomes (spec and score of each training, the bank of outcomes, or a published
+table that comes with encbench) and scores of the same encoders (a run's records, files of
+predictions, or further columns of the table), and measures each score's rank agreement by
+:mod:`encbench.confirm.agreement`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
+from .confirm.bank import COLUMNS, Outcome, one_recipe, parse_bank
+from .data.hub import download_plan
+from .encoders import EncoderSpec, family_of
+from .errors import EncbenchError, UnknownNameError
+from .files import read_json, read_text, write_atomic, write_json, write_text
+from .records import clean, find_records, read_record
+from .schema import check_value
+from .types import Cell, Estimate
+
+PRIMARY = Cell("geneval", 4, "A", "seen")
+PUBLISHED = files("encbench.data") / "outcomes"
+OWN = ("spec", "score", "seed", "stratum", "weights", "control", "recipe")
+Scores = Mapping[str, Mapping[str, Estimate]]
+"""Score's name ('probe score') -> encoder -> value with interval."""
+
+
+class OutcomesError(EncbenchError):
+    """Outcomes or predictions that cannot be read or compared."""
+
+
+@dataclass(frozen=True)
+class EncoderOutcome:
+    """What training gave for one encoder.
+
+    Attributes:
+        spec: the encoder.
+        scores: of its trainings, one for each seed.
+        stratum: stage of the encoder's own training; '' = all are in one stratum.
+        weights: names its set of weights; layers of one encoder share it.
+        control: True for an encoder that is there for comparison only.
+    """
+
+    spec: str
+    scores: tuple[float, ...]
+    stratum: str = ""
+    weights: str = ""
+    control: bool = False
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A table of outcomes.
+
+    Attributes:
+        name: of the file or the published table.
+        encoders: one for each.
+        scores: further columns: scores from before training that came with the table.
+        notes: where it comes from and what it is confounded by.
+    """
+
+    name: str
+    encoders: tuple[EncoderOutcome, ...]
+    scores: Scores = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Rank agreement of scores with outcomes.
+
+    Attributes:
+        outcomes: name of the table.
+        encoders: those with an outcome and at least one score.
+        rows: one for each score, best first.
+        scores: the values behind the rows.
+        spread: best minus worst mean outcome.
+        ceiling: what a perfect predictor of true scores can be expected to reach, from the
+            agreement between seeds; None with one seed.
+        notes: what was left out, in words.
+    """
+
+    outcomes: str
+    encoders: tuple[EncoderOutcome, ...]
+    rows: tuple[Agreement, ...]
+    scores: Scores
+    spread: float
+    ceiling: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What was compared, in a line."""
+        seeds = max(len(row.scores) for row in self.encoders)
+        text = f"{self.outcomes}: {len(self.encoders)} encoders, outcomes spread over "
+        text += f"{self.spread:.3f}"
+        if self.ceiling is not None:
+            text += f", ceiling by {seeds} seeds {self.ceiling:.2f}"
+        return text
+
+    def markdown(self) -> str:
+        """The table, best score first, with its notes."""
+        lines = [
+            f"{self.summary}.\n",
+            "| score | Spearman (95 %) | within strata | leaving one out | 97.5 % of random orders"
+            " | encoders (sets of weights) |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            low, high = row.pooled.low, row.pooled.high
+            within = "-" if math.isnan(row.within) else f"{row.within:.2f}"
+            lines.append(
+                f"| {row.name} | {row.pooled.value:.2f} ({low:.2f} to {high:.2f}) | {within} | "
+                f"{row.lowest:.2f} to {row.highest:.2f} | below {row.chance:.2f} | "
+                f"{row.encoders} ({row.sets}) |"
+            )
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def table(self) -> str:
+        """The same as CSV."""
+        buffer = io.StringIO()
+        columns = ("score", "spearman", "low", "high", "within", "lowest", "highest", "chance")
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([*columns, "encoders", "sets"])
+        for row in self.rows:
+            pooled = (row.pooled.value, row.pooled.low, row.pooled.high)
+            values = (*pooled, row.within, row.lowest, row.highest, row.chance)
+            writer.writerow([row.name, *(f"{x:.6g}" for x in values), row.encoders, row.sets])
+        return buffer.getvalue()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, JSON-ready."""
+        return dict(clean(asdict(self)))
+
+    def write(self, folder: Path) -> None:
+        """Write validation.md, .csv, .json and .png into a folder.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        from .reports.agreement import draw_agreement
+
+        drawing = draw_agreement(self)
+        write_atomic(folder / "validation.png", drawing.png)
+        write_text(folder / "validation.csv", self.table())
+        write_text(folder / "validation.md", self.markdown() + f"\n{drawing.caption}\n")
+        write_json(folder / "validation.json", self.as_dict())
+
+
+# ---------------------------------------------------------------------------- validation
+
+
+def validate(
+    outcomes: Outcomes, scores: Scores | None = None, *, controls: bool = False, seed: int = 0,
+    draws: int = 2000,
+) -> Validation:  # fmt: skip
+    """Measure how well each score orders the outcomes.
+
+    Args:
+        outcomes: from :func:`load_outcomes`.
+        scores: from :func:`load_run_scores` or :func:`load_predictions`; those that came with the
+            outcomes are taken as well.
+        controls: whether controls count, too. They make an order look better than it is, since
+            they are easy to tell from encoders.
+        seed, draws: of the bootstrap over sets of weights, and of the random orders.
+
+    Raises:
+        OutcomesError: with fewer than four encoders that have an outcome and a score, naming
+            those without.
+    """
+    everything = {**outcomes.scores, **(scores or {})}
+    wanted = [row for row in outcomes.encoders if controls or not row.control]
+    names = {_plain(row.spec): row.spec for row in wanted}
+    found: dict[str, dict[str, Estimate]] = {}
+    for name, values in everything.items():
+        here = {names[_plain(s)]: v for s, v in values.items() if _plain(s) in names}
+        found[name] = {s: v for s, v in here.items() if math.isfinite(v.value)}
+    scored = {spec for values in found.values() for spec in values}
+    kept = [row for row in wanted if row.spec in scored]
+    notes = list(outcomes.notes)
+    measured = {_plain(spec) for values in (scores or {}).values() for spec in values}
+    absent = missing_weights([row.spec for row in wanted if _plain(row.spec) not in measured])
+    missing = [row.spec for row in wanted if row.spec not in scored and row.spec not in absent]
+    if missing:
+        notes.append(f"No score was given for {', '.join(missing)}.")
+    if absent:
+        text = ", ".join(f"{spec}{why}" for spec, why in absent.items())
+        notes.append(f"Not measured, and weights not at hand: {text}.")
+    if len(kept) < LEAST:
+        raise OutcomesError(
+            f"{outcomes.name}: {len(kept)} of {len(wanted)} encoders have both an outcome and a "
+            f"score; it takes {LEAST} to say how well they rank. "
+            + " ".join(notes[len(outcomes.notes) :])
+        )
+    rows = []
+    for name, values in found.items():
+        here = [row for row in kept if row.spec in values]
+        if len(here) < LEAST:
+            notes.append(f"{name}: {len(here)} encoders have it; it takes {LEAST}.")
+            continue
+        rows.append(
+            measure_agreement(
+                name,
+                np.array([values[row.spec].value for row in here]),
+                np.array([row.mean for row in here]),
+                sets=[row.weights or row.spec for row in here],
+                strata=[row.stratum for row in here],
+                seed=seed,
+                draws=draws,
+            )
+        )
+    seeds = min(len(row.scores) for row in kept)
+    by_seed = np.array([row.scores[:seeds] for row in kept])
+    return Validation(
+        outcomes.name,
+        tuple(kept),
+        tuple(sorted(rows, key=lambda row: -row.pooled.value)),
+        {row.name: found[row.name] for row in rows},
+        float(np.ptp([row.mean for row in kept])),
+        seed_ceiling(by_seed),
+        tuple(notes),
+    )
+
+
+def _plain(spec: str) -> str:
+    """A spec without revision, in canonical form; another text as it is."""
+    with suppress(EncbenchError):
+        parsed = EncoderSpec.parse(spec)
+        return str(parsed).replace(f"@{parsed.revision}", "") if parsed.revision else str(parsed)
+    return spec
+
+
+def missing_weights(specs: Sequence[str]) -> dict[str, str]:
+    """Those whose weights are neither in a local folder nor in the hub's cache, with '', and those
+    that are no spec of an encoder, with that as the reason."""
+    absent = {}
+    for text in specs:
+        try:
+            spec = EncoderSpec.parse(text)
+            needed = family_of(spec).requires(spec)
+        except (Exception, SystemExit):  # an encoder's code raises anything
+            absent[text] = " (no spec)"
+            continue
+        if not all(row.cached for row in download_plan(needed)):
+            absent[text] = ""
+    return absent
+
+
+# ------------------------------------------------------------------------------- outcomes
+
+
+def published_names() -> list[str]:
+    """Names of the tables that come with encbench."""
+    return sorted(p.name.removesuffix(".csv") for p in PUBLISHED.iterdir() if ".csv" in p.name)
+
+
+def load_outcomes(source: str | Path, *, cell: Cell = PRIMARY, recipe: str = "") -> Outcomes:
+    """Read outcomes.
+
+    Args:
+        source: a bank of outcomes; a .csv or .jsonl file with at least ``spec`` and ``score``; or
+            the name of a published table, see :func:`published_names`. Of other columns
+            ``seed``, ``stratum``, ``weights``, ``control`` and ``recipe`` have a meaning; any
+            further one holds a score from before training. Lines of a .csv that begin with '#'
+            are notes.
+        cell: of a bank, which score.
+        recipe: of a bank with several, the beginning of a recipe's hash.
+
+    Raises:
+        EncbenchError: one line that names the file and, where there is one, the line: for a
+            score that is missing or no number, repeated rows, or rows of several recipes.
+    """
+    path = Path(source)
+    if not path.exists() and path.suffix == "" and len(path.parts) == 1:
+        if str(source) not in published_names():
+            raise UnknownNameError("table of outcomes", str(source), published_names())
+        text = (PUBLISHED / f"{source}.csv").read_text("utf-8")
+        return _read_table(text, str(source), jsonl=False, recipe=recipe)
+    text = read_text(path, OutcomesError)
+    if set(COLUMNS) - {"phase"} <= set(text.partition("\n")[0].split(",")):
+        return _from_bank(one_recipe(parse_bank(text, path), recipe), path.name, cell)
+    return _read_table(text, path.name, jsonl=path.suffix == ".jsonl", recipe=recipe)
+
+
+def _from_bank(rows: Sequence[Outcome], name: str, cell: Cell) -> Outcomes:
+    """One recipe's finished trainings on plain features. A score of the parent becomes a score
+    from before the few-step model."""
+    here = [row for row in rows if row.cell == cell and not row.features and not row.repeat]
+    if not here:
+        raise OutcomesError(f"{name} has no score in the cell {cell}")
+    trained: dict[str, list[Outcome]] = {}
+    for row in here:
+        if not row.phase:
+            trained.setdefault(row.encoder, []).append(row)
+    encoders = tuple(
+        EncoderOutcome(
+            spec,
+            tuple(row.score for row in sorted(group, key=lambda row: row.seed)),
+            group[0].stage,
+            group[0].weights,
+            group[0].control,
+        )
+        for spec, group in trained.items()
+    )
+    return Outcomes(name, encoders, _parents(rows))
+
+
+def _parents(rows: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
+    """What the plain flow-matching models scored before they became few-step models: mean over
+    seeds, by cell."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row.phase and not row.features and not row.repeat:
+            name = f"parent, flow matching, {row.steps} steps, tier {row.tier}"
+            found.setdefault(name, {}).setdefault(row.encoder, []).append(row.score)
+    return {
+        name: {s: Estimate(float(np.mean(v)), min(v), max(v)) for s, v in values.items()}
+        for name, values in found.items()
+    }
+
+
+def _read_table(text: str, name: str, *, jsonl: bool, recipe: str) -> Outcomes:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    notes = tuple(line.lstrip("# ") for _, line in lines if line.startswith("#"))
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    rows: list[tuple[str, dict[str, Any]]] = []
+    if jsonl:
+        for number, line in lines:
+            where = f"{name}, line {number}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise OutcomesError(f"{where} is not JSON ({error})") from error
+            rows.append((where, dict(check_value(dict[str, Any], value, where, OutcomesError))))
+    elif lines:
+        head = next(csv.reader([lines[0][1]]))
+        for number, line in lines[1:]:
+            values = next(csv.reader([line]))
+            if len(values) != len(head):
+                raise OutcomesError(
+                    f"{name}, line {number} has {len(values)} values; its head has {len(head)}"
+                )
+            rows.append((f"{name}, line {number}", dict(zip(head, values, strict=True))))
+    return _assemble(rows, name, notes, recipe)
+
+
+def _assemble(
+    rows: Sequence[tuple[str, dict[str, Any]]], name: str, notes: tuple[str, ...], recipe: str
+) -> Outcomes:
+    if not rows or not {"spec", "score"} <= set(rows[0][1]):
+        raise OutcomesError(f"{name} needs the columns spec and score, and a row for each training")
+    recipes = list(dict.fromkeys(str(row.get("recipe") or "") for _, row in rows))
+    chosen = [text for text in recipes if text.startswith(recipe)]
+    if len(chosen) != 1:
+        raise OutcomesError(
+            f"{name} holds rows of {len(chosen)} recipes, which cannot be compared: name one of "
+            f"{', '.join(recipes)}"
+        )
+    scores: dict[str, dict[int, float]] = {}
+    about: dict[str, dict[str, Any]] = {}
+    before: dict[str, dict[str, Estimate]] = {}
+    seen: dict[tuple[str, int], str] = {}
+    for where, row in rows:
+        if str(row.get("recipe") or "") != chosen[0]:
+            continue
+        spec = str(row["spec"] or "").strip()
+        if not spec:
+            raise OutcomesError(f"{where} has no spec")
+        if row["score"] in (None, ""):
+            raise OutcomesError(f"{where}: {spec} has no score; give one or remove the row")
+        seed = int(_number(row.get("seed") or 0, f"{where}: seed"))
+        if (spec, seed) in seen:
+            raise OutcomesError(
+                f"{where} repeats {seen[spec, seed]} ({spec}, seed {seed}); remove one of them"
+            )
+        seen[spec, seed] = where
+        scores.setdefault(spec, {})[seed] = _number(row["score"], f"{where}: score of {spec}")
+        about.setdefault(spec, row)
+        for column, value in row.items():
+            if column not in OWN and value not in (None, ""):
+                number = _number(value, f"{where}: {column} of {spec}")
+                before.setdefault(column, {})[spec] = Estimate(number, number, number)
+    encoders = tuple(
+        EncoderOutcome(
+            spec,
+            tuple(by_seed[seed] for seed in sorted(by_seed)),
+            str(about[spec].get("stratum") or ""),
+            str(about[spec].get("weights") or ""),
+            _is_control(spec, about[spec].get("control")),
+        )
+        for spec, by_seed in scores.items()
+    )
+    return Outcomes(name, encoders, before, notes)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise OutcomesError(f"{where} cannot be {value!a}; it must be a number") from error
+    if not math.isfinite(number):
+        raise OutcomesError(f"{where} is {value}, which is no number; remove the row")
+    return number
+
+
+def _is_control(spec: str, value: Any) -> bool:
+    if value in (None, ""):
+        return spec.startswith("control:")
+    return str(value).lower() in ("true", "1", "yes")
+
+
+# --------------------------------------------------------------------------------- scores
+
+
+def load_run_scores(folder: Path) -> dict[str, dict[str, Estimate]]:
+    """Every score of every probe in a run's records, higher = better (a probe of which lower is
+    better counts with its sign turned). Other layers and poolings are left out.
+
+    Raises:
+        EncbenchError: one line, if there is no record or one is damaged.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    for path in find_records(folder):
+        record = read_record(path)
+        if record.variant:
+            continue
+        sign = -1 if record.probe.direction == "lower" else 1
+        for name, score in record.scores.items():
+            low, high = sorted((sign * score.low, sign * score.high))
+            value = Estimate(sign * score.value, low, high)
+            found.setdefault(f"{record.probe.name} {name}", {})[record.card.spec] = value
+    if not found:
+        raise OutcomesError(f"{folder} has no records; run the probes first: encbench run")
+    return found
+
+
+def load_predictions(paths: Sequence[Path]) -> dict[str, dict[str, Estimate]]:
+    """Scores of files of predictions as ``benchmarks/predict_heldout.py`` writes them: every
+    rule's value and every probe's score. Of two files that give the same one the first counts.
+
+    Raises:
+        OutcomesError: one line that names file and key, if one is damaged.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    for path in paths:
+        for spec, row in _rows_of(path, read_json(path, OutcomesError), "encoders").items():
+            where = f"{path}: {spec}"
+            for name, value in _rows_of(where, row, "rules").items():
+                value = check_value(float, value, f"{where}: rule {name}", OutcomesError)
+                found.setdefault(f"rule {name}", {}).setdefault(spec, Estimate(value, value, value))
+            for probe, scores in _rows_of(where, row, "scores").items():
+                for name in scores:
+                    if isinstance(scores[name], list):  # beside it stand its time and commit
+                        key = f"{probe} {name}"
+                        low, value, high = sorted(
+                            -x if name == "bits" else x  # of a code length, shorter is better
+                            for x in check_value(
+                                tuple[float, float, float], scores[name], f"{where}: {key}",
+                                OutcomesError,
+                            )
+                        )  # fmt: skip
+                        found.setdefault(key, {}).setdefault(spec, Estimate(value, low, high))
+    return found
+
+
+def _rows_of(where: object, content: Any, key: str) -> dict[str, Any]:
+    if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+        raise OutcomesError(f"{where} has no '{key}'; it is no file of predictions")
+    return dict(content[key])
