@@ -2,9 +2,11 @@
 
     python benchmarks/held_out.py
 
-Every rule and every probe's score of ``outcomes/predictions-N.json`` against 4-step scores of the
-encoders named there, in the wording that was trained on (tier A) and in other words (tier B); as it
-comes out. Writes ``results/held-out.json``.
+Compares every rule and every probe's score of ``outcomes/predictions-N.json`` with 4-step scores
+of the encoders named there, in the wording that was trained on (tier A) and in other words (tier
+B). Prints both tables, and writes them into docs/prediction.md, a summary into README.md (each
+between its markers), everything into results/held-out.json, a plot, and each rule's record into
+the package. Works while trainings are still going on; it says how many are missing.
 """
 
 from __future__ import annotations
@@ -12,102 +14,200 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from provenance import keep
 
-from encbench.confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
-from encbench.confirm.agreement import trained_scores as read_scores
-from encbench.confirm.bank import one_recipe, read_bank
-from encbench.encoders import EncoderSpec
+from encbench.confirm.agreement import Agreement
+from encbench.confirm.rules import seed_deviation
 from encbench.errors import EncbenchError
+from encbench.files import write_atomic, write_text
+from encbench.records import TrackRecord, provenance
+from encbench.reports.agreement import draw_agreement
+from encbench.rules import load_rules, save_record
 from encbench.types import Cell
+from encbench.validate import (
+    EncoderOutcome,
+    Outcomes,
+    Validation,
+    load_outcomes,
+    load_predictions,
+    validate,
+)
 
-OUTCOMES = Path(__file__).parent / "outcomes"
-
-
-def load_predictions(folder: Path) -> dict[str, dict[str, Any]]:
-    """Encoder -> what was predicted of it: {revision, scores, rules}; of several files the
-    first that names it."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("predictions-[0-9]*.json")):
-        for spec, row in json.loads(path.read_text("utf-8"))["encoders"].items():
-            found.setdefault(spec, row)
-    return found
-
-
-def predictors(row: dict[str, Any]) -> dict[str, float]:
-    """Every rule's value and every probe's score of one encoder."""
-    values = {f"rule {name}": value for name, value in row["rules"].items()}
-    for probe, scores in row["scores"].items():
-        for name, score in scores.items():
-            if isinstance(score, list):  # beside it stand when and with what it was measured
-                sign = -1 if name == "bits" else 1
-                values[f"{probe} {name}"] = sign * score[0]
-    return values
+ROOT = Path(__file__).parents[1]
+OUTCOMES = ROOT / "benchmarks" / "outcomes"
+RECIPE = "30eed5f5a5190f46"
+PROMPTS = 82  # behind each score, tiers A and B, seen combinations
+CLEAR = 1.96
+RULE = {"A": "rule reader", "B": "rule reader-other-words"}
+AIM = {"A": (0.85, 0.60), "B": (0.80, None)}
 
 
-def compare(bank: Path, tier: str, recipe: str) -> tuple[list[Agreement], dict[str, Any]]:
-    """Every predictor's agreement, best first, and what the scores are like."""
-    cell = Cell("geneval", 4, tier, "seen")
-    predicted = load_predictions(OUTCOMES)
-    scores = read_scores(one_recipe(read_bank(bank), recipe), cell)
-    specs = [spec for spec in predicted if len(scores.get(spec, ())) > 1]
-    if len(specs) < LEAST:
-        raise EncbenchError(
-            f"{bank} has {len(specs)} of {len(predicted)} held-out encoders with two seeds; it "
-            f"takes {LEAST}"
-        )
-    actual = np.array([np.mean(scores[spec]) for spec in specs])
-    parsed = [EncoderSpec.parse(spec) for spec in specs]
-    strata = [
-        "3pct" if "3pct" in str(s) else "20pct" if "20pct" in str(s) else "final" for s in parsed
+def cell_of(tier: str) -> Cell:
+    return Cell("geneval", 4, tier, "seen")
+
+
+def named_encoders() -> list[str]:
+    """Those that the files of predictions name: all of them were held out."""
+    files = sorted(OUTCOMES.glob("predictions-[0-9]*.json"))
+    return [spec for path in files for spec in json.loads(path.read_text("utf-8"))["encoders"]]
+
+
+def compare(bank: Path, tier: str) -> tuple[Validation, EncoderOutcome]:
+    """Every score against the held-out encoders with two seeds; and the constant's outcome."""
+    whole = load_outcomes(bank, cell=cell_of(tier), recipe=RECIPE)
+    named = named_encoders()
+    kept = {row.spec: row for row in whole.encoders if len(row.scores) > 1}
+    held = tuple(kept[spec] for spec in named if spec in kept)
+    missing = [spec for spec in named if spec not in kept]
+    notes = (f"Not trained yet: {', '.join(missing)}.",) if missing else ()
+    files = [*sorted(OUTCOMES.glob("predictions-[0-9]*.json")), *sorted(OUTCOMES.glob("rivals-*.json"))]
+    name = f"tier {tier}: held-out"
+    found = validate(Outcomes(name, held, whole.scores, notes), load_predictions(files))
+    return found, kept["control:constant"]
+
+
+def above_constant(found: Validation, constant: EncoderOutcome) -> list[str]:
+    """Encoders whose mean outcome is above the constant's by more than 1.96 standard errors.
+
+    Both sides' errors hold the deviation of seeds, pooled over all encoders, and the sampling of
+    prompts, each prompt counted as one draw. Prompts are the same on both sides, so this is
+    rather too strict.
+    """
+    seeds = min(len(row.scores) for row in found.encoders)
+    table = np.array([row.scores[:seeds] for row in found.encoders])
+    deviation, _ = seed_deviation(table)
+    assert deviation is not None
+
+    def variance(row: EncoderOutcome) -> float:
+        return deviation**2 / len(row.scores) + row.mean * (1 - row.mean) / PROMPTS
+
+    return [
+        row.spec
+        for row in found.encoders
+        if row.mean - constant.mean > CLEAR * math.sqrt(variance(row) + variance(constant))
     ]
-    columns = [predictors(predicted[spec]) for spec in specs]
-    found = []
-    for name in dict.fromkeys(name for column in columns for name in column):
-        kept = [i for i, column in enumerate(columns) if name in column]
-        if len(kept) >= LEAST:
-            values = np.array([columns[i][name] for i in kept], np.float64)
-            sets = [predicted[specs[i]]["revision"] for i in kept]
-            stages = [strata[i] for i in kept]
-            found.append(measure_agreement(name, values, actual[kept], sets=sets, strata=stages))
-    each = np.array([scores[spec][:2] for spec in specs])
-    about = {
-        "encoders": len(specs),
-        "missing": sorted(set(predicted) - set(specs)),
-        "scores": {spec: scores[spec] for spec in specs},
-        "spread": float(np.ptp(actual)),
-        "seed_ceiling": seed_ceiling(each),
-    }
-    return sorted(found, key=lambda row: -row.pooled.value), about
+
+
+def agreement(found: Validation, name: str) -> Agreement:
+    return next(row for row in found.rows if row.name == name)
+
+
+def among(found: Validation, specs: list[str], name: str) -> str:
+    """A score's agreement over some of the encoders, in words."""
+    rows = tuple(row for row in found.encoders if row.spec in specs)
+    try:
+        part = validate(Outcomes("some", rows), {name: found.scores[name]})
+    except EncbenchError:
+        return f"{len(rows)} encoders are too few for a correlation"
+    return f"{spearman(part.rows[0])} over the {len(rows)} that are"
+
+
+def spearman(row: Agreement) -> str:
+    return f"{row.pooled.value:.2f} ({row.pooled.low:.2f} to {row.pooled.high:.2f})"
+
+
+def judge(row: Agreement, tier: str, spread: float) -> str:
+    """Whether what was aimed for came out."""
+    value, low = AIM[tier]
+    held = row.pooled.value >= value and (low is None or row.pooled.low >= low)
+    text = f"at least {value:.2f}" + (f" with a lower end of {low:.2f} or more" if low else "")
+    size = f", {row.encoders} encoders, outcomes spread over {spread:.2f}"
+    return f"Aim for the rule of tier {tier}: {text}. **{'Reached' if held else 'Missed'}**{size}."
+
+
+def outcomes_table(a: Validation, b: Validation, clear: list[str]) -> str:
+    lines = [
+        "| encoder | rule A | GenEval A | rule B | GenEval B | above the constant in B |",
+        "|---|---|---|---|---|---|",
+    ]
+    other = {row.spec: row for row in b.encoders}
+    for row in sorted(a.encoders, key=lambda row: -row.mean):
+        seeds = [
+            ", ".join(f"{x:.3f}" for x in side[row.spec].scores)
+            for side in ({row.spec: row}, other)
+        ]
+        values = [found.scores[RULE[tier]][row.spec].value for tier, found in (("A", a), ("B", b))]
+        lines.append(
+            f"| `{row.spec}` | {values[0]:.3f} | {seeds[0]} | {values[1]:.3f} | {seeds[1]} | "
+            f"{'yes' if row.spec in clear else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def between(path: Path, text: str) -> None:
+    """Replace what stands between a page's markers."""
+    begin, end = "<!-- held-out -->", "<!-- /held-out -->"
+    page = path.read_text("utf-8")
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise EncbenchError(f"{path} lacks the markers {begin} and {end}")
+    before, _, rest = page.partition(begin)
+    write_text(path, f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}")
+
+
+def save_records(found: Validation, tier: str) -> None:
+    """How each rule did, for the first line of rankings."""
+    commit = str(provenance().get("commit") or "")
+    held = json.loads((OUTCOMES / "predictions-1.json").read_text("utf-8"))
+    for name, rule in load_rules().items():
+        row = agreement(found, f"rule {name}")
+        save_record(
+            TrackRecord(
+                rule=name, version=rule.version, cell=cell_of(tier), recipe=RECIPE,
+                encoders=row.encoders, sets=row.sets, correlation=row.pooled.value,
+                low=row.pooled.low, high=row.pooled.high, within=row.within, chance=row.chance,
+                complete=row.encoders == len(named_encoders()),
+                predictions=held["hash"],
+                source="benchmarks/results/held-out.json", commit=commit,
+            )
+        )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bank", type=Path, default=OUTCOMES / "bank.csv")
-    parser.add_argument("--recipe", default="30eed5f5a5190f46", help="of the rows to compare")
+    parser.add_argument("--print-only", action="store_true", help="write no file")
     given = parser.parse_args()
-    result: dict[str, Any] = {}
-    for tier in "AB":
-        rows, about = compare(given.bank, tier, given.recipe)
-        print(
-            f"\ntier {tier}: {about['encoders']} held-out encoders, scores spread over "
-            f"{about['spread']:.3f}, seed ceiling {about['seed_ceiling'] or math.nan:.2f}"
-        )
-        print("| predictor | Spearman (95 %) | within stages | leaving one out | encoders (sets) |")
-        print("|---|---|---|---|---|")
-        for row in rows:
-            print(
-                f"| {row.name} | {row.pooled.value:.2f} ({row.pooled.low:.2f} to "
-                f"{row.pooled.high:.2f}) | {row.within:.2f} | {row.lowest:.2f} to "
-                f"{row.highest:.2f} | {row.encoders} ({row.sets}) |"
+    both = {tier: compare(given.bank, tier) for tier in "AB"}
+    (a, _), (b, constant) = both["A"], both["B"]
+    clear = above_constant(b, constant)
+    parts = []
+    for tier, (found, _) in both.items():
+        parts += [
+            f"### Tier {tier}\n",
+            judge(agreement(found, RULE[tier]), tier, found.spread) + "\n",
+        ]
+        if tier == "B":
+            parts.append(
+                f"{len(clear)} of {len(b.encoders)} encoders are clearly above the constant "
+                f"({constant.mean:.3f}); the rule's correlation is {among(b, clear, RULE['B'])}.\n"
             )
-        kept = [{**vars(row), "pooled": vars(row.pooled)} for row in rows]
-        result[f"tier {tier}"] = {**about, "predictors": kept}
+        parts.append(found.markdown())
+    text = "\n".join([*parts, "### Each encoder\n", outcomes_table(a, b, clear)])
+    print(text)
+    if given.print_only:
+        return
+    between(ROOT / "docs" / "prediction.md", text)
+    rows = [agreement(found, RULE[tier]) for tier, (found, _) in both.items()]
+    emf = [agreement(found, "rule emf-retrieval") for found, _ in both.values()]
+    between(
+        ROOT / "README.md",
+        f"| rank correlation with trained 4-step GenEval, {rows[0].encoders} held-out encoders | "
+        "in the wording that was trained on (tier A) | in other words (tier B) |\n|---|---|---|\n"
+        f"| encbench's rule for each | {spearman(rows[0])} | {spearman(rows[1])} |\n"
+        f"| the paper's retrieval score | {spearman(emf[0])} | {spearman(emf[1])} |\n",
+    )
+    result: dict[str, Any] = {f"tier {tier}": found.as_dict() for tier, (found, _) in both.items()}
+    result["clearly above the constant in tier B"] = clear
     keep("held-out", result)
+    for tier, (found, _) in both.items():
+        drawing = draw_agreement(replace(found, rows=found.rows[:12]))
+        write_atomic(ROOT / "docs" / "figures" / f"held-out-{tier.lower()}.png", drawing.png)
+        save_records(found, tier)
 
 
 if __name__ == "__main__":

@@ -56,20 +56,33 @@ def test_the_ceiling_is_the_correlation_with_the_truth():
     assert seed_ceiling(scores) == pytest.approx(real, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(OUTCOMES.glob("predictions-[0-9]*.json")), ids=lambda p: p.name
-)
+def git(*words):
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(OUTCOMES.glob("predictions-[0-9]*.json")), ids=lambda p: p.name)
 def test_predictions_are_committed_before_their_encoders_are_trained(path):
-    command = ["git", "log", "--diff-filter=A", "--format=%cI", "--", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode or not done.stdout.strip():
-        pytest.skip("no history of this file here (a shallow clone)")
-    committed = datetime.fromisoformat(done.stdout.split()[-1])
+    """What each rule says of an encoder is older than the encoder's trainings, and unchanged."""
+    commits = git("log", "--reverse", "--format=%H %cI", "--", str(path)).splitlines()
+    if not commits or git("rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("no whole history of this file here (no clone, or a shallow one)")
+    first = {}
+    for line in commits:
+        commit, date = line.split()
+        then = json.loads(git("show", f"{commit}:{path.relative_to(ROOT)}"))["encoders"]
+        for spec, row in then.items():
+            for rule, value in row["rules"].items():
+                first.setdefault((spec, rule), (value, datetime.fromisoformat(date)))
     held = json.loads(path.read_text("utf-8"))
     assert digest({name: held[name] for name in ("rules", "encoders")}) == held["hash"]
+    said = {(s, r): v for s, row in held["encoders"].items() for r, v in row["rules"].items()}
+    assert said == {key: value for key, (value, _) in first.items()}
     rows = [row for row in read_bank(OUTCOMES / "bank.csv") if row.encoder in held["encoders"]]
     for row in rows:
+        about = held["encoders"][row.encoder]
+        assert row.revision == about["revision"]  # the very weights that were measured
         created = datetime.fromisoformat(row.created)
-        measured = held["encoders"][row.encoder]["scores"]["reader"]["measured"]
-        assert committed < created
-        assert datetime.fromisoformat(measured) < created
+        assert datetime.fromisoformat(about["scores"]["reader"]["measured"]) < created
+        for rule in about["rules"]:
+            assert first[row.encoder, rule][1] < created
