@@ -8,31 +8,35 @@ predictions, or further columns of the table), and measures each score's rank ag
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
-from .confirm.bank import COLUMNS, Outcome, one_recipe, parse_bank
+from .confirm.bank import COLUMNS, Outcome, one_recipe, read_bank
 from .data.hub import download_plan
 from .encoders import EncoderSpec, family_of
 from .errors import EncbenchError, UnknownNameError
-from .files import read_json, read_text, write_atomic, write_json, write_text
+from .files import (
+    read_csv,
+    read_json,
+    read_json_lines,
+    to_csv,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from .records import clean, find_records, read_record
-from .schema import check_value
+from .schema import check_value, read_dataclass
 from .types import Cell, Estimate
 
 PRIMARY = Cell("geneval", 4, "A", "seen")
-PUBLISHED = files("encbench.data") / "outcomes"
+PUBLISHED = Path(__file__).parent / "data" / "outcomes"
 OWN = ("spec", "score", "seed", "stratum", "weights", "control", "recipe")
 Scores = Mapping[str, Mapping[str, Estimate]]
 """Score's name ('probe score') -> encoder -> value with interval."""
@@ -135,15 +139,13 @@ class Validation:
 
     def table(self) -> str:
         """The same as CSV."""
-        buffer = io.StringIO()
-        columns = ("score", "spearman", "low", "high", "within", "lowest", "highest", "chance")
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*columns, "encoders", "sets"])
+        head = ["score", "spearman", "low", "high", "within", "lowest", "highest", "chance"]
+        rows = []
         for row in self.rows:
-            pooled = (row.pooled.value, row.pooled.low, row.pooled.high)
-            values = (*pooled, row.within, row.lowest, row.highest, row.chance)
-            writer.writerow([row.name, *(f"{x:.6g}" for x in values), row.encoders, row.sets])
-        return buffer.getvalue()
+            numbers = (row.pooled.value, row.pooled.low, row.pooled.high, row.within)
+            numbers += (row.lowest, row.highest, row.chance)
+            rows.append([row.name, *(f"{x:.6g}" for x in numbers), row.encoders, row.sets])
+        return to_csv([*head, "encoders", "sets"], rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""
@@ -266,9 +268,17 @@ def missing_weights(specs: Sequence[str]) -> dict[str, str]:
 # ------------------------------------------------------------------------------- outcomes
 
 
+@dataclass(frozen=True)
+class _Published:
+    """A published table: where it comes from and what it is confounded by, and its rows."""
+
+    about: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+
 def published_names() -> list[str]:
     """Names of the tables that come with encbench."""
-    return sorted(p.name.removesuffix(".csv") for p in PUBLISHED.iterdir() if ".csv" in p.name)
+    return sorted(path.stem for path in PUBLISHED.glob("*.json"))
 
 
 def load_outcomes(source: str | Path, *, cell: Cell = PRIMARY, recipe: str = "") -> Outcomes:
@@ -278,25 +288,36 @@ def load_outcomes(source: str | Path, *, cell: Cell = PRIMARY, recipe: str = "")
         source: a bank of outcomes; a .csv or .jsonl file with at least ``spec`` and ``score``; or
             the name of a published table, see :func:`published_names`. Of other columns
             ``seed``, ``stratum``, ``weights``, ``control`` and ``recipe`` have a meaning; any
-            further one holds a score from before training. Lines of a .csv that begin with '#'
-            are notes.
+            further one holds a score from before training.
         cell: of a bank, which score.
-        recipe: of a bank with several, the beginning of a recipe's hash.
+        recipe: of rows of several recipes, the beginning of the one to take.
 
     Raises:
         EncbenchError: one line that names the file and, where there is one, the line: for a
             score that is missing or no number, repeated rows, or rows of several recipes.
     """
-    path = Path(source)
-    if not path.exists() and path.suffix == "" and len(path.parts) == 1:
-        if str(source) not in published_names():
-            raise UnknownNameError("table of outcomes", str(source), published_names())
-        text = (PUBLISHED / f"{source}.csv").read_text("utf-8")
-        return _read_table(text, str(source), jsonl=False, recipe=recipe)
-    text = read_text(path, OutcomesError)
-    if set(COLUMNS) - {"phase"} <= set(text.partition("\n")[0].split(",")):
-        return _from_bank(one_recipe(parse_bank(text, path), recipe), path.name, cell)
-    return _read_table(text, path.name, jsonl=path.suffix == ".jsonl", recipe=recipe)
+    path, name = Path(source), str(source)
+    if name in published_names():
+        table = read_dataclass(_Published, PUBLISHED / f"{name}.json", OutcomesError)
+        rows = [(f"{name}, row {k}", row) for k, row in enumerate(table.rows, 1)]
+        return _assemble(rows, name, table.about, recipe)
+    if not path.exists() and not path.suffix:
+        raise UnknownNameError("table of outcomes", name, published_names())
+    if path.suffix == ".jsonl":
+        rows = [
+            (where, dict(check_value(dict[str, Any], value, where, OutcomesError)))
+            for where, value in read_json_lines(path, OutcomesError)
+        ]
+        return _assemble(rows, path.name, (), recipe)
+    columns, lines = read_csv(path, OutcomesError)
+    if {name for name, default in COLUMNS.items() if default is MISSING} <= set(columns):
+        return _from_bank(one_recipe(read_bank(path), recipe), path.name, cell)
+    rows = []
+    for number, line in enumerate(lines, 2):
+        if None in line or None in line.values():
+            raise OutcomesError(f"line {number} of {path.name} has not as many values as its head")
+        rows.append((f"line {number} of {path.name}", line))
+    return _assemble(rows, path.name, (), recipe)
 
 
 def _from_bank(rows: Sequence[Outcome], name: str, cell: Cell) -> Outcomes:
@@ -334,31 +355,6 @@ def _parents(rows: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
         name: {s: Estimate(float(np.mean(v)), min(v), max(v)) for s, v in values.items()}
         for name, values in found.items()
     }
-
-
-def _read_table(text: str, name: str, *, jsonl: bool, recipe: str) -> Outcomes:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    notes = tuple(line.lstrip("# ") for _, line in lines if line.startswith("#"))
-    lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    rows: list[tuple[str, dict[str, Any]]] = []
-    if jsonl:
-        for number, line in lines:
-            where = f"{name}, line {number}"
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise OutcomesError(f"{where} is not JSON ({error})") from error
-            rows.append((where, dict(check_value(dict[str, Any], value, where, OutcomesError))))
-    elif lines:
-        head = next(csv.reader([lines[0][1]]))
-        for number, line in lines[1:]:
-            values = next(csv.reader([line]))
-            if len(values) != len(head):
-                raise OutcomesError(
-                    f"{name}, line {number} has {len(values)} values; its head has {len(head)}"
-                )
-            rows.append((f"{name}, line {number}", dict(zip(head, values, strict=True))))
-    return _assemble(rows, name, notes, recipe)
 
 
 def _assemble(

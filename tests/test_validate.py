@@ -86,11 +86,27 @@ def test_agreement_is_spearman_s_and_jsonl_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "head", "message"),
     [
-        ([*rows(1), "zoo:mini-clip,0,nan"], "", "line 10: score of zoo:mini-clip is nan, which is"),
-        ([*rows(1), "zoo:mini-clip,0,"], "", "line 10: zoo:mini-clip has no score; give one or"),
+        (
+            [*rows(1), "zoo:mini-clip,0,nan"],
+            "",
+            "line 10 of outcomes.csv: score of zoo:mini-clip is nan, which is",
+        ),
+        (
+            [*rows(1), "zoo:mini-clip,0,"],
+            "",
+            "line 10 of outcomes.csv: zoo:mini-clip has no score; give one or",
+        ),
         ([*rows(1), "zoo:mini-clip,0,high"], "", "cannot be 'high'; it must be a number"),
-        ([*rows(1), rows(1)[2]], "", r"line 10 repeats outcomes.csv, line 4 .*remove one of them"),
-        ([*rows(1), "zoo:mini-clip,0"], "", "line 10 has 2 values; its head has 3"),
+        (
+            [*rows(1), rows(1)[2]],
+            "",
+            r"line 10 of outcomes.csv repeats line 4 of .*remove one of them",
+        ),
+        (
+            [*rows(1), "zoo:mini-clip,0"],
+            "",
+            "line 10 of outcomes.csv has not as many values as its head",
+        ),
         (["a,0,1,x", "b,0,1,y"], "spec,seed,score,recipe", "rows of 2 recipes, which cannot be"),
         (["a,0"], "spec,seed", "needs the columns spec and score"),
     ],
