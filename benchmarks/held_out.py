@@ -65,7 +65,10 @@ def compare(bank: Path, tier: str) -> tuple[Validation, EncoderOutcome]:
     held = tuple(kept[spec] for spec in named if spec in kept)
     missing = [spec for spec in named if spec not in kept]
     notes = (f"Not trained yet: {', '.join(missing)}.",) if missing else ()
-    files = [*sorted(OUTCOMES.glob("predictions-[0-9]*.json")), *sorted(OUTCOMES.glob("rivals-*.json"))]
+    files = [
+        *sorted(OUTCOMES.glob("predictions-[0-9]*.json")),
+        *sorted(OUTCOMES.glob("rivals-*.json")),
+    ]
     name = f"tier {tier}: held-out"
     found = validate(Outcomes(name, held, whole.scores, notes), load_predictions(files))
     return found, kept["control:constant"]

@@ -144,7 +144,7 @@ class Validation:
         for row in self.rows:
             numbers = (row.pooled.value, row.pooled.low, row.pooled.high, row.within)
             numbers += (row.lowest, row.highest, row.chance)
-            rows.append([row.name, *(f"{x:.6g}" for x in numbers), row.encoders, row.sets])
+            rows.append([row.name, *(round(x, 6) for x in numbers), row.encoders, row.sets])
         return to_csv([*head, "encoders", "sets"], rows)
 
     def as_dict(self) -> dict[str, Any]:

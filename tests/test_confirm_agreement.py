@@ -61,7 +61,9 @@ def git(*words):
     return "" if done.returncode else done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(OUTCOMES.glob("predictions-[0-9]*.json")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(OUTCOMES.glob("predictions-[0-9]*.json")), ids=lambda p: p.name
+)
 def test_predictions_are_committed_before_their_encoders_are_trained(path):
     """What each rule says of an encoder is older than the encoder's trainings, and unchanged."""
     commits = git("log", "--reverse", "--format=%H %cI", "--", str(path)).splitlines()
