@@ -1,26 +1,36 @@
-"""Several processes, on one machine or many: one leads, the others do shares of its work.
+"""Several processes, on one machine or many: they form one group and share work in one of two ways.
 
-Under ``accelerate launch`` or ``torchrun`` every process runs the same command line. The first
-one leads: it alone reads data, takes decisions, computes scores and writes records. The others
-serve: they wait for jobs (a picklable callable and its tasks), and what they make or fail at
-goes back to the leader. So nothing is decided twice, and no two processes can disagree.
+Under ``accelerate launch`` or ``torchrun`` every process runs the same command line.
+
+Most commands have a leader (:func:`run_command`). The first process alone reads data, takes
+decisions, computes scores and writes records. The others serve: they wait for jobs (a picklable
+callable and its tasks), and what they make or fail at goes back to the leader. So nothing is
+decided twice, and no two processes can disagree.
+
+A training has a :class:`Team`: every process takes its share of each batch, and gradients are
+averaged. The leader alone writes.
 
 A process by itself does the same work without any of this; torch.distributed is then not used.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .device import choose_device, current_launch
-from .errors import EncbenchError, ProcessError, describe_error
+from .errors import EncbenchError, ProcessError, UsageError, describe_error
 from .progress import log
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,15 +39,16 @@ LOST = "another process of this command is gone; run the same command again, fin
 
 
 @dataclass
-class _Team:
-    """``busy``: in the middle of an exchange, so that no other one may begin."""
+class _Place:
+    """This process's place under a leader. ``busy``: in the middle of an exchange, so that no
+    other one may begin."""
 
     rank: int
     size: int
     busy: bool = False
 
 
-_team: _Team | None = None
+_place: _Place | None = None
 
 
 def is_leader() -> bool:
@@ -48,17 +59,43 @@ def is_leader() -> bool:
 def process_count() -> int:
     """How many processes share the leader's work: 1 outside of :func:`run_command`, and within a
     task that is shared already, since no other exchange may begin there."""
-    return _team.size if _team and not _team.busy else 1
+    return _place.size if _place and not _place.busy else 1
 
 
-def before_group() -> None:
-    """Call before a process group is made, so that its end is its end.
+def join_group() -> None:
+    """Form one group with the other processes of a launch. A second call changes nothing.
 
-    torch.distributed.nn keeps the group of the moment it is imported, in arguments' defaults,
-    and torch.optim imports it at its first step. Such a group outlives destroy_process_group,
-    its threads outlive the interpreter, and now and then the process ends by SIGABRT.
+    Objects and tensors on the CPU travel by gloo, tensors on cards by NCCL.
+
+    Raises:
+        ProcessError: if the processes cannot reach one another.
     """
-    import torch.distributed.nn  # noqa: F401
+    import torch
+
+    # torch.distributed.nn keeps the group of the moment it is imported, in arguments' defaults,
+    # and torch.optim imports it at its first step. Such a group outlives destroy_process_group,
+    # its threads outlive the interpreter, and now and then the process ends by SIGABRT. So it is
+    # imported before there is a group.
+    import torch.distributed.nn
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    cards = torch.cuda.is_available()
+    if cards:
+        torch.cuda.set_device(choose_device("cuda"))
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"the processes cannot reach one another: {error}") from error
+
+
+def leave_group() -> None:
+    """Leave the group, if there is one."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def run_command(work: Callable[[], None]) -> None:
@@ -67,7 +104,7 @@ def run_command(work: Callable[[], None]) -> None:
     Raises:
         ProcessError: if another process is lost.
     """
-    global _team
+    global _place
     size = current_launch().size
     if size == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
@@ -77,28 +114,19 @@ def run_command(work: Callable[[], None]) -> None:
             )
         work()
         return
-    import torch
-    from torch import distributed
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(choose_device("cuda"))
-    before_group()
+    join_group()
+    place = _place = _Place(current_launch().rank, size)
     try:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise ProcessError(f"the processes cannot reach one another: {error}") from error
-    team = _team = _Team(distributed.get_rank(), size)
-    try:
-        if team.rank:
-            _serve(team)
+        if place.rank:
+            _serve(place)
         else:
             log.info("%d processes share the encoding", size)
             work()
     finally:
-        _team = None
-        if not team.busy and team.rank == 0:  # else they learn it from the connection that closes
+        _place = None
+        if not place.busy and place.rank == 0:  # else they learn it from the connection that closes
             _send(None)
-        distributed.destroy_process_group()
+        leave_group()
 
 
 def share_tasks(
@@ -120,33 +148,33 @@ def share_tasks(
             ``keep`` was given before is kept.
         ProcessError: if another process is lost.
     """
-    assert _team is not None
-    assert _team.rank == 0
-    _team.busy = True
+    assert _place is not None
+    assert _place.rank == 0
+    _place.busy = True
     _send((job, list(tasks)))
-    failure = _rounds(_team, own or job, tasks, keep)
-    _team.busy = False
+    failure = _rounds(_place, own or job, tasks, keep)
+    _place.busy = False
     if failure is not None:
         raise failure
 
 
-def _serve(team: _Team) -> None:
+def _serve(place: _Place) -> None:
     """Do what the leader says until it says that there is no more."""
     log.setLevel(logging.WARNING)
     while True:
-        team.busy = True
+        place.busy = True
         said = _guard(_receive)
-        team.busy = False
+        place.busy = False
         if said is None:
             return
         job, tasks = said
-        team.busy = True
-        _rounds(team, job, tasks, lambda number, result: None)
-        team.busy = False
+        place.busy = True
+        _rounds(place, job, tasks, lambda number, result: None)
+        place.busy = False
 
 
 def _rounds(
-    team: _Team,
+    place: _Place,
     job: Callable[[Any], Any],
     tasks: Sequence[Any],
     keep: Callable[[int, Any], None],
@@ -155,26 +183,28 @@ def _rounds(
     from torch import distributed
 
     failure: BaseException | None = None
-    for first in range(0, len(tasks) + team.size, team.size):  # the last round only tells failures
+    for first in range(
+        0, len(tasks) + place.size, place.size
+    ):  # the last round only tells failures
         result: Any = None
-        if failure is None and first + team.rank < len(tasks):
+        if failure is None and first + place.rank < len(tasks):
             try:
-                result = job(tasks[first + team.rank])
+                result = job(tasks[first + place.rank])
             except (Exception, SystemExit) as error:  # whatever it is, the leader decides
                 failure = error
-        told: list[Any] = [None] * team.size
-        mine = _told(failure, team.rank)
+        told: list[Any] = [None] * place.size
+        mine = _told(failure, place.rank)
         _guard(partial(distributed.all_gather_object, told, mine))
         others = [row for row in told if row is not None]
         if others:
             return failure or _error(others[0])
         if first >= len(tasks):
             break
-        results: list[Any] | None = None if team.rank else [None] * team.size
+        results: list[Any] | None = None if place.rank else [None] * place.size
         _guard(partial(distributed.gather_object, result, results))
         if results is not None:
             try:
-                for number in range(first, min(first + team.size, len(tasks))):
+                for number in range(first, min(first + place.size, len(tasks))):
                     keep(number, results[number - first])
             except Exception as error:  # told to the others in the next round
                 failure = error
@@ -217,3 +247,92 @@ def _guard(exchange: Callable[[], R]) -> R:
         return exchange()
     except RuntimeError as error:
         raise ProcessError(LOST) from error
+
+
+# ---------------------------------------------------------------------------- one training
+
+
+class Team:
+    """The processes that train one model together: all of a launch, or this one by itself.
+
+    As a context: after it, unless it failed, the process leaves the others when it ends.
+
+    Args:
+        device: where this process computes.
+        alone: train in this process only, whatever started it (one model a device).
+    """
+
+    def __init__(self, device: torch.device, *, alone: bool = False) -> None:
+        launch = current_launch()
+        self.device = device
+        self.rank, self.size = (0, 1) if alone else (launch.rank, launch.size)
+        if self.size > 1:
+            join_group()
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self.size > 1:
+            atexit.register(leave_group)  # not yet: another training may follow
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, module: torch.nn.Module, *, unused: bool = False) -> torch.nn.Module:
+        """The module, averaging its gradients over all processes.
+
+        Args:
+            unused: whether some parameters may have no part in a step.
+        """
+        if self.size == 1:
+            return module
+        from torch.nn.parallel import DistributedDataParallel
+
+        cards = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            module, device_ids=cards, find_unused_parameters=unused, broadcast_buffers=False
+        )
+
+    def quiet(self, module: Any, *, when: bool) -> AbstractContextManager[Any]:
+        """Without an exchange of gradients, for all but the last part of a batch."""
+        return module.no_sync() if when and self.size > 1 else nullcontext()
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            from torch import distributed
+
+            values = values.clone()
+            _guard(partial(distributed.all_reduce, values))
+        return values
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            import torch
+
+            self.total(torch.zeros(1))
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The first process goes through before the others, which find what it made."""
+        if self.leads:
+            yield
+        self.wait()
+        if not self.leads:
+            yield
+
+    def share(self, batch: int, parts: int) -> int:
+        """Images of one part of a batch in one process.
+
+        Raises:
+            UsageError: if they cannot be shared evenly.
+        """
+        if batch % (parts * self.size):
+            raise UsageError(
+                f"--batch {batch} cannot be shared by {self.size} processes in {parts} parts; "
+                f"take a multiple of {parts * self.size}"
+            )
+        return batch // (parts * self.size)

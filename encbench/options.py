@@ -75,8 +75,10 @@ def options_of(cls: type) -> dict[str, tuple[Option, Any, Any]]:
     }
 
 
-def flag(name: str) -> str:
-    """The flag of a field."""
+def flag(name: str, declared: Option | None = None) -> str:
+    """What a field is called on the command line."""
+    if declared is not None and (declared.argument or declared.flag):
+        return name.upper() if declared.argument else declared.flag
     return "--" + name.replace("_", "-")
 
 
@@ -98,7 +100,7 @@ def typed_values(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
             raise UnknownNameError("configuration key", key, known)
         if value is not None:
             declared, kind, _ = known[key]
-            typed[key] = _typed(declared, kind, value, declared.flag or flag(key))
+            typed[key] = _typed(declared, kind, value, flag(key, declared))
     return typed
 
 
@@ -120,7 +122,7 @@ def check_options(config: Any) -> None:
         UsageError: naming the option.
     """
     for key, (declared, _, _) in options_of(type(config)).items():  # type: ignore[arg-type]
-        value, name = getattr(config, key), declared.flag or flag(key)
+        value, name = getattr(config, key), flag(key, declared)
         choices = declared.choices() if callable(declared.choices) else declared.choices
         known = tuple(choices)
         for item in value if isinstance(value, tuple) else (value,):
@@ -155,7 +157,7 @@ def option_table(cls: type) -> str:
     """The options of a configuration as Markdown, a table for each group."""
     groups: dict[str, list[str]] = {}
     for key, (declared, kind, default) in options_of(cls).items():
-        name = key.upper() if declared.argument else declared.flag or flag(key)
+        name = flag(key, declared)
         shown = declared.shown or _show(default)
         cells = (f"`{name}`", _kind_words(kind), f"`{shown}`" if shown else "", declared.help)
         row = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -265,13 +265,16 @@ def rank(
 
 
 def report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run; returns its HTML page.
+    """Write the report of a run, then those of other packages; returns its HTML page.
 
     Raises:
         EncbenchError: if there is no prediction, or a file is damaged.
     """
-    build = registry.get("report", "default")
-    return build(folder, out)
+    page: Path = registry.get("report", "default")(folder, out)
+    for name in registry.names("report"):
+        if name != "default":
+            registry.get("report", name)(folder, page.parent)
+    return page
 
 
 def load_probes(config: RunConfig) -> list[Probe]:

@@ -322,7 +322,7 @@ def test_two_processes_do_what_one_does(tmp_path):
 
 
 def test_processes_that_cannot_share_a_batch():
-    from encbench.flow.team import Team
+    from encbench.distributed import Team
 
     team = Team(torch.device("cpu"))
     team.size = 3

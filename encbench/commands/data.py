@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..options import check_options, option
+from .options import add_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -15,24 +19,27 @@ def data() -> None:
     """Fetch public data sets, pinned, verified and resumable; make scenes."""
 
 
-@app.command("fetch")
+@dataclass(frozen=True)
+class FetchConfig:
+    name: str = option(MISSING, "coco, dpg or geneval.", argument=True)
+    to: Path = option(MISSING, "Folder to put it in.")
+    split: str = option("val2017", "COCO: val2017 or train2017.")
+
+
+@add_command(app, "fetch", FetchConfig, toml=False)
 def fetch(
-    name: Annotated[str, typer.Argument(help="coco, dpg or geneval.")],
-    to: Annotated[Path, typer.Option(help="Folder to put it in.")],
-    split: Annotated[str, typer.Option(help="COCO: val2017 or train2017.")] = "val2017",
+    config: FetchConfig,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Download a data set, after telling its size. Started again, it goes on where it was."""
+    """Download a data set, after printing its size. Run it again to go on after a stop."""
     from ..data.fetch import fetch_dataset
-    from ..progress import show_log
-
-    show_log()
 
     def confirm(text: str) -> bool:
         typer.echo(text)
         return yes or typer.confirm("Go on?", default=True)
 
-    folder = fetch_dataset(name, to, split=split, confirm=confirm)
+    name = config.name
+    folder = fetch_dataset(name, config.to, split=config.split, confirm=confirm)
     if name == "geneval":
         use = f"lay out its folders by: encbench geneval prompts --from {folder} --out IMAGES"
     else:
@@ -40,35 +47,33 @@ def fetch(
     typer.echo(f"{name} is at {folder}; {use}")
 
 
-@app.command("make")
-def make(
-    name: Annotated[str, typer.Argument(help="scenes.")],
-    split: Annotated[str, typer.Option(help="probe-test, generator-train, ...: docs/scenes.md.")],
-    out: Annotated[Path, typer.Option(help="Folder to write it to, in COCO's layout.")],
-    count: Annotated[int, typer.Option(help="How many images.")] = 1000,
-    size: Annotated[int, typer.Option(help="Their side in pixels, 16 to 256.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
-    world: Annotated[str, typer.Option(help="scenes or scenes-easy.")] = "scenes",
-    combos: Annotated[
-        str, typer.Option(help="Combinations shown: seen, or in test splits held-out or both.")
-    ] = "seen",
-) -> None:
+@dataclass(frozen=True)
+class MakeConfig:
+    name: str = option(MISSING, "scenes.", choices=("scenes",), argument=True)
+    split: str = option(MISSING, "probe-test, generator-train, ...: docs/scenes.md.")
+    out: Path = option(MISSING, "Folder to write it to, in COCO's layout.")
+    count: int = option(1000, "Number of images.")
+    size: int = option(128, "Side of an image in pixels, 16 to 256.")
+    seed: int = option(0, "Random seed of the scenes.")
+    world: str = option("scenes", "scenes or scenes-easy.")
+    combos: str = option(
+        "seen", "Combinations shown: seen, or in test splits held-out or both.",
+        choices=("seen", "held-out", "both"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@add_command(app, "make", MakeConfig, toml=False)
+def make(config: MakeConfig) -> None:
     """Write rendered scenes with captions and instances, as COCO has them. Resumable."""
-    from typing import get_args
-
     from ..data.scenes.coco import make_scenes
-    from ..data.scenes.splits import Combos
     from ..data.scenes.world import get_world
-    from ..errors import UnknownNameError
-    from ..progress import show_log
 
-    show_log()
-    if name != "scenes":
-        raise UnknownNameError("data set to make", name, ["scenes"])
-    if combos not in get_args(Combos):
-        raise UnknownNameError("kind of combination", combos, get_args(Combos))
-    shown: Combos = combos  # type: ignore[assignment]
+    split = config.split
     folder = make_scenes(
-        split, out, count=count, size=size, seed=seed, world=get_world(world), combos=shown
-    )
+        split, config.out, count=config.count, size=config.size, seed=config.seed,
+        world=get_world(config.world), combos=config.combos,  # type: ignore[arg-type]
+    )  # fmt: skip
     typer.echo(f"{split} is at {folder}; use it by --coco {folder}")

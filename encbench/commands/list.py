@@ -81,7 +81,7 @@ def _fill(table: Any, kind: str) -> None:
             text, metric, examples = str(error), "", ()
         else:
             spec = getattr(thing, "spec", None)
-            title = getattr(spec, "title", "")
+            title = getattr(thing if spec is None else spec, "title", "")
             text = getattr(thing, "summary", "") or title or summary(thing)
             metric, examples = getattr(spec, "main_metric", ""), getattr(thing, "examples", ())
         cells = (name, text, metric, "\n".join(examples))

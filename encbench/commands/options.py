@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -80,6 +81,7 @@ def add_command(
             work(from_values(config, values), **{p.name: given[p.name] for p in more})
 
         main.__doc__ = work.__doc__
+        main.config = config  # type: ignore[attr-defined]
         main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         app.command(name, cls=SeveralValues)(main)
         return work
@@ -99,6 +101,8 @@ def _parameter(name: str, declared: Option, kind: Any, default: Any) -> inspect.
     if not several and default is None:
         kind = kind | None
     shown: Any = declared.shown or default not in (None, [])
+    if default is False or default == []:
+        default = None  # not given, so that it can come from a file or a preset
     if declared.argument:
         info: Any = typer.Argument(help=declared.help)
     else:
@@ -112,7 +116,7 @@ def _parameter(name: str, declared: Option, kind: Any, default: Any) -> inspect.
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else default or None,
+        default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind, info],
     )
 
@@ -177,20 +181,24 @@ def _merge(ctx: typer.Context, values: Mapping[str, Any], *, over: bool) -> None
 
 def options_page() -> str:
     """``docs/options.md``: the options of every command that is made from a configuration."""
-    from ..config import RunConfig
-    from ..confirm.config import ConfirmConfig
-    from ..flow.config import SampleConfig, TrainConfig
+    from ..cli import COMMANDS
 
-    pages = {
-        "run` and `encbench probe": RunConfig, "confirm": ConfirmConfig, "train": TrainConfig,
-        "sample": SampleConfig,
-    }  # fmt: skip
+    sections: dict[type, list[str]] = {}
+    for name in COMMANDS:
+        app = import_module(f"{__package__}.{name}").app
+        single = app.registered_callback is None
+        for command in app.registered_commands:
+            if config := getattr(command.callback, "config", None):
+                words = command.name if single else f"{name} {command.name}"
+                sections.setdefault(config, []).append(f"`encbench {words}`")
     intro = (
         "# Options\n\nMade by `python -m encbench.commands.options > docs/options.md` from the "
-        "configurations in the code. A TOML file for `--config` has the same keys, without `--`.\n"
+        "configurations in the code. `run`, `probe`, `confirm` and `train` take `--config FILE`, a "
+        "TOML file with the same keys, without `--`.\n"
     )
     return intro + "".join(
-        f"\n## `encbench {name}`\n\n{option_table(config)}" for name, config in pages.items()
+        f"\n## {' and '.join(words)}\n\n{option_table(config)}"
+        for config, words in sections.items()
     )
 
 

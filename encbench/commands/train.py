@@ -30,8 +30,11 @@ def train(config: TrainConfig, dry_run: DryRun = False) -> None:
 
         typer.echo("\n".join(plan_training(config, matrix_rate)))
         return
+    from ..distributed import is_leader
     from ..flow.train import train as run
 
     done = run(config)
+    if not is_leader():
+        return
     typer.echo(f"trained {done.steps:,} steps in {done.seconds / 60:.1f} minutes: {done.path}")
     typer.echo(f"sample it: encbench sample {config.out} --prompts 'a red circle' --out FOLDER")

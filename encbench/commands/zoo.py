@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
+
+from ..options import check_options, option
+from ..zoo.catalog import ORDER
+from .options import add_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -19,14 +23,16 @@ def zoo() -> None:
     """
 
 
-@app.command("list")
-def list_(
-    folder: Annotated[
-        Path | None,
-        typer.Option("--in", help="A folder of `zoo train`; by default the shipped ones."),
-    ] = None,
-) -> None:
-    """Names, sizes, losses, and whether every file is what its manifest says."""
+@dataclass(frozen=True)
+class ListConfig:
+    folder: Path | None = option(
+        None, "A folder of `zoo train`.", flag="--in", shown="the zoo that comes with encbench"
+    )
+
+
+@add_command(app, "list", ListConfig, toml=False)
+def list_(config: ListConfig) -> None:
+    """List names, sizes, losses, and whether every file is what its manifest says."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -37,51 +43,47 @@ def list_(
     for column in ("name", "trained to do", "step", "steps", "parameters", "MB", "loss", "files"):
         right = column in ("steps", "parameters", "MB", "loss")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    found = zoo_rows(folder)
-    for row in found:
+    rows = zoo_rows(config.folder)
+    for row in rows:
         table.add_row(*map(escape, row.cells))
     Console().print(table)
-    wrong = [row.problem for row in found if row.problem]
+    wrong = [row.problem for row in rows if row.problem]
     for line in wrong:
         typer.echo(line, err=True)
     if wrong:
         raise typer.Exit(1)
 
 
-@app.command("train")
-def train(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="mini-clip, mini-t5, mini-gemma, mini-blip3o, mini-dinov3, scene-vq, or all."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the models, one folder each and stage.")],
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps in all; by default as many as the recipe says. Fewer make a lesser model.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialization and data.")] = 0,
-) -> None:
+@dataclass(frozen=True)
+class TrainConfig:
+    name: str = option(
+        MISSING, f"{', '.join(ORDER)}, or all.", choices=(*ORDER, "all"), argument=True
+    )
+    out: Path = option(MISSING, "Folder for the models, one folder for each model and stage.")
+    steps: int | None = option(
+        None, "Number of steps; fewer make a worse model.", least=1, shown="the recipe's"
+    )
+    seed: int = option(0, "Random seed of initialization and data.", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@add_command(app, "train", TrainConfig, toml=False)
+def train(config: TrainConfig) -> None:
     """Train one, or all, on the CPU: some minutes each on one core.
 
     Stages at 3 % and 20 % of the steps and the finished model are written as NAME-3pct,
     NAME-20pct and NAME, in the layouts that clip:, t5:, gemma:, blip3o: and dinov3: read; so
-    `--encoders clip:OUT/mini-clip` works at once. Started again, it goes on where it was. With
+    `--encoders clip:OUT/mini-clip` works at once. Run it again to go on after a stop. With
     seed 0 and all steps it makes the models that come with encbench (up to rounding: a loss
     within 2 % of the one in `zoo list`). mini-blip3o reads images by scene-vq: OUT's if it is
     there, else the shipped one.
     """
-    from ..progress import show_log
-    from ..zoo.catalog import ORDER
-    from ..zoo.train import train_member as train_one
+    from ..zoo.train import train_member
 
-    show_log()
-    for each in ORDER if name == "all" else (name,):
-        done = train_one(each, out, steps=steps, seed=seed)
-        typer.echo(f"{each}: loss {done.losses[-1]:.3f} after {done.seconds:,.0f} s")
+    for name in ORDER if config.name == "all" else (config.name,):
+        done = train_member(name, config.out, steps=config.steps, seed=config.seed)
+        typer.echo(f"{name}: loss {done.losses[-1]:.3f} after {done.seconds:,.0f} s")
         for folder in done.folders:
             typer.echo(f"  {folder}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..device import choose_device, is_out_of_memory
+from ..distributed import Team
 from ..errors import EncbenchError, UsageError
 from ..lock import lock_folder
 from ..progress import log
@@ -20,7 +21,6 @@ from .features import Encoded, Features, PromptEncoder
 from .grids import is_whole
 from .meters import read_log
 from .networks import check_objective
-from .team import Team
 from .trainer import Moment, Trainer, TrainingResult, grid_path, result_of
 
 IN_MEMORY = 4 << 30  # bytes of text features above which they are encoded as they are needed

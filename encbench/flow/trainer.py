@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, read_part, read_tensors, write_checkpoint
+from ..distributed import Team
 from ..errors import DataError, EncbenchError, ModelError
 from ..files import write_json
 from ..progress import bar, log
@@ -50,7 +51,6 @@ from .networks import (
 )
 from .objectives.flow_matching import FlowMatching
 from .sample import Instantaneous
-from .team import Team
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
 WHITENING = 4096  # captions that whiten it: more than a pooled vector has dimensions
@@ -199,7 +199,7 @@ class Trainer:
             ends = (r[mine].to(self.device), t[mine].to(self.device))
             with self.team.quiet(self.wrapped, when=part + 1 < config.accumulate):
                 terms = self._forward(x, cond, noise[mine], *ends, drop[mine].to(self.device))
-                self.team.backward(terms.loss / config.accumulate)
+                (terms.loss / config.accumulate).backward()
             total += terms.loss.detach() / config.accumulate
             self.meters.add(terms, ends[1], 1 / config.accumulate)
         norm = torch.nn.utils.clip_grad_norm_(

@@ -1,0 +1,1 @@
+"""A toy of each kind of extension, one a file."""

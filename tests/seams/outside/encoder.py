@@ -1,0 +1,34 @@
+"""An encoder: each letter a token, its vector a fixed random one."""
+
+import torch
+
+from encbench.data.hub import ResolvedModel
+from encbench.encoders import EncoderFamily
+from encbench.encoders.hf import card_of
+from encbench.types import TextFeatures
+
+
+class Letters:
+    def __init__(self, spec, resolved):
+        width = int(spec.source)
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.randn(128, width, generator=generator)
+        self.card = card_of(
+            spec, resolved, torch.float32, dim=width, max_tokens=None, parameters=self.table.numel()
+        )
+
+    def encode(self, prompts):
+        rows = [[ord(letter) % 128 for letter in prompt] or [0] for prompt in prompts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[k < len(row) for k in range(longest)] for row in rows])
+        return TextFeatures(self.table[ids], mask, torch.zeros(len(rows), dtype=torch.bool))
+
+
+FAMILY = EncoderFamily(
+    name="letters",
+    summary="A fixed vector for each letter.",
+    examples=("letters:16",),
+    resolve=lambda spec: ResolvedModel(None, "letters-1", "MIT"),
+    load=lambda spec, resolved, device: Letters(spec, resolved),
+)
