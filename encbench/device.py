@@ -85,6 +85,13 @@ def device_name(device: torch.device) -> str:
     return device.type if current_launch().size > 1 else str(device)
 
 
+def card_name(device: torch.device) -> str:
+    """The device as records name it: a card by its model."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: CUDA's own, Python's, or that of torch's
     allocator on the CPU, which is a plain RuntimeError."""

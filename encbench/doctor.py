@@ -103,7 +103,7 @@ def _token() -> Check:
 
 def _registered() -> list[Check]:
     found = []
-    for kind in ("encoder", "re-encoder", "probe", "report"):
+    for kind in registry.GROUPS:
         names = registry.names(kind)
         broken = []
         for name in names:

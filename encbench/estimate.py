@@ -60,22 +60,24 @@ class RunPlan:
     data_download: int = 0
 
     @property
+    def models(self) -> list[PlannedEncoder]:
+        """The encoders and the re-encoder."""
+        return [*self.encoders, *([self.reencoder] if self.reencoder else [])]
+
+    @property
     def download(self) -> int:
         """Known bytes to download: models and data."""
-        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
-        return self.data_download + sum(row.download or 0 for row in rows)
+        return self.data_download + sum(row.download or 0 for row in self.models)
 
     @property
     def unknown_download(self) -> bool:
         """Whether something of unknown size is to be downloaded, too."""
-        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
-        return any(row.download is None for row in rows)
+        return any(row.download is None for row in self.models)
 
     @property
     def seconds(self) -> float:
         """Computing, as far as it is known."""
-        rows = [*self.encoders, *([self.reencoder] if self.reencoder else [])]
-        return sum((row.seconds or 0.0 for row in rows), 0.0)
+        return sum((row.seconds or 0.0 for row in self.models), 0.0)
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -113,17 +115,14 @@ def plan_run(config: RunConfig) -> RunPlan:
     tokens += int(length * (2 + sum(1 - share for share in removed)))
     texts = count + long_prompts * (2 + len(removed))
     rate = matrix_rate(device)
-    encoders, controls = [], []
-    for spec in specs_of(config, known=False):
-        if spec.family == "control":
-            controls.append(str(spec))
-        else:
-            encoders.append(_encoder(spec, tokens, texts, rate))
-    if any((spec.shuffled or spec).family == "python" for spec in specs_of(config, known=False)):
+    specs = specs_of(config, known=False)
+    controls = tuple(str(spec) for spec in specs if spec.family == "control")
+    encoders = tuple(_encoder(s, tokens, texts, rate) for s in specs if s.family != "control")
+    if any((spec.shuffled or spec).family == "python" for spec in specs):
         notes.append("python: encoders run the code that they name, with your permissions")
     reencoder = _reencoder(config, images, rate) if config.chosen_re_encoder != "none" else None
     return RunPlan(
-        tuple(encoders), reencoder, tuple(controls), count, images, long_prompts, tokens,
+        encoders, reencoder, controls, count, images, long_prompts, tokens,
         device.type, rate, tuple(notes), to_fetch,
     )  # fmt: skip
 

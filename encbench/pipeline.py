@@ -18,7 +18,7 @@ import torch
 from . import registry
 from .config import RunConfig
 from .context import Context, Data, Images, load_images, load_run_data
-from .device import choose_device
+from .device import card_name, choose_device
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
@@ -410,7 +410,7 @@ class _Bench:
             notes=[*encoder.about.get("notes", ()), *found.notes],
             config=_public_config(config),
             seed=config.seed,
-            provenance=provenance() | {"device": _device_name(encoder.device)},
+            provenance=provenance() | {"device": card_name(encoder.device)},
             seconds=time.perf_counter() - started,
             variant=variant,
             variant_of=str(ranked) if variant else "",
@@ -445,7 +445,3 @@ def _variants(config: RunConfig, spec: EncoderSpec) -> list[tuple[str | None, st
     layers = [None, *(layer for layer in config.layers if layer != spec.layer)]
     pools = list(dict.fromkeys([spec.pool, *config.pools]))
     return [(la, po) for la in layers for po in pools if (la, po) != (None, spec.pool)]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

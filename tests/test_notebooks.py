@@ -23,7 +23,6 @@ from encbench.records import read_prediction, read_verdict
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-WORDS = {"confirmed", "not confirmed", "can't tell"}
 
 
 def load(name: str) -> NotebookNode:
@@ -173,9 +172,14 @@ def test_read_a_confirmation(tmp_path: Path) -> None:
     asked = {*done.values["encoders"], "control:constant"}
     assert {row.spec for row in verdict.encoders} == asked
     assert verdict.failed == []
-    choice, rule = verdict.choice["verdict"], verdict.rule["verdict"]
-    assert choice in WORDS or choice.startswith("overturned by ")
-    assert rule == "can't tell"  # two encoders can't reach more
+    choice, rule = verdict.choice.verdict, verdict.rule.verdict
+    (lead,) = verdict.choice.leads  # the verdict is what its own numbers say
+    score = {row.spec: row.scores[verdict.primary].value for row in verdict.encoders}
+    ahead = score[verdict.choice.winner] - score[lead.rival]
+    assert lead.lead.value == pytest.approx(ahead)
+    expected = "confirmed" if lead.lead.low > 0 else "can't tell"
+    assert choice == (f"overturned by {lead.rival}" if lead.high_corrected < 0 else expected)
+    assert "2 trained encoders share a stage of training with another; 4 needed" in verdict.rule.why
     assert f"the choice: {choice}" in done.printed("read")
     assert f"the rule: {rule}" in done.printed("read")
     for row in verdict.encoders:

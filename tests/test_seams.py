@@ -191,8 +191,11 @@ def test_data_objective_and_times_train(run, ranked, tmp_path):
 def test_what_objectives_and_times_lack_is_one_line(run, tmp_path):
     for arguments, words in (
         (["--objective", "halved", "--omega", 2], "--omega 2.0: objective halved has no such"),
-        (["--objective", "halfed"], "--objective halfed: known are emf, flow-matching, halved"),
-        (["--times", "middle"], "--times middle: known are emf, ends, logit-normal, uniform"),
+        (["--objective", "halfed"], "unknown --objective 'halfed'; did you mean halved?"),
+        (
+            ["--times", "middle"],
+            "unknown --times 'middle'; known: emf, ends, logit-normal, uniform",
+        ),
         (["--objective", "emf", "--kappa", 0.5], "only imf, meanflow, pmf; guide when sampling"),
         (["--objective", "imf", "--perceptual", "lpips"], "no such setting, only pmf"),
         (["--objective", "pmf", "--prediction", "u"], "pmf needs a network that predicts x"),
@@ -222,11 +225,9 @@ def test_a_metric_refuses_and_a_detector_judges(site):
     assert [score.value for score in judged] == [1.0] * 3
 
 
-def test_the_docs_name_the_entry_point_and_the_example_of_each_kind():
+def test_the_docs_name_file_and_line_of_each_kind():
     page = (ROOT / "docs" / "layout.md").read_text()
     for group, toys in TOYS.items():
-        place = next(iter(toys.values()))
-        module, _, name = place.partition(":")
-        (row,) = [line for line in page.splitlines() if f"`{group}`" in line]
-        assert f"tests/seams/{module.replace('.', '/')}.py" in row
-        assert f":{name}" in row
+        for name, place in toys.items():
+            (row,) = [r for r in page.splitlines() if f'`{group}`: `{name} = "{place}"`' in r]
+            assert f"`tests/seams/{place.split(':')[0].replace('.', '/')}.py`" in row

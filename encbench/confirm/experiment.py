@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..data.geneval import GenevalPrompt
-from ..device import choose_device
+from ..device import card_name, choose_device
 from ..errors import EncbenchError, RecordError, StoreError, describe_error
 from ..files import digest, parse_json, read_json, read_json_lines, write_atomic, write_json
 from ..flow.data import ImageSet, load_training_images
@@ -191,7 +191,7 @@ def _run(task: TrainingTask) -> ScoredTraining:
     final = average_values(np.array(right[plan.primary], float), main.prompts, metric.spec)
     result = ScoredTraining(
         task.key, right, parent, _points(curve | {str(config.steps): final}, config.switch),
-        gap(task.folder / LOG), trained.seconds, time.perf_counter() - started, _name(device),
+        gap(task.folder / LOG), trained.seconds, time.perf_counter() - started, card_name(device),
     )  # fmt: skip
     write_json(task.folder / RESULT, clean(asdict(result)))
     return result
@@ -294,7 +294,3 @@ def _data(train_values: str, seed: int) -> ImageSet:
 @lru_cache(maxsize=1)
 def _geneval(detector: str, colors: str, device: str) -> GenevalMetric:
     return build_geneval(detector, colors, device)
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
