@@ -1,6 +1,7 @@
 # make demo: set everything up, rank the zoo's encoders on embedded scenes, and confirm the ranking,
 # with one process for each of up to four cores.
 # make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
+# make test-fast: the tests that take no more than a few seconds each (docs/testing.md).
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
 VENV := .venv
@@ -10,7 +11,7 @@ TYPED := build/typed# the package as it installs: probes/ and reports/ inside en
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 PROCESSES ?= $(shell test $(CORES) -lt 4 && echo $(CORES) || echo 4)
 
-.PHONY: demo test check fuzz torture clean
+.PHONY: demo test test-fast check fuzz torture clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "encbench needs Python 3.11 or newer; set PYTHON=")'
@@ -25,6 +26,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m 'not slow'
 
 fuzz: $(READY)
 	ENCBENCH_FUZZ_INPUTS=50000 $(BIN)/python -m pytest -q tests/fuzz
