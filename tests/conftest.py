@@ -1,7 +1,11 @@
 """Every test runs with shape and type checks on: annotations are enforced while tests run."""
 
+import importlib
 import os
 import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,32 @@ def minilm() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("ENCBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def _outside_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tests/seams``, a package that encbench does not know, as pip installs it."""
+    folder = tmp_path_factory.mktemp("outside")
+    command = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--target", str(folder), str(ROOT / "tests" / "seams")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outside(_outside_folder: Path) -> Iterator[None]:
+    """That package is installed, for this process and those that it starts."""
+    from encbench import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(_outside_folder)
+        patch.setenv("PYTHONPATH", str(_outside_folder), prepend=os.pathsep)
+        registry._entries.cache_clear()
+        yield
+    registry._entries.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "outside"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()

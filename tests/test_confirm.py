@@ -16,10 +16,8 @@ from typing import Any
 
 import fake_run
 import numpy as np
-import outside_metric
 import pytest
 
-from encbench import registry
 from encbench.cli import main
 from encbench.confirm.budget import Rates, fit_budget, total_seconds
 from encbench.confirm.config import ConfirmConfig, parse_duration
@@ -277,27 +275,6 @@ def test_from_prediction_to_verdict(run: Path) -> None:
 
     with pytest.raises(UsageError, match="confirmation with another"):
         run_confirmation(config(run, images=2))
-
-
-@pytest.mark.slow
-def test_a_metric_from_outside_is_a_further_outcome(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(outside_metric.install(tmp_path / "site"))
-    registry._entries.cache_clear()
-    try:
-        verdict = run_confirmation(config(run, seeds=1, metrics=("brightness?floor=0",)))
-    finally:
-        registry._entries.cache_clear()
-    assert read_verdict(run / "verdict.json").hash == verdict.hash
-    assert verdict.primary.metric == "geneval"
-    assert verdict.plan.metrics == ("brightness?floor=0",)
-    for row in verdict.encoders:
-        cells = [cell for cell in row.scores if cell.metric == "brightness"]
-        assert len(cells) == len(row.scores) / 2 == 24
-        for cell in cells:
-            assert 0 < row.scores[cell].value < 1
-            assert set(row.tasks[cell]) == {"overall"}
 
 
 @pytest.mark.slow

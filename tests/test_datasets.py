@@ -1,8 +1,4 @@
-"""Data sets and prompt sets of another package, and what is checked of them."""
-
-import os
-import subprocess
-import sys
+"""What is checked of data sets and prompt sets, whoever brings them."""
 
 import pytest
 
@@ -10,81 +6,6 @@ from encbench.data.datasets import DatasetUse, check_dataset, load_dataset, load
 from encbench.data.spec import DatasetSpec
 from encbench.errors import DataError, UsageError
 from encbench.types import Caption, CaptionSet, ImageRecord, ImageTextDataset
-
-OUTSIDE = '''
-from pathlib import Path
-
-from PIL import Image
-
-from encbench.data.datasets import DatasetFamily, PromptFamily
-from encbench.types import Caption, ImageRecord, Prompt, PromptSet
-
-
-class Stripes:
-    """Not a CaptionSet: any class with these attributes will do."""
-
-    name, pin, labels, notes = "stripes", "0" * 64, (), ("made up",)
-
-    def __init__(self, folder):
-        self.images, self.captions = [], []
-        for i in range(12):
-            path = Path(folder) / f"{i}.png"
-            Image.new("RGB", (20, 20), (20 * i, 0, 255 - 20 * i)).save(path)
-            self.images.append(ImageRecord(i, path.name, path, 20, 20))
-            self.captions += [Caption(2 * i + k, i, f"stripe {i} told {k}") for k in range(2)]
-
-
-DATA = DatasetFamily("stripes", "Stripes.", ("stripes:FOLDER",), lambda spec, use: Stripes(spec.source))
-PROMPTS = PromptFamily(
-    "lines", "Lines.", ("lines",),
-    lambda spec: PromptSet("lines", "1" * 64, (Prompt("a", "one two three"), Prompt("b", "four five"))),
-)
-'''  # noqa: E501  the file of somebody else
-ENTRY_POINTS = (
-    "[encbench.datasets]\nstripes = outside_data:DATA\n"
-    "[encbench.prompts]\nlines = outside_data:PROMPTS\n"
-)
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory):
-    """``encbench`` with another package installed beside it."""
-    site = tmp_path_factory.mktemp("site")
-    (site / "outside_data.py").write_text(OUTSIDE)
-    about = site / "outside_data-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-data\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS)
-    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "encbench", *map(str, arguments)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd=site
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
-
-    return run
-
-
-def test_data_of_another_package_are_listed_probed_and_trained_on(outside, tmp_path):
-    assert "stripes:FOLDER" in outside("list", "datasets")
-    assert "lines" in outside("list", "prompt-sets")
-    data = tmp_path / "data"
-    data.mkdir()
-    outside(
-        "run", "--encoders", "control:bag-of-words", "--data", f"stripes:{data}", "--re-encoder",
-        "pixels", "--probes", "retrieval", "--prompts", "lines", "--out", tmp_path / "run",
-        "--store", tmp_path / "store", "--ks", 1,
-    )  # fmt: skip
-    assert '"stripes@0000' in (tmp_path / "run" / "prediction.json").read_text()
-    outside(
-        "train", "--preset", "scenes-cpu", "--data", f"stripes:{data}", "--side", 16, "--network",
-        "dit-32x2x2", "--steps", 2, "--batch", 4, "--sample-every", 0, "--checkpoint-every", 0,
-        "--out", tmp_path / "train", "--store", tmp_path / "store",
-    )  # fmt: skip
-    assert '"stripes"' in (tmp_path / "train" / "final" / "state.json").read_text()
 
 
 @pytest.mark.parametrize(

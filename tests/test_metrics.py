@@ -3,12 +3,11 @@
 import json
 
 import numpy as np
-import outside_metric
 import pytest
 from PIL import Image
 from scipy import stats
 
-from encbench import cli, registry
+from encbench import registry
 from encbench.confirm.assemble import _intervals, kinds_of
 from encbench.confirm.rules import OutcomeTable
 from encbench.confirm.scoring import PromptGroup, _values, metric_specs
@@ -17,8 +16,7 @@ from encbench.errors import DataError, EncbenchError, UnknownNameError, UsageErr
 from encbench.files import digest
 from encbench.metrics import find_family, load_metric
 from encbench.metrics.folder import read_folder
-from encbench.metrics.geneval.detect import load_detector
-from encbench.metrics.geneval.metric import SPEC, GenevalMetric
+from encbench.metrics.geneval.metric import SPEC
 from encbench.metrics.prompts import meaning
 from encbench.metrics.score import (
     ImageResult,
@@ -35,18 +33,10 @@ from encbench.metrics.tables import (
     task_scores,
 )
 from encbench.records import ConfirmPlan
-from encbench.types import Cell, Detector, ImageMetric, ImageScore, MetricSpec
+from encbench.types import Cell, ImageScore, MetricSpec
 from encbench.vision import ReEncoderSpec
 
 PROMPTS = [GenevalPrompt(i, "colors", f"dog {i}", (Clause("dog", color="red"),)) for i in range(3)]
-
-
-@pytest.fixture
-def outside(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(outside_metric.install(tmp_path / "site"))
-    registry._entries.cache_clear()
-    yield
-    registry._entries.cache_clear()
 
 
 def gray(value):
@@ -64,22 +54,6 @@ def test_every_registered_one_says_what_it_is(kind):
         if kind == "metric":
             assert family.spec.name == name
             assert family.spec.unit
-
-
-def test_a_metric_and_a_detector_from_outside(outside, capsys):
-    metric = load_metric("brightness?floor=.1", "cpu")
-    assert isinstance(metric, ImageMetric)
-    scores = score_images(metric, PROMPTS, [gray(255), gray(51), gray(0)])
-    assert [score.value for score in scores] == [1.0, pytest.approx(0.2), None]
-    assert scores[2].problem == "too dark"
-    detector = load_detector("dogs", "cpu")
-    assert isinstance(detector, Detector)
-    judged = GenevalMetric(detector).score(PROMPTS, [gray(9)] * 3)
-    assert [score.value for score in judged] == [1.0] * 3
-    for kind, words in (("metrics", "How bright images are."), ("detectors", "Sees dogs")):
-        with pytest.raises(SystemExit):
-            cli.main(["list", kind])
-        assert words in " ".join(capsys.readouterr().out.split())
 
 
 def plan(*metrics):
