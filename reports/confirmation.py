@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from encbench import registry
+from encbench.errors import EncbenchError
 from encbench.records import Predictor, TrainedEncoder, Verdict, read_verdict
 from encbench.types import Cell
 
@@ -168,8 +171,10 @@ class Confirmation:
 
 
 def metric_title(name: str) -> str:
-    """A metric's name as its authors write it."""
-    return {"geneval": "GenEval"}.get(name, text.clean_text(name))
+    """A metric's name as its authors write it, where the metric is installed."""
+    with suppress(EncbenchError):
+        name = registry.get("metric", name).spec.title
+    return text.clean_text(name)
 
 
 def load_confirmation(run: Run) -> Confirmation | None:
