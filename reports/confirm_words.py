@@ -262,7 +262,7 @@ def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
     images = train.get("images")
     side, patch = train.get("side"), train.get("patch")
     data = [
-        str(train.get("coco") or train.get("folder") or train.get("world") or ""),
+        str(next(filter(None, map(train.get, ("data", "coco", "folder", "world"))), "")),
         f"{count(images)} images" if is_number(images) else "",
         f"{side} px" if side else "",
     ]
