@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import typer
+
+from ..options import option
+from .options import add_command
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command("list")
-def list_(
-    what: Annotated[
-        str | None,
-        typer.Argument(help="A kind such as encoders, probes or presets; without one, all names."),
-    ] = None,
-) -> None:
-    """List what there is of each kind of extension, including other packages' extensions."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class ListConfig:
+    what: str | None = option(
+        None, "A kind such as encoders, probes or presets.", shown="all names", argument=True
+    )
 
+
+@add_command(app, "list", ListConfig, toml=False)
+def list_(config: ListConfig) -> None:
+    """List what there is of each kind of extension, including other packages' extensions."""
     from .. import registry
     from ..errors import UnknownNameError
 
-    kinds = {f"{kind}s": kind for kind in registry.GROUPS}
-    table = Table(box=None)
+    what, kinds = config.what, {f"{kind}s": kind for kind in registry.GROUPS}
     if what is None:
-        table.add_column("encbench list ...", style="bold")
-        table.add_column("names", overflow="fold")
-        for title, kind in kinds.items():
-            table.add_row(title, ", ".join(registry.names(kind)))
-        table.add_row("presets", ", ".join(_presets()))
+        known = [(title, ", ".join(registry.names(kind))) for title, kind in kinds.items()]
+        _print_table(("encbench list ...", "names"), [*known, ("presets", ", ".join(_presets()))])
     elif what == "presets":
-        table.add_column("name", style="bold")
-        table.add_column("what it is")
-        for name, text in _presets().items():
-            table.add_row(name, text)
+        _print_table(("name", "what it is"), list(_presets().items()))
     elif what in kinds:
-        _fill(table, kinds[what])
+        _print_kind(kinds[what])
     else:
         raise UnknownNameError("kind of extension", what, [*kinds, "presets"])
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table without the columns that are empty in all rows."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table, columns = Table(box=None), list(zip(*rows, strict=True))
+    shown = [(title, cells) for title, cells in zip(titles, columns, strict=True) if any(cells)]
+    for title, _ in shown:
+        table.add_column(title, style="bold" if title == titles[0] else "", overflow="fold")
+    for row in zip(*(cells for _, cells in shown), strict=True):
+        table.add_row(*map(escape, row))
     Console().print(table)
-    if what == "encoders":
-        _encoder_options()
 
 
 def _presets() -> dict[str, str]:
@@ -60,50 +68,28 @@ def _presets() -> dict[str, str]:
     }
 
 
-def _fill(table: Any, kind: str) -> None:
-    """A row for each extension of a kind; one that cannot be loaded says why."""
-    from rich.markup import escape
-
+def _print_kind(kind: str) -> None:
+    """Each extension of a kind, then their options; one that cannot be loaded says why."""
     from .. import registry
+    from ..encoders.spec import COMMON_OPTIONS
     from ..errors import EncbenchError
     from .options import summary
 
-    columns: dict[str, list[str]] = {
-        "name": [],
-        "what it is": [],
-        "main metric": [],
-        "examples": [],
-    }
+    rows, options = [], {f"every {kind}": COMMON_OPTIONS if kind == "encoder" else {}}
     for name in registry.names(kind):
         try:
             thing = registry.get(kind, name)
         except EncbenchError as error:
-            text, metric, examples = str(error), "", ()
-        else:
-            spec = getattr(thing, "spec", None)
-            title = getattr(thing if spec is None else spec, "title", "")
-            text = getattr(thing, "summary", "") or title or summary(thing)
-            metric, examples = getattr(spec, "main_metric", ""), getattr(thing, "examples", ())
-        cells = (name, text, metric, "\n".join(examples))
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(escape(cell))
-    shown = {title: cells for title, cells in columns.items() if any(cells)}
-    for title in shown:
-        table.add_column(title, style="bold" if title == "name" else "", overflow="fold")
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*row)
-
-
-def _encoder_options() -> None:
-    from .. import registry
-    from ..encoders.spec import COMMON_OPTIONS
-
-    typer.echo("\noptions of every encoder, as family:source?option=value&option=value:")
-    for name, text in COMMON_OPTIONS.items():
-        typer.echo(f"  {name:12s} {text}")
-    for name in registry.names("encoder"):
-        options = registry.get("encoder", name).options
-        if options:
-            typer.echo(f"\nfurther options of {name}:")
-        for option, text in options.items():
-            typer.echo(f"  {option:12s} {text}")
+            rows.append((name, str(error), "", ""))
+            continue
+        spec, examples = getattr(thing, "spec", None), getattr(thing, "examples", ())
+        title = getattr(thing if spec is None else spec, "title", "")
+        text = getattr(thing, "summary", "") or title or summary(thing)
+        rows.append((name, text, getattr(spec, "main_metric", ""), "\n".join(examples)))
+        options[name] = getattr(thing, "options", {})
+    _print_table(("name", "what it is", "main metric", "examples"), rows)
+    for name, texts in options.items():
+        if texts:
+            typer.echo(f"\noptions of {name}, as in SPEC?option=value&option=value:")
+        for option_name, text in texts.items():
+            typer.echo(f"  {option_name:12s} {text}")

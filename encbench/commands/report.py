@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
+
+from ..options import option
+from .options import add_command
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command("report")
-def report(
-    out: Annotated[Path, typer.Argument(help="Folder of a run, with prediction.json in it.")],
-    to: Annotated[
-        Path | None,
-        typer.Option(help="Where to write it (default OUT/report).", show_default=False),
-    ] = None,
-) -> None:
+@dataclass(frozen=True)
+class ReportConfig:
+    out: Path = option(MISSING, "Folder of a run, with prediction.json in it.", argument=True)
+    to: Path | None = option(None, "Folder to write the report to.", shown="OUT/report")
+
+
+@add_command(app, "report", ReportConfig, toml=False)
+def report(config: ReportConfig) -> None:
     """Write the report of a run: HTML, Markdown, CSV, TeX and figures."""
     from ..pipeline import report
-    from ..progress import show_log
 
-    show_log()
-    typer.echo(f"report: {report(out, to)}")
+    typer.echo(f"report: {report(config.out, config.to)}")
