@@ -127,26 +127,29 @@ def test_metric_detector_objective_and_times_confirm(run, ranked, monkeypatch):
     out = ranked / "run"
     done = run(
         "confirm", "--out", out, "--encoders", "letters:16", "letters:32", "--detector", "circles",
-        "--metrics", "brightness?floor=0", "--from-scratch", "--store", ranked / "store",
-        "--device", "cpu",
+        "--metrics", "brightness?floor=0", "spread?reference=128", "--from-scratch", "--store",
+        ranked / "store", "--device", "cpu",
     )  # fmt: skip
     assert done.code == 0, done.err
     verdict = read_verdict(out / "verdict.json")
     assert verdict.primary.metric == "geneval"
-    assert verdict.plan.metrics == ("brightness?floor=0",)
+    assert verdict.plan.metrics == ("brightness?floor=0", "spread?reference=128")
     assert verdict.plan.detector == "circles"
     assert {row.spec for row in verdict.encoders} == {"letters:16", "letters:32"}
     for row in verdict.encoders:
         assert {p["stage"] for p in row.curve} == {"flow-matching", "halved"}
         cells = [cell for cell in row.scores if cell.metric == "brightness"]
-        assert len(cells) == len(row.scores) / 2 > 0
+        assert len(cells) == len(row.scores) / 3 > 0
         assert all(0 < row.scores[cell].value < 1 for cell in cells)
         assert all(set(row.tasks[cell]) == {"overall"} for cell in cells)
+        sets = [row.scores[cell].value for cell in row.scores if cell.metric == "spread"]
+        assert len(sets) == len(cells)
+        assert all(0 < value < 128 for value in sets)
     # the detector sees one red circle in whatever is drawn: one object is right, two never are
     tasks = verdict.encoders[0].tasks[Cell("geneval", 4, "A", "seen")]
     assert tasks["two_object"].value == tasks["position"].value == 0
     page = (out / "report" / "index.html").read_text("utf-8")
-    for words in ("circles", "halved", "Brightness"):
+    for words in ("circles", "halved", "Brightness", "Spread"):
         assert words in page, words
 
 
