@@ -277,6 +277,26 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"encbench"}
 
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = (
+        "import encbench\n"
+        "from encbench import registry\n"
+        "from encbench.reports.build import _environment\n"
+        "from encbench.zoo.table import zoo_rows\n"
+        "for kind in registry.GROUPS:\n"
+        "    for name in registry.names(kind):\n"
+        "        registry.get(kind, name)\n"
+        "_environment(autoescape=True).get_template('report.html')\n"
+        "print(encbench.__file__, len(zoo_rows()), [r.problem for r in zoo_rows() if r.problem])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    file, models, problems = done.stdout.split(maxsplit=2)
+    assert Path(file) == tmp_path / "installed" / "encbench" / "__init__.py", done.stderr[-2000:]
+    assert (int(models) > 10, problems.strip()) == (True, "[]")
+
 
 def test_every_entry_point_is_there():
     from encbench import registry
