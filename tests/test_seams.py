@@ -71,15 +71,16 @@ def test_each_is_listed(kind, run):
 
 @pytest.fixture(scope="module")
 def ranked(outside, tmp_path_factory):
-    """A run of the toys: encoders, a probe with its figure, data, prompts, a re-encoder."""
+    """A run of the toys: encoders, a probe with its figure, a rule by it, data, prompts, a
+    re-encoder."""
     base = tmp_path_factory.mktemp("ranked")
     (base / "data").mkdir()
     with pytest.raises(SystemExit) as ended:
         cli.main([
             "run", "--encoders", "letters:16", "letters:32", "--data", f"stripes:{base / 'data'}",
             "--prompts", "lines", "--re-encoder", "mean-color", "--probes", "retrieval", "siblings",
-            "--pools", "max", "--ks", "1", "--out", str(base / "run"), "--store",
-            str(base / "store"), "--device", "cpu",
+            "--rule", "sibling-hits", "--pools", "max", "--ks", "1", "--out", str(base / "run"),
+            "--store", str(base / "store"), "--device", "cpu",
         ])  # fmt: skip
     assert not ended.value.code
     return base
@@ -96,12 +97,15 @@ def test_encoder_probe_data_and_re_encoder_are_used_and_shown(ranked):
     retrieval = next(r for r in records if r.probe.name == "retrieval")
     assert "stripes@" in retrieval.probe.dataset
     assert "mean-color@mean-color-1" in retrieval.probe.dataset
-    ranks = {row.spec: row.rank for row in read_prediction(out / "prediction.json").order}
-    assert {ranks["letters:16"], ranks["letters:32"]} <= {1, 2}
+    prediction = read_prediction(out / "prediction.json")
+    assert prediction.rule.name == "sibling-hits"
+    assert {row.spec for row in prediction.order if row.rank} == {"letters:16", "letters:32"}
+    for row in prediction.order:
+        assert row.value == of_probe[row.spec].scores["hits"].value
     page = (out / "report" / "index.html").read_text("utf-8")
     for words in ("letters:32", "Captions beside a sibling", "Drawn by another package.",
                   "Another caption of the same image.", "captions next to one of their own image",
-                  "stripes", "mean-color"):  # fmt: skip
+                  "sibling-hits", "stripes", "mean-color"):  # fmt: skip
         assert words in page
     assert (out / "report" / "figures" / "siblings.svg").is_file()
     assert "16\n" in (out / "report" / "list.txt").read_text()
