@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,10 +50,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def _outside_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tests/seams``, a package that encbench does not know, as pip installs it."""
-    folder = tmp_path_factory.mktemp("outside")
+    base = tmp_path_factory.mktemp("outside")
+    source, folder = base / "source", base / "site"
+    shutil.copytree(ROOT / "tests" / "seams", source)  # building writes into it
     command = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--target", str(folder), str(ROOT / "tests" / "seams")],
+        [sys.executable, "-m", *command, "--target", str(folder), str(source)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
