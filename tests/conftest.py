@@ -23,6 +23,17 @@ _checked = [f"encbench.{name}" for name in _parts if name not in ("cli", "comman
 _checked += ["encbench.probes", "encbench.reports"]
 _hook = install_import_hook(_checked, "beartype.beartype")
 
+SLOW = {line.split()[1] for line in (ROOT / "tests" / "slow.txt").read_text().splitlines()}
+"""Tests that `make test-fast` leaves out, as tests/measure.py chose them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.partition("[")[0] in SLOW:
+            item.add_marker("slow")
+
+
 SHARED = ROOT.parent / "shared" / "data"
 
 
