@@ -92,8 +92,8 @@ def test_encoder_probe_data_and_re_encoder_are_used_and_shown(ranked):
     of_probe = {r.card.spec: r for r in records if r.probe.name == "siblings"}
     assert {"letters:16", "letters:32"} < set(of_probe)
     assert of_probe["letters:16"].card.license == "MIT"
-    assert of_probe["letters:16"].scores["hits"].value > 0.5
-    assert of_probe["control:constant"].scores["hits"].value < 0.5
+    assert of_probe["letters:16"].scores["hits"].value > 0.3
+    assert of_probe["control:constant"].scores["hits"].value < 0.1  # 2 of 24: the first image's
     retrieval = next(r for r in records if r.probe.name == "retrieval")
     assert "stripes@" in retrieval.probe.dataset
     assert "mean-color@mean-color-1" in retrieval.probe.dataset
