@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from encbench.data.geneval import Clause, GenevalPrompt, prompt_text
+from encbench.data.scenes.world import MAX_OBJECTS
 from encbench.flow.connector import TextConnector
 from encbench.flow.features import Bank, PromptFeatures, Widths
 from encbench.intervals import estimate_scores
@@ -111,19 +112,18 @@ def statements(prompt: GenevalPrompt, language: Language, seed: int) -> tuple[st
     for other in others:
         if true.color and other.color and other.color != true.color:
             wrong.append(replace(true, color=other.color))
-    said = {clause.label for clause in clauses}
-    free = [label for label in language.labels if label not in said]
-    changed = [replace(true, label=str(label)) for label in rng.permutation(free)[:CHOICES]]
+    labels = [x for x in language.labels if x not in {clause.label for clause in clauses}]
+    kinds = [[replace(true, label=str(x)) for x in rng.permutation(labels)]]
     if true.color:
-        colors = [c for c in language.colors if c not in {clause.color for clause in clauses}]
-        changed[1::2] = [
-            replace(true, color=str(c)) for c in rng.permutation(colors)[: len(changed[1::2])]
-        ]
-    elif prompt.task == "counting":
-        counts = [n for n in range(1, 5) if n != true.count]
-        changed[1::2] = [
-            replace(true, count=int(n)) for n in rng.permutation(counts)[: len(changed[1::2])]
-        ]
+        colors = [x for x in language.colors if x not in {clause.color for clause in clauses}]
+        kinds.append([replace(true, color=str(x)) for x in rng.permutation(colors)])
+    counts = [x for x in range(1, MAX_OBJECTS + 1) if x != true.count]
+    other_counts = [replace(true, count=int(x)) for x in rng.permutation(counts)]
+    if prompt.task == "counting":
+        kinds.append(other_counts)
+    changed = [clause for by_turns in zip(*kinds, strict=False) for clause in by_turns]
+    changed += [clause for kind in kinds for clause in kind if clause not in changed]
+    changed += [clause for clause in other_counts if clause not in changed]
     wrong += changed
     return tuple(prompt_text([clause]) for clause in (true, *wrong[: CHOICES - 1]))
 

@@ -211,13 +211,15 @@ def test_emf_s_table_is_the_report_s():
             assert found.scores[name][row.spec].value == getattr(printed[row.mean], name)
 
 
-def test_ted_s_correlation_is_the_one_it_prints():
-    for name, printed in (("ted-6k", 0.9914), ("ted-6k-video", 0.9587)):
+def test_ted_s_correlations():
+    """Of the video table it is the one that the paper prints; of the other it isn't, which the
+    table says."""
+    for name, expected in (("ted-6k", 0.9974), ("ted-6k-video", 0.9587)):
         found = load_outcomes(name)
         before = [found.scores["ted-6k"][row.spec].value for row in found.encoders]
-        assert pearsonr(before, [row.mean for row in found.encoders]).statistic == pytest.approx(
-            printed, abs=1e-4
-        )
+        after = [row.mean for row in found.encoders]
+        assert pearsonr(before, after).statistic == pytest.approx(expected, abs=1e-4)
+    assert any(".9914" in note and ".9974" in note for note in load_outcomes("ted-6k").notes)
 
 
 def test_the_command(tmp_path, capsys):
