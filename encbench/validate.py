@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import registry
 from .confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
 from .confirm.bank import COLUMNS, Outcome, one_recipe, read_bank
 from .data.hub import download_plan
@@ -157,9 +158,7 @@ class Validation:
         Raises:
             StoreError: if it cannot be written.
         """
-        from .reports.agreement import draw_agreement
-
-        drawing = draw_agreement(self)
+        drawing = registry.get("figure", "agreement").draw(self)
         write_atomic(folder / "validation.png", drawing.png)
         write_text(folder / "validation.csv", self.table())
         write_text(folder / "validation.md", self.markdown() + f"\n{drawing.caption}\n")

@@ -14,6 +14,7 @@ from .figures import (
     WIDTH,
     Drawing,
     PlotStyle,
+    ReportFigure,
     add_axes,
     canvas,
     draw_point,
@@ -83,3 +84,8 @@ def draw_agreement(found: Validation) -> Drawing:
             f"{row.name} {row.pooled.value:.2f}" for row in rows
         )
         return finish(figure, caption, f"{alt}.")
+
+
+AGREEMENT = ReportFigure(
+    "Validation", "Outcomes against scores from before training", draw_agreement, needs="validation"
+)

@@ -87,14 +87,15 @@ class ReportFigure:
             :class:`encbench.reports.confirmation.Confirmation`, and returns a drawing, several,
             or the reason why there is none in a sentence ('' = not worth telling).
         probes: whose figure it is; the scores of any other probe get a figure by themselves.
-        needs: what ``draw`` takes.
+        needs: what ``draw`` takes; 'validation' is :class:`encbench.validate.Validation`, which
+            no report has.
     """
 
     section: str
     title: str
     draw: Callable[[Any], Drawing | Sequence[Drawing] | str]
     probes: tuple[str, ...] = ()
-    needs: Literal["ranking", "confirmation"] = "ranking"
+    needs: Literal["ranking", "confirmation", "validation"] = "ranking"
 
 
 # ------------------------------------------------------------------------ canvas and files

@@ -70,7 +70,7 @@ ALLOWED = {
         "flow",  # the reader has the generator's own connector
     },
     "encbench.rules": BASE | {"files", "records", "registry", "schema"},
-    "encbench.validate": ENGINE | {"confirm", "records", "reports"},
+    "encbench.validate": ENGINE | {"confirm", "records"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
     "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets"},
