@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from . import registry
 from .confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
@@ -97,8 +98,8 @@ class Validation:
         rows: one for each score, best first.
         scores: the values behind the rows.
         spread: best minus worst mean outcome.
-        ceiling: what a perfect predictor of true scores can be expected to reach, from the
-            agreement between seeds; None with one seed.
+        ceiling, rank_ceiling: the correlation that a perfect predictor of true scores can be
+            expected to reach, from how far seeds agree, by values and by ranks; None with one seed.
         notes: what was left out, in words.
     """
 
@@ -108,6 +109,7 @@ class Validation:
     scores: Scores
     spread: float
     ceiling: float | None
+    rank_ceiling: float | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -116,8 +118,10 @@ class Validation:
         seeds = max(len(row.scores) for row in self.encoders)
         text = f"{self.outcomes}: {len(self.encoders)} encoders, outcomes spread over "
         text += f"{self.spread:.3f}"
-        if self.ceiling is not None:
-            text += f", ceiling by {seeds} seeds {self.ceiling:.2f}"
+        if self.ceiling is not None and self.rank_ceiling is not None:
+            text += (
+                f", ceiling by {seeds} seeds {self.ceiling:.2f} ({self.rank_ceiling:.2f} by rank)"
+            )
         return text
 
     def markdown(self) -> str:
@@ -236,6 +240,7 @@ def validate(
         {row.name: found[row.name] for row in rows},
         float(np.ptp([row.mean for row in kept])),
         seed_ceiling(by_seed),
+        seed_ceiling(rankdata(by_seed, axis=0)),
         tuple(notes),
     )
 

@@ -60,6 +60,7 @@ def test_planted_orders_in_every_form(tmp_path):
     assert [row.pooled.value for row in found.rows] == pytest.approx([1, -1])
     assert found.spread == pytest.approx(0.7)
     assert found.ceiling == pytest.approx(1)
+    assert found.rank_ceiling == pytest.approx(1)
     found.write(tmp_path / "out")
     written = list(csv.DictReader(io.StringIO((tmp_path / "out" / "validation.csv").read_text())))
     assert [float(row["spearman"]) for row in written] == pytest.approx([1, -1])
