@@ -329,7 +329,6 @@ class _Bench:
             written = [self.record(main, spec.pool, "", public, name, p) for p in self.probes]
             if spec.family == "control":
                 return written
-            retrieval = [probe for probe in self.probes if probe.spec.name == "retrieval"]
             for layer, pool in _variants(self.config, spec):
                 encoder = main
                 if layer is not None or pool == "mean-padded":
@@ -337,7 +336,11 @@ class _Bench:
                     changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
                     encoder = StoredEncoder(changed, self.store, self.device, pools)
                 variant = f"layer={layer}&pool={pool}" if layer else f"pool={pool}"
-                for probe in retrieval:
+                # the reader reads tokens: another pooling changes nothing for it
+                ranking = {"retrieval"} if pool != spec.pool else {"retrieval", "reader"}
+                for probe in self.probes:
+                    if probe.spec.name not in ranking:
+                        continue
                     try:
                         written.append(self.record(encoder, pool, variant, public, name, probe))
                     except UsageError as error:  # this encoder has no such layer or pooling

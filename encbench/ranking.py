@@ -36,7 +36,8 @@ from .records import (
     read_items,
     read_record,
 )
-from .rules import DEFAULTS, RankingRule, Term, describe_record, find_record, load_rule, load_rules
+from .rules import DEFAULTS, RankingRule, Term, find_record, load_rule, load_rules
+from .sentences import describe_record, list_either
 from .specs import is_uninformed
 from .types import Estimate
 
@@ -320,10 +321,8 @@ def advise(
     tied = [row for row in candidates[1:] if row.spec in unclear]
     cheapest = min([winner, *tied], key=lambda row: (row.parameters, row.rank or 0))
     if tied:
-        more = (
-            f"Can't tell whether {_either([row.name for row in tied])} is as good; the smallest "
-            f"of these is {cheapest.name}."
-        )
+        names = list_either([row.name for row in tied])
+        more = f"Can't tell whether {names} is as good; the smallest of these is {cheapest.name}."
     elif len(candidates) == 1:
         more = "It is the only candidate, and clearly better than controls without information."
     else:
@@ -331,11 +330,6 @@ def advise(
         more = f"It is clearly better than the {rest}."
     text = f"Use {winner.name}. {more}"
     return Advice(text, winner.spec, tuple(row.spec for row in tied), cheapest.spec)
-
-
-def _either(names: Sequence[str]) -> str:
-    """'A', 'A or B', 'A, B or C'."""
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # ---------------------------------------------------------------------------- inside

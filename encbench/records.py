@@ -306,7 +306,9 @@ class Prediction(RuleOrder):
 
 @dataclass(frozen=True)
 class PlannedTraining(Keyed):
-    """One encoder of a confirmation, as the prediction has it."""
+    """One encoder of a confirmation, as the prediction has it.
+
+    ``predicted`` is by the rule of the first question, ``second`` by that of the second one."""
 
     spec: str
     name: str
@@ -315,6 +317,7 @@ class PlannedTraining(Keyed):
     predicted: Estimate
     parameters: int
     revision: str = ""
+    second: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -330,13 +333,16 @@ class ConfirmPlan(Keyed):
         per_task, images, steps: of scoring; ``steps`` are numbers of sampling steps.
         prompts: file of prompts, or '' for those of the world.
         prompt_pins: hash of each group of prompts.
-        primary: cell of both verdicts.
+        primary: cell of the first question's verdicts.
         backbone: what tells the backbone from any other; '' = from scratch.
         detector, colors: who judges.
         budget: in seconds; None = none was given.
         gave_up: what the budget cost, in words.
         seed: of prompts, noise and bootstrap.
         metrics: specs of further metrics, besides GenEval.
+        rule: name of the rule whose order is judged in the primary cell.
+        second: cell of the second question; None = it is not asked.
+        second_rule: name of the rule whose order is judged there.
     """
 
     prediction: str
@@ -357,6 +363,9 @@ class ConfirmPlan(Keyed):
     gave_up: tuple[str, ...] = ()
     seed: int = 0
     metrics: tuple[str, ...] = ()
+    rule: str = ""
+    second: Cell | None = None
+    second_rule: str = ""
 
     @property
     def trained(self) -> tuple[PlannedTraining, ...]:
@@ -498,6 +507,24 @@ class ControlLead(Keyed):
 
 
 @dataclass(frozen=True)
+class CellVerdict:
+    """The two verdicts in one cell.
+
+    Attributes:
+        cell: of the scores.
+        ranked_by: name of the rule whose order is judged; '' in files of early versions.
+        choice, rule: on the predicted first, and on the predicted order.
+        control: None without a constant control.
+    """
+
+    cell: Cell
+    ranked_by: str
+    choice: ChoiceVerdict
+    rule: OrderVerdict
+    control: ControlLead | None = None
+
+
+@dataclass(frozen=True)
 class Predictor:
     """How well one score that was there before (or besides) training orders the trained
     encoders in one cell: exploratory, never a verdict. ``p`` is one-sided by permutation within
@@ -520,10 +547,10 @@ class Verdict:
         rules: the rules of both verdicts and the correction, as fixed before training.
         plan: what was trained and scored.
         encoders: best predicted first, controls last.
-        choice, rule: the two verdicts.
-        primary: the cell of both verdicts.
+        choice, rule, control: the verdicts on the first question, in the ``primary`` cell.
+        ranked_by: name of the rule whose order they judge; '' in files of early versions.
+        second: the verdicts on the second question, 'in other words'; None if it was not asked.
         reach: what the plan could show; None in files of early versions.
-        control: None without a constant control.
         failed: trainings that failed; the same command tries them again.
     """
 
@@ -536,6 +563,8 @@ class Verdict:
     primary: Cell
     reach: Reach | None = None
     control: ControlLead | None = None
+    ranked_by: str = ""
+    second: CellVerdict | None = None
     exploratory: list[Predictor] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)

@@ -17,23 +17,12 @@ from .errors import EncbenchError
 from .files import read_json, write_json
 from .records import TrackRecord, clean
 from .schema import check_value
+from .sentences import describe_cell
 from .types import Cell
 
 RECORDS = Path(__file__).parent / "data" / "rule_records.json"
 DEFAULTS = ("reader", "emf-retrieval")
 """Rules to rank by without --rule: the first whose probes were run on all encoders."""
-IN_WORDS = {
-    "A": "in the wording that was trained on (tier A)",
-    "B": "in other words than those that were trained on (tier B)",
-    "C": "in words that the encoders were not trained on either (tier C)",
-}
-
-
-def describe_cell(cell: Cell) -> str:
-    """A cell in words, e.g. '4-step GenEval in the wording that was trained on (tier A)'."""
-    metric = {"geneval": "GenEval"}.get(cell.metric, cell.metric)
-    place = IN_WORDS.get(cell.tier, f"on prompts of {cell.tier}")
-    return f"{cell.steps}-step {metric} {place}" + (", held-out" * (cell.combos == "held-out"))
 
 
 @dataclass(frozen=True)
@@ -212,17 +201,3 @@ def find_record(rule: RankingRule, path: Path = RECORDS) -> TrackRecord | None:
     wanted = (rule.name, rule.version, cell)
     found = [r for r in read_records(path) if (r.rule, r.version, r.cell) == wanted]
     return max(found, key=lambda row: row.encoders, default=None)
-
-
-def describe_record(record: TrackRecord | None) -> str:
-    """How far a rule can be trusted, in a sentence."""
-    if record is None:
-        return (
-            "How far this rule can be trusted is unknown: it has not been checked on encoders that "
-            "were then trained."
-        )
-    return (
-        f"This rule put {record.encoders} held-out encoders in order with a rank correlation of "
-        f"{record.correlation:.2f} ({record.low:.2f} to {record.high:.2f}): "
-        f"{describe_cell(record.cell)}, small models trained on each."
-    )

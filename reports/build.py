@@ -185,6 +185,7 @@ def _view(run: Run, confirmation: Confirmation | None) -> dict[str, Any]:
         "ranking": tables.ranking_table(run),
         "cost": tables.cost_table(run) if run.candidates else None,
         "sensitivity": tables.sensitivity_table(run) if run.prediction.sensitivity else None,
+        "rules": tables.rule_table(run),
         "rivals": tables.rival_table(run) if run.prediction.rivals else None,
         "pairs": tables.difference_table(run, among) if among else None,
         "against": tables.difference_table(run, against) if against else None,
@@ -247,13 +248,13 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
                 seen.setdefault(key, {})[str(origin[key])] = None
         for name, version in (origin.get("packages") or {}).items():
             packages.setdefault(str(name), {})[str(version)] = None
-    rule = {name: value for name, value in p.rule.items() if value and isinstance(value, str | int)}
+    rule = {name: getattr(p.rule, name) for name in ("name", "version", "metric", "resamples")}
     seconds = sum(record.seconds or 0 for record in run.records)
     origins = {name: "; ".join(values) for name, values in seen.items()}
     rows = [
         ("Prediction", f"sha256 {p.hash}"),
         ("Made", p.created),
-        ("Rule", ", ".join(f"{k} {v}" for k, v in rule.items() if k != "text")),
+        ("Rule", ", ".join(f"{k} {v}" for k, v in rule.items() if v)),
         ("Seed", str(p.seed)),
         *((f"Data of {probe}", str(dataset)) for probe, dataset in p.data.items()),
         ("Images re-encoded by", run.reencoder),

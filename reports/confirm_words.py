@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from encbench.records import ChoiceVerdict, OrderVerdict, Reach
+from encbench.records import CellVerdict, ChoiceVerdict, OrderVerdict, Reach
+from encbench.sentences import describe_cell, verdict_headline
 
 from .confirmation import Confirmation, metric_title
 from .text import (
@@ -44,23 +45,7 @@ class Statement:
 
 def headline(c: Confirmation) -> str:
     """Both verdicts in two sentences: what the report says first."""
-    if not c.candidates:
-        return "No encoder was trained, so nothing is confirmed and nothing is refuted."
-    choice, rule = _verdicts(c)
-    winner = _winner(c)
-    if choice == CLEAR:
-        first = f"Confirmed: {winner} is the best choice. Trained, it beats every rival."
-    elif choice.startswith(OVERTURNED):
-        rival = c.name(choice.removeprefix(OVERTURNED))
-        first = f"Overturned: {winner} is not the best choice. Trained, {rival} beats it."
-    else:
-        first = f"Not settled: is {winner} the best choice?"
-    second = {
-        CLEAR: "The predicted order is confirmed.",
-        NOT: "The predicted order is not confirmed.",
-        "": "There is no verdict on the predicted order.",
-    }.get(rule, "It is not settled whether the predicted order is right.")
-    return f"{first} {second}"
+    return verdict_headline(c.verdict, c.name)
 
 
 def _verdicts(c: Confirmation) -> tuple[str, str]:
@@ -87,8 +72,27 @@ def confirm_summary(c: Confirmation) -> str:
 
 
 def statements(c: Confirmation) -> list[Statement]:
-    """The two verdicts, and the best model against the constant control."""
-    return [_choice(c), _rule(c), _control(c)]
+    """The two verdicts, the best model against the constant control, and the second question."""
+    second = [_second(c, c.verdict.second)] if c.verdict.second and c.candidates else []
+    return [_choice(c), _rule(c), _control(c), *second]
+
+
+def _second(c: Confirmation, asked: CellVerdict) -> Statement:
+    """The second question: both verdicts in one statement."""
+    winner = c.name(asked.choice.winner)
+    order = {CLEAR: "confirmed", NOT: "not confirmed"}.get(asked.rule.verdict, "not settled")
+    more = [
+        f"The predicted order is {order}: {c.rename(asked.rule.why).rstrip('.')}.",
+        f"Scores are {describe_cell(asked.cell)}; the order is that of the rule "
+        f"{clean_text(asked.ranked_by)}.",
+    ]
+    if asked.control is not None and asked.control.low <= 0:
+        more.append(
+            "The best of these models is not clearly above the constant here, so their order "
+            "means little."
+        )
+    title = f"In other words: is {winner}, predicted first, better than each rival?"
+    return _statement(c, title, asked.choice.verdict, asked.choice, more)
 
 
 def _statement(
@@ -244,7 +248,12 @@ def failed_trainings(c: Confirmation) -> list[tuple[str, str]]:
 
 def rules(c: Confirmation) -> list[tuple[str, str]]:
     """The rules of both verdicts, word for word as they were fixed."""
-    titles = {"choice": "The choice", "rule": "The rule", "regret": "Top-1 regret"}
+    titles = {
+        "questions": "The questions",
+        "choice": "The choice",
+        "rule": "The rule",
+        "regret": "Top-1 regret",
+    }
     return [
         (titles.get(name, clean_text(name)), clean_text(words))
         for name, words in c.verdict.rules.items()

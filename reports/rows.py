@@ -94,8 +94,8 @@ def draw_ranking(run: Run) -> Drawing | str:
         legend(figure, ranked_keys(run) | ({"own shuffle": SHUFFLE} if beside else {}))
         return finish(
             figure,
-            "Dots are scores by the primary rule, lines their 95 % bootstrap intervals, clustered "
-            "on images. Numbers beside names are ranks among candidates; controls have none."
+            "Dots are scores by the primary rule, lines their 95 % bootstrap intervals. Numbers "
+            "beside names are ranks among candidates; controls have none."
             + (" The pale diamond on a line is that encoder's own shuffle." if beside else ""),
             "Dot plot of scores with 95 % intervals, best first: "
             + "; ".join(f"{names[r.spec]} {text.number(r.value)}" for r in rows)
@@ -253,7 +253,10 @@ def draw_sensitivity(run: Run) -> Drawing | str:
             "Only one layer and pooling was measured for each encoder, so how far the order "
             "depends on them is unknown."
         )
-    rows = run.candidates
+    rows, rule = run.candidates, variants[0].rule
+    for other in run.prediction.others:
+        if other.rule.name == rule:
+            rows = tuple(row for row in other.order if not row.control)
     names = text.short_names({r.spec: r.name for r in rows}, 36)
     columns: list[tuple[str, Sequence[str], set[str], set[str]]] = [
         ("as ranked", [row.spec for row in rows], set(), set())
@@ -284,10 +287,10 @@ def draw_sensitivity(run: Run) -> Drawing | str:
         axes.spines["bottom"].set_visible(False)
         return finish(
             figure,
-            "Rank of each candidate by the primary rule under each layer / pooling; 'as ranked' "
-            "stands for the encoder's own. A solid frame: this encoder has changed places with "
-            "another, and their paired interval excludes zero there; a dashed one: within the "
-            "interval.",
+            f"Rank of each candidate by the {f'rule {rule}' if rule else 'primary rule'} under "
+            "each layer / pooling; 'as ranked' stands for the encoder's own. A solid frame: this "
+            "encoder has changed places with another, and their paired interval excludes zero "
+            "there; a dashed one: within the interval.",
             f"Heat map of ranks under {len(variants)} combinations of layer and pooling; the order "
             f"changes in {sum(bool(v.flips) for v in variants)} of them.",
         )

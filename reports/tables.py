@@ -181,6 +181,19 @@ def rival_table(run: Run) -> Table:
     )
 
 
+def rule_table(run: Run) -> Table | None:
+    """The orders by other rules than the primary one; None without any."""
+    columns: list[Column] = [
+        ("Rule", "l", lambda o: text_cell(o.rule.name)),
+        ("Candidates, best first", "l", lambda o: TableCell(
+            _chain(run, [row.spec for row in o.order if not row.control]))),
+        ("What it advises", "l", lambda o: TableCell(text.clean_text(o.advice.text))),
+        ("How far to trust it", "l", lambda o: TableCell(text.clean_text(o.rule.trust))),
+    ]  # fmt: skip
+    others = run.prediction.others
+    return make_table(others, columns) if others else None
+
+
 def sensitivity_table(run: Run) -> Table:
     """The order under every other layer and pooling, and the pairs that change places."""
 

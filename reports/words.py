@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from encbench.records import PairedDifference, Ranked
+from encbench.sentences import describe_record
 
 from .figures import interval_ends
 from .load import Entry, Run, shuffled_spec
@@ -30,25 +30,13 @@ def run_summary(run: Run) -> str:
     return (
         f"{count_noun(len(run.candidates), 'candidate')} and "
         f"{count_noun(len(run.controls), 'control')}, ordered by the {clean_text(probe)} score "
-        f"{clean_text(metric)} over {count_noun(n, 'query')} on {data}; seed {run.prediction.seed}."
+        f"{clean_text(metric)} over {count_noun(n, 'item')} on {data}; seed {run.prediction.seed}."
     )
 
 
 def rule_record(run: Run) -> str:
     """How the rule did on encoders that it was not chosen on, as far as the prediction says."""
-    record: Any = run.prediction.rule.get("record")
-    record = record if isinstance(record, Mapping) else {}
-    if not (is_number(record.get("encoders")) and is_number(record.get("correlation"))):
-        return (
-            "How far this rule can be trusted is unknown: it has not been checked on encoders that "
-            "were then trained."
-        )
-    low, high = record.get("low"), record.get("high")
-    ends = f" ({number(low, 2)} to {number(high, 2)})" if is_number(low) and is_number(high) else ""
-    return (
-        f"This rule put {record['encoders']:.0f} held-out encoders in order with a rank "
-        f"correlation of {number(record['correlation'], 2)}{ends}."
-    )
+    return clean_text(run.prediction.rule.trust or describe_record(None))
 
 
 def shorten_pin(dataset: str) -> str:
@@ -268,7 +256,7 @@ def _unscored(run: Run) -> Iterator[str]:
     if missing:
         everyone = len(missing) == len(run.prediction.order)
         yield (
-            f"Up to {count_noun(max(missing.values()), 'query')} could not be scored for "
+            f"Up to {count_noun(max(missing.values()), 'item')} could not be scored for "
             f"{'every encoder' if everyone else _names(run, missing)}; they are left out of the "
             "scores and counted as unscored, not as zero."
         )
@@ -351,6 +339,7 @@ def definitions(run: Run) -> list[tuple[str, str]]:
     rule = clean_text(run.prediction.rule.text).rstrip(".")
     sentence = f"{rule[:1].upper()}{rule[1:]}. Nothing else is averaged in."
     terms = [("Primary rule", sentence)] if rule else []
+    terms += [(f"Rule {o.rule.name}", o.rule.text) for o in run.prediction.others]
     for name, probe in run.probes.items():
         words = [
             f"{score}: {meaning}" for score, meaning in probe.display.scores.items() if meaning

@@ -131,7 +131,7 @@ def build(
     lost = [Failure("t5:google/umt5-xxl", "its weights no longer load", 0)]
     verdict = Verdict(
         prediction=read_prediction(folder / "prediction.json").hash,
-        rules=RULES,
+        rules=RULES.sentences(primary),
         plan=_plan(models, seeds, prompts),
         reach=_reach(seeds, prompts),
         encoders=encoders,

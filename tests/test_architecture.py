@@ -21,7 +21,7 @@ STORE = BASE | {"files", "schema", "specs", "progress", "registry", "shipped", "
 STORE |= {"device", "lock", "listing", "images"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
-RUN = {"config", "context", "media", "ranking", "records", "rules"}
+RUN = {"config", "context", "media", "ranking", "records", "rules", "sentences"}
 ALLOWED = {
     "encbench.types": set(),
     "encbench.errors": set(),
@@ -41,7 +41,8 @@ ALLOWED = {
     "encbench.encode": ENGINE,
     "encbench.shards": STORE | {"encoders", "store"},
     "encbench.records": BASE | {"files", "schema"},
-    "encbench.ranking": BASE | {"records", "intervals", "rules", "specs"},
+    "encbench.ranking": BASE | {"records", "intervals", "rules", "sentences", "specs"},
+    "encbench.sentences": BASE | {"records"},
     "encbench.options": {"errors", "schema"},
     "encbench.config": BASE | {"data", "device", "options"},
     "encbench.presets": {"errors"},
@@ -69,7 +70,7 @@ ALLOWED = {
         "intervals",
         "flow",  # the reader has the generator's own connector
     },
-    "encbench.rules": BASE | {"files", "records", "registry", "schema"},
+    "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
@@ -92,7 +93,7 @@ ALLOWED = {
     "encbench.cli": {"errors", "distributed"},  # commands are loaded by name
     "encbench.__main__": {"cli"},
     "encbench.__init__": set(),
-    "encbench.reports": {"types", "errors", "records", "files", "schema", "registry", "validate"},
+    "encbench.reports": BASE | {"records", "files", "schema", "registry", "sentences", "validate"},
 }
 
 

@@ -19,31 +19,38 @@ import numpy as np
 import pytest
 
 from encbench.cli import main
+from encbench.confirm.assemble import _judge
 from encbench.confirm.budget import Rates, fit_budget, total_seconds
 from encbench.confirm.config import ConfirmConfig, parse_duration
 from encbench.confirm.plan import (
     choose_encoders,
     fewer,
     groups_for,
-    primary_of,
+    order_by,
+    questions_of,
     reach_of,
 )
+from encbench.confirm.rules import RULES, OutcomeTable
 from encbench.confirm.run import prepare, run_confirmation, verdict_lines
+from encbench.confirm.scoring import PromptGroup
 from encbench.encoders import EncoderSpec, family_of
 from encbench.errors import DataError, RecordError, UsageError
 from encbench.files import write_json
 from encbench.records import (
+    AppliedRule,
+    CellVerdict,
     ConfirmPlan,
     PlannedTraining,
     Prediction,
     Ranked,
+    RuleOrder,
     find_records,
     read_prediction,
     read_record,
     read_verdict,
     write_record,
 )
-from encbench.types import Cell
+from encbench.types import Cell, Estimate
 
 OWN = """
 import hashlib
@@ -216,7 +223,11 @@ def test_budgets_are_read_and_refused() -> None:
 
 def test_what_a_plan_can_tell_is_said_before() -> None:
     groups = groups_for("", "scenes-grid", 4, 0)
-    assert primary_of(groups) == Cell("geneval", 4, "B", "seen")
+    trained, other = (Cell("geneval", 4, tier, "seen") for tier in "AB")
+    assert questions_of(groups, None) == questions_of(groups, trained) == (trained, other)
+    assert questions_of(groups, other) == (other, trained)
+    file = [PromptGroup("file", "seen", groups[0].prompts)]
+    assert questions_of(file, trained) == (Cell("geneval", 4, "file", "seen"), None)
     two = reach_of(plan_of(RANKED[:2]), groups)
     assert two.rule == ("can't tell",)
     assert "confirmed" in two.choice
@@ -235,6 +246,61 @@ def test_seen_and_held_out_prompts_are_the_same_in_every_tier() -> None:
         assert asked[0] == asked[1] == asked[2]
     texts = {p.text for p in groups["B", "seen"].prompts}
     assert not texts & {p.text for p in groups["A", "seen"].prompts}
+
+
+def test_each_question_is_judged_on_the_order_of_the_rule_that_predicts_it() -> None:
+    """The two rules say the opposite; each cell agrees with its own."""
+    rows = [row(f"f{i}") for i in range(5)]
+    first = tuple(
+        dataclasses.replace(
+            e, predicted=Estimate(5.0 - i, 0.0, 9.0), second=Estimate(float(i), 0.0, 9.0)
+        )
+        for i, e in enumerate(entries(rows))
+    )
+    other = Cell("geneval", 4, "B", "seen")
+    plan = dataclasses.replace(
+        plan_of(rows), encoders=first, primary=other._replace(tier="A"), second=other
+    )
+    noise = np.random.default_rng(0).normal(0, 0.02, (5, 2, 60))
+
+    def judge(cell: Cell, best_first: list[int]) -> CellVerdict:
+        truth = 0.8 - 0.15 * np.argsort(best_first)[:, None, None]
+        table = OutcomeTable(
+            tuple(e.spec for e in first), ("final",) * 5, np.zeros(5), np.arange(60) % 6,
+            truth + noise,
+        )  # fmt: skip
+        return _judge(plan, first, table, cell, "some rule")
+
+    told = judge(plan.primary, [0, 1, 2, 3, 4])
+    assert (told.cell, told.ranked_by, told.choice.winner) == (plan.primary, "some rule", "zoo:f0")
+    assert (told.choice.verdict, told.rule.verdict) == ("confirmed", "confirmed")
+    assert told.control is None
+    assert judge(plan.primary, [4, 3, 2, 1, 0]).rule.verdict == "not confirmed"
+    told = judge(other, [4, 3, 2, 1, 0])
+    assert (told.choice.winner, told.choice.verdict) == ("zoo:f4", "confirmed")
+    assert told.rule.verdict == "confirmed"
+
+
+def test_a_plan_takes_the_orders_of_a_prediction_by_their_rules(run: Path) -> None:
+    prediction = read_prediction(run / "prediction.json")
+    other = Cell("geneval", 4, "B", "seen")
+    upside = [dataclasses.replace(r, value=-r.value) for r in prediction.order]
+    upside.sort(key=lambda r: -r.value)
+    words = RuleOrder(rule=AppliedRule(name="words", cell=other), order=upside)
+    both = dataclasses.replace(prediction, others=[words])
+    plan = prepare(config(run), both).plan
+    assert (plan.rule, plan.second_rule) == ("emf-retrieval", "words")
+    assert (plan.primary.tier, plan.second) == ("A", other)
+    by_name = {e.name: e for e in plan.encoders}
+    assert by_name["first"].predicted.value == -by_name["first"].second.value
+    plan = prepare(config(run, rule="words"), both).plan
+    assert (plan.rule, plan.second_rule, plan.primary) == ("words", "words", other)
+    assert [e.name for e in plan.trained] == ["second", "first"]
+    alone = prepare(config(run), prediction).plan
+    assert alone.second_rule == "emf-retrieval"  # no rule for other words: the same order
+    assert order_by(both, "") is both
+    with pytest.raises(UsageError, match="no order by the rule 'reader', only by emf-retrieval"):
+        prepare(config(run, rule="reader"), prediction)
 
 
 # ---------------------------------------------------------------------------- whole runs
@@ -265,7 +331,12 @@ def test_from_prediction_to_verdict(run: Path) -> None:
     assert verdict.rule["verdict"] == "can't tell"
     assert "4 needed" in verdict.rule["why"]
     assert {row.p <= row.p_holm for row in verdict.exploratory} == {True}
-    assert any("the choice" in line for line in verdict_lines(verdict))
+    assert verdict.second.cell == verdict.primary._replace(tier="B")
+    assert verdict.primary.tier == "A"
+    lines = verdict_lines(verdict)
+    assert sum("choice: " in line for line in lines) == 2
+    assert lines[-1].startswith("Can't tell whether first is the best choice.")
+    assert verdict.rules == RULES.sentences(verdict.primary, verdict.second.cell)
 
     kept = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     assert len(kept) == 6

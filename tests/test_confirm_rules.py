@@ -12,7 +12,9 @@ import pytest
 from scipy.stats import binom, spearmanr
 
 from encbench.confirm.rules import (
+    RULES,
     OutcomeTable,
+    VerdictRules,
     judge_choice,
     judge_rule,
     permutation_p,
@@ -24,6 +26,7 @@ from encbench.confirm.rules import (
     seed_deviation,
     smallest_p,
 )
+from encbench.types import Cell
 
 STAGES = ("final",) * 4 + ("20pct",) * 4 + ("3pct",) * 4
 SPREAD = np.linspace(0.75, 0.1, 12)
@@ -147,6 +150,29 @@ def test_scores_that_seeds_turn_round_are_no_order() -> None:
         ("a", "b", "c", "d"), ("final",) * 4, np.arange(4.0), np.arange(12) % 6, right
     )
     assert "seed-to-seed deviation" in judge_rule(trained).why
+
+
+def test_the_printed_rules_are_made_of_the_constants_that_judge() -> None:
+    cell = Cell("geneval", 4, "A", "seen")
+    strict = VerdictRules(alpha=0.0001, margin=0.001, least=7, holds=0.25, spread=9.0)
+    said = strict.sentences(cell)["rule"]
+    for words in (
+        "fewer than 7 trained",
+        "p < .0001",
+        "at most .001",
+        "below .25",
+        "under 9 times",
+    ):
+        assert words in said
+    assert VerdictRules().sentences(cell)["rule"] != said
+    trained = train(SPREAD[:6], ("final",) * 6, -np.arange(6), np.random.default_rng(0))
+    assert judge_rule(trained).verdict == "confirmed"
+    assert judge_rule(trained, rules=strict).why.endswith("7 needed")
+    lenient = VerdictRules(alpha=0.0001, least=6)
+    assert "would only reach p" in judge_rule(trained, rules=lenient).why
+    second = cell._replace(tier="B")
+    assert "in other words" in RULES.sentences(cell, second)["questions"]
+    assert "Second" not in RULES.sentences(cell)["questions"]
 
 
 def test_one_seed_never_confirms_a_choice() -> None:

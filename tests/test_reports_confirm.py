@@ -110,7 +110,7 @@ def test_one_seed_and_equal_models_cannot_tell(copy):
     fake_verdict.build(copy, ALIKE, seeds=1)
     c = loaded(copy)
     assert headline(c) == (
-        "Not settled: is CLIP ViT-L/14 the best choice? It is not settled whether the predicted "
+        "Can't tell whether CLIP ViT-L/14 is the best choice. Can't tell whether the predicted "
         "order is right."
     )
     assert [s.kind for s in statements(c)][:2] == ["open", "open"]

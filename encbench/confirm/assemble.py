@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..metrics.geneval.metric import SPEC
 from ..metrics.tables import OVERALL, task_of
 from ..ranking import holm
 from ..records import (
+    CellVerdict,
     ChoiceVerdict,
     ConfirmPlan,
     ControlLead,
@@ -62,35 +64,50 @@ def assemble(
         for key, group in prompts.items()
     }  # fmt: skip
     trained = [i for i, entry in enumerate(whole) if not entry.control]
-    main = tables[plan.primary].only(trained)
-    choice, rule = ChoiceVerdict("can't tell", "no encoder was trained"), OrderVerdict()
-    exploratory: list[Predictor] = []
     parents = _parents(plan, whole, results, prompts[plan.primary])
-    if main.specs:
-        winner = main.specs[int(np.argmax(main.predicted))]
-        choice = judge_choice(main, winner, seed=plan.seed)
-        rule = judge_rule(main, seed=plan.seed)
+    first = _judge(plan, whole, tables[plan.primary], plan.primary, plan.rule)
+    second = None
+    if plan.second is not None:
+        second = _judge(plan, whole, tables[plan.second], plan.second, plan.second_rule)
+    exploratory: list[Predictor] = []
+    if trained:
         exploratory = _exploratory(plan, prediction, tables, trained, whole, parents)
     encoders = _encoders(plan, whole, results, tables, specs, prompts, folders, parents)
-    control = _against_constant(tables[plan.primary], whole, plan.seed)
     return Verdict(
         prediction=plan.prediction,
-        rules=RULES,
+        rules=RULES.sentences(plan.primary, plan.second),
         plan=plan,
         reach=reach_of(plan, groups),
         encoders=encoders,
-        choice=choice,
-        rule=rule,
+        choice=first.choice,
+        rule=first.rule,
         primary=plan.primary,
-        control=control,
+        control=first.control,
+        ranked_by=first.ranked_by,
+        second=second,
         exploratory=exploratory,
-        warnings=_warnings(plan, whole, control, failed),
+        warnings=_warnings(plan, whole, first.control, failed),
         failed=list(failed),
         data=dict(prediction.data),
         provenance=provenance() | {"trained_on": sorted({r.device for r in results.values()})},
         seed=plan.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _judge(
+    plan: ConfirmPlan, whole: Sequence[PlannedTraining], table: OutcomeTable, cell: Cell, rule: str
+) -> CellVerdict:
+    """Both verdicts in a cell, on the order of the rule that predicts it."""
+    predicted = [(e.second if cell == plan.second else None) or e.predicted for e in whole]
+    table = replace(table, predicted=np.array([p.value for p in predicted], np.float64))
+    trained = table.only([i for i, entry in enumerate(whole) if not entry.control])
+    choice, order = ChoiceVerdict("can't tell", "no encoder was trained"), OrderVerdict()
+    if trained.specs:
+        winner = trained.specs[int(np.argmax(trained.predicted))]
+        choice = judge_choice(trained, winner, seed=plan.seed)
+        order = judge_rule(trained, seed=plan.seed)
+    return CellVerdict(cell, rule, choice, order, _against_constant(table, whole, plan.seed))
 
 
 def kinds_of(spec: MetricSpec, group: PromptGroup) -> list[str]:
@@ -227,6 +244,10 @@ def _exploratory(
     if parents is not None:
         means = parents.means
         columns["parent, plain flow matching at 4 steps"] = [float(means[i]) for i in trained]
+    for order in (prediction, *prediction.others):
+        if order.rule.name != plan.rule:
+            by_spec = {row.spec: row.value for row in order.order}
+            columns[f"rule {order.rule.name}"] = [by_spec.get(spec) for spec in specs]
     for rival in prediction.rivals:
         name = f"{rival.probe}: {rival.score}" + (" (published)" if rival.published else "")
         columns[name] = [rival_score(rival, spec) for spec in specs]

@@ -128,6 +128,12 @@ class ConfirmConfig:
         "the bank of outcomes began; it never changes).",
         choices=PRESETS,
     )
+    rule: str | None = option(
+        None,
+        "Rule whose order is put to the test; it must be among the prediction's. See: encbench "
+        "list rules.",
+        shown="the prediction's primary rule",
+    )
     budget: float | None = option(
         None,
         "Time for everything, such as 12m or 2h. It chooses rivals, seeds and steps, and reports "

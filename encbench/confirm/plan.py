@@ -15,10 +15,18 @@ from ..encoders import EncoderSpec
 from ..errors import RecordError, UsageError
 from ..files import read_json, write_json
 from ..flow.config import TrainConfig, training_config
-from ..records import ConfirmPlan, Prediction, Ranked, Reach, RivalOrder, clean
+from ..records import (
+    ConfirmPlan,
+    Prediction,
+    Ranked,
+    Reach,
+    RivalOrder,
+    RuleOrder,
+    clean,
+)
 from ..schema import load_dataclass
 from ..types import Cell
-from .rules import ALPHA, LEAST, MARGIN, smallest_p
+from .rules import RULES, smallest_p
 from .scoring import PromptGroup
 
 PLAN = "plan.json"
@@ -47,7 +55,7 @@ def main_group(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> PromptGroup:
 # ------------------------------------------------------------------------- the encoders
 
 
-def choose_encoders(prediction: Prediction, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
+def choose_encoders(prediction: RuleOrder, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
     """Who is trained: what was asked for; or all; or the top two, the middle and the last of the
     stage that has most encoders, and the constant control.
 
@@ -142,10 +150,36 @@ def _available(world_name: str, combos: Combos) -> dict[str, int]:
     return found
 
 
-def primary_of(groups: Sequence[PromptGroup]) -> Cell:
-    """The cell of both verdicts: 4 steps and tier B of seen prompts, or all prompts of a file."""
-    found = [g for g in groups if (g.tier, g.combos) == ("B", "seen")]
-    return (found or list(groups))[0].cell(PRIMARY_STEPS)
+def questions_of(groups: Sequence[PromptGroup], ranked_by: Cell | None) -> tuple[Cell, Cell | None]:
+    """The cells of the first question and of the second: 4 steps and seen prompts, in the wording
+    that was trained on (tier A) and in other words (tier B), the one first that the rule of the
+    order predicts; of a file, all its prompts and no second question."""
+    cells = {g.tier: g.cell(PRIMARY_STEPS) for g in groups if g.combos == "seen"}
+    if not {"A", "B"} <= set(cells):
+        return groups[0].cell(PRIMARY_STEPS), None
+    asked = [cells["A"], cells["B"]]
+    return tuple(asked[::-1] if ranked_by == cells["B"] else asked)  # type: ignore[return-value]
+
+
+def order_by(prediction: Prediction, rule: str) -> RuleOrder:
+    """The order of a prediction by a rule's name; '' = the primary one.
+
+    Raises:
+        UsageError: if it has none by that rule.
+    """
+    orders = {order.rule.name: order for order in (prediction, *prediction.others)}
+    if rule and rule not in orders:
+        raise UsageError(
+            f"the prediction has no order by the rule '{rule}', only by {', '.join(orders)}; rank "
+            "again with its probes"
+        )
+    return orders[rule] if rule else prediction
+
+
+def order_for(prediction: Prediction, cell: Cell, otherwise: RuleOrder) -> RuleOrder:
+    """The order by a rule that predicts a cell."""
+    orders = (prediction, *prediction.others)
+    return next((order for order in orders if order.rule.cell == cell), otherwise)
 
 
 # ----------------------------------------------------------------------------- writing
@@ -205,8 +239,8 @@ def reach_of(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> Reach:
     if seeds > 1 and len(strata) > 1:
         choice = ("confirmed", "overturned", "can't tell")
     shared = [strata.count(stage) for stage in dict.fromkeys(strata)]
-    if sum(n for n in shared if n > 1) >= LEAST and p < ALPHA and seeds > 1:
-        rule = ("confirmed",) * (half_width <= MARGIN) + ("not confirmed", "can't tell")
+    if sum(n for n in shared if n > 1) >= RULES.least and p < RULES.alpha and seeds > 1:
+        rule = ("confirmed",) * (half_width <= RULES.margin) + ("not confirmed", "can't tell")
     return Reach(p, prompts, prompts * plan.images * seeds, half_width, choice, rule)
 
 

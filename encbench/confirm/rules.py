@@ -22,30 +22,64 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
+from ..intervals import LEVEL
 from ..records import ChoiceVerdict, Lead, OrderVerdict
-from ..types import Estimate
+from ..sentences import describe_cell
+from ..types import Cell, Estimate
 
 DRAWS = 2000
-LEVEL = (2.5, 97.5)
-ALPHA = 0.05
-MARGIN = 0.03  # top-1 regret, in GenEval points, that still counts as having chosen right
-HOLDS = 0.5  # a rank correlation below this is no use for choosing
-LEAST = 4  # trained encoders
 EXACT = 9  # encoders in a stratum up to which all orders are enumerated
 
-RULES = {
-    "choice": "4 steps, tier B, seen combinations: confirmed if the predicted winner's paired lead "
-    "over every rival has a 95 % interval above 0; overturned by X if a rival's lead over it "
-    "does, corrected by Bonferroni over the rivals; else can't tell. Can't tell with one seed.",
-    "rule": "4 steps, tier B, seen combinations, trained encoders only; statistic: size-weighted "
-    "mean of Spearman's correlation within stages of training. In this order: can't tell, with "
-    "fewer than 4 trained encoders, strata that cannot reach p < .05, one seed only, or a range of "
-    "scores under twice the seed-to-seed deviation; confirmed, if the exact one-sided "
-    "permutation p is below .05 and the top-1 regret's upper 95 % at most .03; not confirmed, if "
-    "the statistic's upper 95 % is below .5 or the regret's lower 95 % above .03; else can't tell.",
-    "regret": "Best true score minus the predicted first's. The best of noisy scores looks better "
-    "than it is; the bootstrap's own estimate of that bias is taken off.",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class VerdictRules:
+    """The constants of both verdicts; the promise that is printed before training is made of them.
+
+    Attributes:
+        alpha: the permutation p of a confirmed order is below it.
+        margin: top-1 regret, in GenEval points, that still counts as having chosen right.
+        holds: a rank correlation below this is no use for choosing.
+        least: trained encoders that share a stage of training with another.
+        spread: the least range of scores, in seed-to-seed deviations.
+    """
+
+    alpha: float = 0.05
+    margin: float = 0.03
+    holds: float = 0.5
+    least: int = 4
+    spread: float = 2.0
+
+    def sentences(self, first: Cell, second: Cell | None = None) -> dict[str, str]:
+        """The rules in words, for the questions that are asked."""
+        level = f"{LEVEL[1] - LEVEL[0]:g} %"
+        asked = f"First question: {describe_cell(first)}."
+        if second is not None:
+            asked += f" Second question, judged by the same rules: {describe_cell(second)}."
+        return {
+            "questions": f"{asked} Seen combinations unless it says held-out.",
+            "choice": "Confirmed if the predicted winner's paired lead over every rival has "
+            f"a {level} interval above 0; overturned by X if a rival's lead over it does, "
+            "corrected by Bonferroni over the rivals; else can't tell. Can't tell with one seed.",
+            "rule": "Trained encoders only; statistic: size-weighted mean of Spearman's "
+            "correlation within stages of training. In this order: can't tell, with fewer than "
+            f"{self.least} trained encoders, strata that cannot reach p < {_short(self.alpha)}, "
+            f"one seed only, or a range of scores under {self.spread:g} times the seed-to-seed "
+            "deviation; confirmed, if the exact one-sided permutation p is below "
+            f"{_short(self.alpha)} and the top-1 regret's upper {level} at most "
+            f"{_short(self.margin)}; not confirmed, if the statistic's upper {level} is below "
+            f"{_short(self.holds)} or the regret's lower {level} above {_short(self.margin)}; else "
+            "can't tell.",
+            "regret": "Best true score minus the predicted first's. The best of noisy scores looks "
+            "better than it is; the bootstrap's own estimate of that bias is taken off.",
+        }
+
+
+def _short(number: float) -> str:
+    """'.05' of 0.05."""
+    return f"{number:g}".removeprefix("0")
+
+
+RULES = VerdictRules()
 
 
 @dataclass(frozen=True)
@@ -243,7 +277,7 @@ def smallest_p(strata: Sequence[str]) -> float:
 
 
 def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> ChoiceVerdict:
-    """Does the predicted winner beat each rival? See ``RULES['choice']``.
+    """Does the predicted winner beat each rival? See :meth:`VerdictRules.sentences`.
 
     Args:
         trained: all trained encoders of the experiment, no controls.
@@ -255,7 +289,7 @@ def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> Choice
     rivals = [i for i in range(len(trained.specs)) if i != first]
     deviation = seed_deviation(trained.scores)
     drawn = score_draws(trained, seed=seed, deviation=deviation)
-    leads, corrected_level = [], 100 - 2.5 / max(1, len(rivals))
+    leads, corrected_level = [], 100 - (100 - LEVEL[1]) / max(1, len(rivals))
     for rival in rivals:
         difference = drawn[:, first] - drawn[:, rival]
         low, high = np.percentile(difference, LEVEL)
@@ -280,8 +314,10 @@ def judge_choice(trained: OutcomeTable, winner: str, *, seed: int = 0) -> Choice
     return ChoiceVerdict(verdict, why, winner, tuple(leads))
 
 
-def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> OrderVerdict:
-    """Does the predicted order hold? See ``RULES['rule']``.
+def judge_rule(
+    trained: OutcomeTable, *, seed: int = 0, rules: VerdictRules = RULES
+) -> OrderVerdict:
+    """Does the predicted order hold? See :meth:`VerdictRules.sentences`.
 
     Args:
         trained: all trained encoders of the experiment, no controls.
@@ -298,31 +334,34 @@ def judge_rule(trained: OutcomeTable, *, seed: int = 0) -> OrderVerdict:
     spread, reach = float(np.ptp(means)), smallest_p(trained.strata)
     compared = sum(map(len, _strata(trained.strata)))
     verdict = "can't tell"
-    if compared < LEAST:
-        why = f"{compared} trained encoders share a stage of training with another; {LEAST} needed"
-    elif reach >= ALPHA:
+    if compared < rules.least:
+        why = (
+            f"{compared} trained encoders share a stage of training with another; {rules.least} "
+            "needed"
+        )
+    elif reach >= rules.alpha:
         why = f"even a perfect order would only reach p = {reach:.3f}"
     elif deviation[0] is None:
         why = "one seed says nothing about what another would give"
-    elif spread < 2 * deviation[0]:
+    elif spread < rules.spread * deviation[0]:
         why = (
-            f"all scores lie within {spread:.3f}, under twice the seed-to-seed deviation "
-            f"({deviation[0]:.3f})"
+            f"all scores lie within {spread:.3f}, under {rules.spread:g} times the seed-to-seed "
+            f"deviation ({deviation[0]:.3f})"
         )
-    elif p < ALPHA and regret_high <= MARGIN:
+    elif p < rules.alpha and regret_high <= rules.margin:
         verdict = "confirmed"
         why = f"p = {p:.3f}, and the predicted first is within {regret_high:.3f} of the best"
-    elif high < HOLDS or regret_low > MARGIN:
+    elif high < rules.holds or regret_low > rules.margin:
         verdict = "not confirmed"
         causes = []
-        if high < HOLDS:
-            causes.append(f"the rank correlation is below {HOLDS} (upper 95 % {high:.2f})")
-        if regret_low > MARGIN:
+        if high < rules.holds:
+            causes.append(f"the rank correlation is below {rules.holds:g} (upper 95 % {high:.2f})")
+        if regret_low > rules.margin:
             causes.append(f"the predicted first is at least {regret_low:.3f} worse than the best")
         why = ", and ".join(causes)
     else:
-        causes = [f"p = {p:.3f}"] if p >= ALPHA else []
-        if regret_high > MARGIN:
+        causes = [f"p = {p:.3f}"] if p >= rules.alpha else []
+        if regret_high > rules.margin:
             causes.append(f"the top-1 regret may be as large as {regret_high:.3f}")
         why = " and ".join(causes) + "; neither side is excluded"
     return OrderVerdict(

@@ -19,12 +19,14 @@ from ..flow.config import training_config as train_config
 from ..lock import lock_folder
 from ..progress import bar, log
 from ..records import (
+    CellVerdict,
     ConfirmPlan,
     Failure,
     PlannedTraining,
     Prediction,
     Ranked,
     Reach,
+    RuleOrder,
     Verdict,
     clean,
     find_records,
@@ -32,6 +34,7 @@ from ..records import (
     read_record,
     write_verdict,
 )
+from ..sentences import describe_cell, verdict_headline
 from .assemble import assemble
 from .backbone import (
     WEIGHTS,
@@ -50,8 +53,10 @@ from .plan import (
     choose_encoders,
     groups_for,
     hold_to,
-    primary_of,
+    order_by,
+    order_for,
     prompt_groups,
+    questions_of,
     reach_of,
     shape_of,
 )
@@ -178,18 +183,21 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")
     public = {spec: name for name, spec in read_places(config.out).items()}
     wanted = [public.get(text, text) for text in config.encoders]
-    rows = choose_encoders(prediction, wanted, bool(values.get("everyone")))
+    order = order_by(prediction, config.rule or "")
+    rows = choose_encoders(order, wanted, bool(values.get("everyone")))
     if not any(not row.control for row in rows):
         raise UsageError("a confirmation needs a trained encoder; only controls were named")
     revisions = _revisions(config.out, prediction)
-
-    def entries(chosen: Sequence[Ranked]) -> tuple[PlannedTraining, ...]:
-        return tuple(_entry(row, revisions) for row in chosen)
-
     weights, backbone = _backbone(config, shape)
     per_task = config.per_task or values["per_task"]
     file = str(config.prompts) if config.prompts else ""
     groups = groups_for(file, shape.world, per_task, config.seed)
+    primary, second = questions_of(groups, order.rule.cell)
+    beside = order_for(prediction, second, order) if second is not None else None
+
+    def entries(chosen: Sequence[Ranked]) -> tuple[PlannedTraining, ...]:
+        return tuple(_entry(row, revisions, beside) for row in chosen)
+
     seeds = config.seeds or values["seeds"]
     plan = ConfirmPlan(
         prediction=prediction.hash,
@@ -201,13 +209,16 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         images=config.images or values["images"],
         prompts=file,
         prompt_pins={f"{g.tier} {g.combos}": g.pin for g in groups},
-        primary=primary_of(groups),
+        primary=primary,
         backbone=backbone,
         detector=config.detector,
         colors=config.colors,
         budget=config.budget,
         seed=config.seed,
         metrics=config.metrics,
+        rule=order.rule.name,
+        second=second,
+        second_rule=beside.rule.name if beside else "",
     )
     metric_specs(plan)  # an unknown one is named before anything is computed
     rates = measure(shape, device, config.detector)
@@ -252,11 +263,9 @@ def plan_lines(ready: Ready) -> list[str]:
         f"can tell    {can.prompts} prompts and {can.images:,} images an encoder; smallest "
         f"p {can.smallest_p:.4f}; regret within about {can.regret_half_width:.3f}; within "
         f"reach: choice {_listed(can.choice)}; rule {_listed(can.rule)}",
-        f"the choice  {RULES['choice']}",
-        f"the rule    {RULES['rule']}",
-        f"regret      {RULES['regret']}",
     ]
-    return lines
+    rules = RULES.sentences(plan.primary, plan.second)
+    return lines + [f"{name:11s} {text}" for name, text in rules.items()]
 
 
 def _listed(verdicts: Sequence[str]) -> str:
@@ -264,8 +273,8 @@ def _listed(verdicts: Sequence[str]) -> str:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdicts in words, and a line for each encoder."""
-    names = {row.spec: row.name for row in verdict.encoders}
+    """The verdicts in words, and a line for each encoder; the headline last."""
+    names = {row.spec: row.name for row in (*verdict.plan.encoders, *verdict.encoders)}
 
     def named(text: str) -> str:
         for spec in sorted(names, key=len, reverse=True):  # one may begin another
@@ -279,15 +288,21 @@ def verdict_lines(verdict: Verdict) -> list[str]:
             f"{row.name:28s} {entry.value:.3f} ({entry.low:.3f} to {entry.high:.3f})"
             + ("  control" if row.control else f"  predicted {row.predicted_rank}")
         )
-    lines.append(f"the choice: {named(verdict.choice.verdict)} ({named(verdict.choice.why)})")
-    lines.append(f"the rule: {verdict.rule.verdict} ({verdict.rule.why})")
-    if verdict.control:
-        c = verdict.control
-        lines.append(
-            f"best trained encoder over the constant control: {c.difference:+.3f} "
-            f"({c.low:+.3f} to {c.high:+.3f})"
-        )
-    return lines + list(verdict.warnings)
+    first = CellVerdict(
+        verdict.primary, verdict.ranked_by, verdict.choice, verdict.rule, verdict.control
+    )
+    for asked in filter(None, (first, verdict.second)):
+        lines.append(f"{describe_cell(asked.cell)}, predicted by the rule {asked.ranked_by}:")
+        lines.append(f"  choice: {named(asked.choice.verdict)} ({named(asked.choice.why)})")
+        lines.append(f"  order: {asked.rule.verdict} ({asked.rule.why})")
+        if asked.control:
+            c = asked.control
+            lines.append(
+                f"  best trained encoder over the constant control: {c.difference:+.3f} "
+                f"({c.low:+.3f} to {c.high:+.3f})"
+            )
+    headline = verdict_headline(verdict, lambda spec: names.get(spec, spec))
+    return [*lines, *verdict.warnings, headline]
 
 
 # ----------------------------------------------------------------------------- checks
@@ -326,10 +341,12 @@ def _revisions(run: Path, prediction: Prediction) -> dict[str, str]:
     return {card.spec: card.revision for card in cards}
 
 
-def _entry(row: Ranked, revisions: Mapping[str, str]) -> PlannedTraining:
+def _entry(row: Ranked, revisions: Mapping[str, str], second: RuleOrder | None) -> PlannedTraining:
+    others = second.order if second else ()
     return PlannedTraining(
         row.spec, row.name, row.stage, row.control, row.score, row.parameters,
         "" if row.control else revisions.get(row.spec, ""),
+        next((other.score for other in others if other.spec == row.spec), None),
     )  # fmt: skip
 
 
