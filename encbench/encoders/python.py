@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..data.hub import ResolvedModel
 from ..errors import EncoderOutputError, ModelError, UsageError
-from ..files import digest, digest_files
+from ..files import digest, digest_files, slug
 from ..types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
 from . import EncoderFamily
 from .checks import validate_features
@@ -67,6 +68,33 @@ class CheckedJointEncoder(CheckedEncoder):
         return vectors
 
 
+OBJECT = "object"
+"""``python:object:NAME`` is an encoder that :func:`add_object` was given, in this process only."""
+_OBJECTS: dict[str, TextEncoder] = {}
+_PROCESS = uuid.uuid4().hex
+
+
+def add_object(encoder: TextEncoder) -> EncoderSpec:
+    """Give an encoder object a spec that this process can load.
+
+    Its revision is new in each process: an object has no content that could be hashed, so its
+    features are never taken from an earlier process's store.
+
+    Raises:
+        EncoderOutputError: if it has no ``card`` or no ``encode``.
+    """
+    if inspect.isclass(encoder) or not isinstance(encoder, TextEncoder):
+        kind = encoder.__name__ if inspect.isclass(encoder) else type(encoder).__name__
+        raise EncoderOutputError(
+            f"{kind} is no encoder: give a spec string or an object with card and encode()"
+        )
+    name = slug(type(encoder).__name__)
+    same = [key for key, value in _OBJECTS.items() if value is encoder]
+    key = same[0] if same else f"{name}-{len(_OBJECTS) + 1}" if name in _OBJECTS else name
+    _OBJECTS[key] = encoder
+    return EncoderSpec.parse(f"python:{OBJECT}:{key}")
+
+
 def _parts(spec: EncoderSpec) -> tuple[str, str]:
     module, colon, attribute = spec.source.rpartition(":")
     if not colon or not module or not attribute:
@@ -95,6 +123,8 @@ def _file(spec: EncoderSpec) -> Path:
 
 def _attribute(spec: EncoderSpec) -> Any:
     module_name, attribute = _parts(spec)
+    if module_name == OBJECT:
+        return _object(spec)
     path = _file(spec)
     with one_line_errors(f"'{spec}': importing {path}"):
         if module_name.endswith(".py"):
@@ -115,7 +145,15 @@ def _attribute(spec: EncoderSpec) -> Any:
     return value
 
 
+def _object(spec: EncoderSpec) -> TextEncoder:
+    if (name := _parts(spec)[1]) not in _OBJECTS:
+        raise ModelError(f"'{spec}': that encoder object was of another process; run it from there")
+    return _OBJECTS[name]
+
+
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
+    if _parts(spec)[0] == OBJECT:
+        return ResolvedModel(None, digest([_PROCESS, id(_object(spec))]))
     path = _file(spec)
     revision = digest_files([path])
     if spec.revision and not revision.startswith(spec.revision):

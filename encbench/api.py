@@ -1,0 +1,186 @@
+"""The Python interface: the commands as functions, on specs or on encoder objects.
+
+``encbench.run`` ranks encoders, ``encbench.confirm_ranking`` checks the ranking by training, and
+``encbench.train`` and ``encbench.sample`` make a generator and its images. Keyword arguments are the flags of the command with underscores, as in a TOML config
+(``docs/options.md``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    from .flow.trainer import TrainingResult
+    from .records import Failure, Prediction, Verdict
+    from .types import TextEncoder
+
+__all__ = ["Ranking", "confirm_ranking", "run", "sample", "train"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What ``encbench.run`` returns.
+
+    Attributes:
+        prediction: the order of the encoders with intervals; what ``prediction.json`` holds.
+        folder: where records and prediction are. Without ``out`` a temporary folder, which is
+            removed with this object.
+        failed: encoders that could not be measured, with the reason.
+    """
+
+    prediction: Prediction
+    folder: Path
+    failed: tuple[Failure, ...] = ()
+    _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each encoder and control, best first: spec, value, interval, rank and the
+        interval of the rank."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.prediction.order])
+
+    def plot(self) -> Figure:
+        """The values of the primary rule with 95 % intervals, best on top."""
+        from matplotlib.figure import Figure
+
+        rows = self.prediction.order[::-1]
+        figure = Figure(figsize=(6, 0.8 + 0.3 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            color = "tab:gray" if row.control else "tab:blue"
+            axes.plot([row.low, row.high], [y, y], color=color)
+            axes.plot(row.value, y, "o", color=color)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_xlabel(f"{self.prediction.rule.name} (95 % interval; gray: controls)")
+        return figure
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report into a folder (the run's ``report`` by default).
+
+        Returns:
+            the path of its ``index.html``.
+        """
+        from . import pipeline
+
+        return pipeline.report(self.folder, Path(path) if path is not None else None)
+
+
+def run(
+    encoders: Sequence[str | TextEncoder] = (),
+    *,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Ranking:
+    """Measure encoders, rank them, and write what ``encbench run`` writes.
+
+    Args:
+        encoders: spec strings, or objects with ``card`` and ``encode`` (a
+            :class:`encbench.types.TextEncoder`). The features of an object are kept inside ``out``
+            and are measured anew in the next process. The built-in zoo if empty and no data are
+            given.
+        out: folder of the run; a temporary one if None.
+        options: fields of :class:`encbench.config.RunConfig`, such as ``coco``, ``dpg``, ``data``,
+            ``prompts``, ``probes``, ``limit``, ``device``.
+
+    Raises:
+        EncbenchError: for a wrong option, or if nothing can be ranked.
+    """
+    from . import pipeline
+    from .config import run_config
+    from .encoders.python import add_object
+
+    temporary = tempfile.TemporaryDirectory(prefix="encbench-") if out is None else None
+    folder = Path(temporary.name if temporary else str(out))
+    if not all(isinstance(encoder, str) for encoder in encoders):
+        options = {"store": folder / "store"} | options
+    specs = tuple(e if isinstance(e, str) else str(add_object(e)) for e in encoders)
+    outcome = pipeline.run(run_config(options | {"encoders": specs, "out": folder}))
+    assert outcome.prediction is not None  # else run() raises
+    return Ranking(outcome.prediction, folder, outcome.failed, temporary)
+
+
+def confirm_ranking(folder: str | Path, **options: Any) -> Verdict:
+    """Check the ranking in a run's folder by training; see ``encbench confirm``.
+
+    Args:
+        folder: of a run that was ranked.
+        options: fields of :class:`encbench.confirm.config.ConfirmConfig`.
+
+    Raises:
+        EncbenchError: for a wrong option, other data than those of the ranking, or if no training
+            came out.
+    """
+    from .confirm.config import ConfirmConfig
+    from .confirm.run import run_confirmation
+    from .options import from_values
+
+    return run_confirmation(from_values(ConfirmConfig, options | {"out": Path(folder)}))
+
+
+def train(encoder: str, out: str | Path, *, preset: str = "", **options: Any) -> TrainingResult:
+    """Train a few-step generator on an encoder's features; see ``encbench train``.
+
+    Args:
+        encoder: a spec string.
+        out: folder of the training. A training that was stopped is resumed.
+        preset: a named set of options that ``options`` override; see ``encbench train --help``.
+        options: fields of :class:`encbench.flow.config.TrainConfig`.
+
+    Raises:
+        EncbenchError: for a wrong option, or if the folder holds another training.
+    """
+    from .config import default_store
+    from .flow.config import training_config
+    from .flow.presets import PRESETS
+    from .flow.train import train
+    from .presets import preset_values
+
+    values: dict[str, Any] = {"store": default_store()}
+    values |= preset_values(PRESETS, preset) if preset else {}
+    values |= options | {"encoder": encoder, "out": Path(out)}
+    return train(training_config(values))
+
+
+def sample(
+    checkpoint: str | Path,
+    prompts: Sequence[str],
+    *,
+    steps: int | Sequence[float] = 4,
+    guidance: float = 1.0,
+    seed: int = 0,
+    weights: Literal["ema", "model"] = "ema",
+    encoder: str | None = None,
+    device: str = "auto",
+) -> list[Image]:
+    """One image for each prompt from a trained generator.
+
+    They are the first images that ``encbench sample`` writes for the same prompts and seed.
+
+    Args:
+        checkpoint: folder of a training, or one checkpoint in it.
+        steps: number of sampling steps, or their times from 1 to 0.
+        guidance: scale of classifier-free guidance; 1 for none.
+        weights: the exponential moving average, or those of the last step.
+        encoder: its spec, if its files have moved since the training.
+
+    Raises:
+        EncbenchError: if there is no sound checkpoint, or the encoder does not fit it.
+    """
+    from .device import choose_device
+    from .flow.sample import Sampler, encoder_for, load_checkpoint
+    from .metrics.geneval.generate import sample_seed
+
+    place = choose_device(device)
+    model = load_checkpoint(Path(checkpoint), place, weights)
+    encode = encoder_for(model, place, encoder).alone
+    sampler = Sampler(model, place, encode=encode, steps=steps, guidance=guidance)
+    return sampler(prompts, [sample_seed(seed, number, 0) for number in range(len(prompts))])
