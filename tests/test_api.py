@@ -86,7 +86,7 @@ def test_an_object_has_one_name_here_and_none_elsewhere():
     np.testing.assert_array_equal(loaded.encode(["ab"]).tokens[0, 0, :3], [1, 1, 0])
     with pytest.raises(ModelError, match="of another process"):
         load_encoder("python:object:Gone", torch.device("cpu"))
-    for wrong in (CountLetters, 3):
+    for wrong in (CountLetters,):
         with pytest.raises(EncoderOutputError, match="no encoder"):
             add_object(wrong)
 
