@@ -1,8 +1,8 @@
 """The Python interface: the commands as functions, on specs or on encoder objects.
 
 ``encbench.run`` ranks encoders, ``encbench.confirm_ranking`` checks the ranking by training, and
-``encbench.train`` and ``encbench.sample`` make a generator and its images. Keyword arguments are the flags of the command with underscores, as in a TOML config
-(``docs/options.md``).
+``encbench.train`` and ``encbench.sample`` make a generator and its images. Keyword arguments are
+the flags of the command with underscores, as in a TOML config (``docs/options.md``).
 """
 
 from __future__ import annotations
