@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,35 @@ def above_constant(found: Validation, constant: EncoderOutcome) -> list[str]:
     ]
 
 
+def clear_pairs(found: Validation, name: str) -> tuple[int, int]:
+    """Of the pairs of encoders whose trainings differ by more than 1.96 standard errors (of seeds,
+    pooled over all encoders), how many a score puts in the right order, and how many there are."""
+    values = found.scores[name]
+    rows = [row for row in found.encoders if row.spec in values]
+    deviation, _ = seed_deviation(np.array([row.scores[:2] for row in found.encoders]))
+    assert deviation is not None
+    right = total = 0
+    for one, other in combinations(rows, 2):
+        error = deviation * math.sqrt(1 / len(one.scores) + 1 / len(other.scores))
+        if abs(one.mean - other.mean) > CLEAR * error:
+            total += 1
+            before = values[one.spec].value - values[other.spec].value
+            right += before * (one.mean - other.mean) > 0
+    return right, total
+
+
+def plateau(found: Validation, name: str) -> str:
+    """What limits a rank correlation: encoders that training itself does not tell apart."""
+    right, total = clear_pairs(found, name)
+    pairs = len(found.encoders) * (len(found.encoders) - 1) // 2
+    retrieval = clear_pairs(found, "rule emf-retrieval")
+    return (
+        f"Two seeds tell {total} of the {pairs} pairs of encoders apart; the rule has {right} of "
+        f"these in the right order ({right / total:.0%}), EMF's retrieval {retrieval[0]} of "
+        f"{retrieval[1]} ({retrieval[0] / retrieval[1]:.0%})."
+    )
+
+
 def agreement(found: Validation, name: str) -> Agreement:
     return next(row for row in found.rows if row.name == name)
 
@@ -106,8 +136,8 @@ def among(found: Validation, specs: list[str], name: str) -> str:
     try:
         part = validate(Outcomes("some", rows), {name: found.scores[name]})
     except EncbenchError:
-        return f"{len(rows)} encoders are too few for a correlation"
-    return f"{spearman(part.rows[0])} over the {len(rows)} that are"
+        return f"These {len(rows)} are too few for a correlation."
+    return f"Over these {len(rows)} the rule's correlation is {spearman(part.rows[0])}."
 
 
 def spearman(row: Agreement) -> str:
@@ -178,7 +208,7 @@ def main() -> None:
     both = {tier: compare(given.bank, tier) for tier in "AB"}
     (a, _), (b, constant) = both["A"], both["B"]
     clear = above_constant(b, constant)
-    parts = []
+    parts: list[str] = []
     for tier, (found, _) in both.items():
         parts += [
             f"### Tier {tier}\n",
@@ -187,9 +217,9 @@ def main() -> None:
         if tier == "B":
             parts.append(
                 f"{len(clear)} of {len(b.encoders)} encoders are clearly above the constant "
-                f"({constant.mean:.3f}); the rule's correlation is {among(b, clear, RULE['B'])}.\n"
+                f"({constant.mean:.3f}). {among(b, clear, RULE['B'])}\n"
             )
-        parts.append(found.markdown())
+        parts += [f"{plateau(found, RULE[tier])}\n", found.markdown()]
     text = "\n".join([*parts, "### Each encoder\n", outcomes_table(a, b, clear)])
     print(text)
     if given.print_only:

@@ -129,8 +129,8 @@ class Validation:
         lines = [
             f"{self.summary}.\n",
             "| score | Spearman (95 %) | within strata | leaving one out | 97.5 % of random orders"
-            " | encoders (sets of weights) |",
-            "|---|---|---|---|---|---|",
+            " | Pearson | encoders (sets of weights) |",
+            "|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
             low, high = row.pooled.low, row.pooled.high
@@ -138,7 +138,7 @@ class Validation:
             lines.append(
                 f"| {row.name} | {row.pooled.value:.2f} ({low:.2f} to {high:.2f}) | {within} | "
                 f"{row.lowest:.2f} to {row.highest:.2f} | below {row.chance:.2f} | "
-                f"{row.encoders} ({row.sets}) |"
+                f"{row.linear:.2f} | {row.encoders} ({row.sets}) |"
             )
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
 
@@ -148,9 +148,9 @@ class Validation:
         rows = []
         for row in self.rows:
             numbers = (row.pooled.value, row.pooled.low, row.pooled.high, row.within)
-            numbers += (row.lowest, row.highest, row.chance)
+            numbers += (row.lowest, row.highest, row.chance, row.linear)
             rows.append([row.name, *(round(x, 6) for x in numbers), row.encoders, row.sets])
-        return to_csv([*head, "encoders", "sets"], rows)
+        return to_csv([*head, "pearson", "encoders", "sets"], rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""

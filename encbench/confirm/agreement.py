@@ -27,6 +27,7 @@ class Agreement:
         within: size-weighted mean within strata; NaN without a stratum of two.
         lowest, highest: over all but one encoder.
         chance: what 97.5 % of random orders stay below.
+        linear: Pearson's correlation over all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Agreement:
     lowest: float
     highest: float
     chance: float
+    linear: float
 
 
 def measure_agreement(
@@ -84,7 +86,15 @@ def measure_agreement(
         min(without),
         max(without),
         float(np.percentile(spearman(predicted, shuffled), LEVEL[1])),
+        _pearson(predicted, actual),
     )
+
+
+def _pearson(first: Float[np.ndarray, " E"], second: Float[np.ndarray, " E"]) -> float:
+    """0 where one side is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def trained_scores(rows: Sequence[Outcome], cell: Cell, phase: str = "") -> dict[str, list[float]]:
