@@ -227,6 +227,13 @@ def test_the_command(tmp_path, capsys):
     assert done.value.code == 0
     assert "| discriminability | 1.00 (1.00 to 1.00) |" in capsys.readouterr().out
     assert (tmp_path / "validation.png").exists()
+    bank = ["--outcomes", str(OUTCOMES / "bank.csv"), "--cell", "steps=4&tier=B&combos=seen"]
+    files = [str(OUTCOMES / name) for name in ("predictions-1.json", "rivals-1.json")]
+    run = str(build(tmp_path / "run", FOUR))
+    with pytest.raises(SystemExit) as done:
+        main(["validate", *bank, "--predictions", *files, "--run", run])
+    assert done.value.code == 0
+    assert "| rule reader-other-words | " in capsys.readouterr().out
     for wrong, message in (
         (["--outcomes", "emv"], "unknown table of outcomes 'emv'; did you mean emf?"),
         (["--outcomes", "emf", "--cell", "A"], "--cell 'A' is not like metric="),

@@ -20,8 +20,8 @@ class ValidateConfig:
         "Trained outcomes: a bank, a .csv or .jsonl with the columns spec and score, or a "
         "published table: emf, ted-6k, ted-6k-video, decoder-llms.",
     )
-    run: tuple[Path, ...] = option((), "Folders of runs, whose records hold scores.")
-    predictions: tuple[Path, ...] = option((), "Files of predictions, with scores by encoder.")
+    run: tuple[str, ...] = option((), "Folders of runs, whose records hold scores.")
+    predictions: tuple[str, ...] = option((), "Files of predictions, with scores by encoder.")
     cell: str = option(
         "steps=4&tier=A&combos=seen", "Of a bank: sampling steps, wording tier and combinations."
     )
@@ -47,9 +47,9 @@ def validate(config: ValidateConfig) -> None:
         cell = Cell.parse(config.cell)
     except ValueError as error:
         raise UsageError(f"--cell {error}") from error
-    scores = load_predictions(config.predictions)
+    scores = load_predictions([Path(name) for name in config.predictions])
     for folder in config.run:
-        for name, values in load_run_scores(folder).items():
+        for name, values in load_run_scores(Path(folder)).items():
             scores.setdefault(name, {}).update(values)
     outcomes = load_outcomes(config.outcomes, cell=cell, recipe=config.recipe or "")
     found = measure(outcomes, scores, controls=config.controls, seed=config.seed)
