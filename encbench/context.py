@@ -121,7 +121,7 @@ class Context:
         return [rows.float() for rows in tokens], pooled
 
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
-        if not self.encoder.about["joint"]:
+        if not self.encoder.about.joint:
             return None
         return self.encoder.embed(prompts, "own")
 
@@ -139,7 +139,7 @@ class Context:
     def throughput(self, prompts: Sequence[str]) -> Mapping[str, float]:
         return {
             **self.encoder.throughput(prompts, self.pool),
-            "latency_ms": self.encoder.about["latency_ms"],
+            "latency_ms": self.encoder.about.latency_ms,
             "memory_bytes": bytes_of(self.encoder.card),
         }
 

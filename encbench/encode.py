@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,8 +24,9 @@ from .encoders.checks import compare_answers, encode_checked
 from .encoders.control import shuffle_rows, shuffled_order
 from .encoders.prefix import hosts_by_text, reuses
 from .errors import EncbenchError
-from .files import digest, read_json, write_json
+from .files import digest, read_json, with_current_names, write_json
 from .progress import bar, log
+from .schema import load_dataclass
 from .shards import BEGINNINGS, Made, ShardJob, ShardTask, make_shard, write_shard
 from .store import Store, StoreEntry
 from .types import EncoderCard, JointEncoder, TextEncoder
@@ -67,6 +68,26 @@ def plan_encoding(prompts: Iterable[str], shard_tokens: int = SHARD_TOKENS) -> E
     if unique:
         shards.append(range(start, len(unique)))
     return EncodingPlan(tuple(unique), tuple(shards))
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What the store keeps about an encoder, so that a finished run needs no weights.
+
+    Attributes:
+        joint: whether it has a joint space with images.
+        pooled: whether it gives a pooled vector of its own.
+        latency_ms: time for one prompt.
+        causal: whether a prompt's beginning can be read from the pass over the whole prompt.
+        notes: warnings in words.
+    """
+
+    card: EncoderCard
+    joint: bool
+    pooled: bool
+    latency_ms: float
+    causal: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class StoredEncoder:
@@ -138,16 +159,12 @@ class StoredEncoder:
             torch.cuda.empty_cache()
 
     @cached_property
-    def about(self) -> dict[str, Any]:
-        """The card, whether the encoder has a joint space with images, whether it gives a pooled
-        vector of its own, and the latency of one prompt in ms; kept in the store, so that a
-        finished run needs no weights."""
+    def about(self) -> EncoderFacts:
+        """From the store; measured with the encoder where the store has nothing usable."""
         path = self.store.entry({"about": self.identity}).folder / "about.json"
         if path.exists():
             try:
-                held = read_json(path)
-                if "pooled" in held:  # files of older versions don't say
-                    return held
+                return load_dataclass(EncoderFacts, with_current_names(read_json(path)), str(path))
             except EncbenchError as error:
                 log.warning("%s: made again", error)
         encoder = self.encoder
@@ -161,25 +178,21 @@ class StoredEncoder:
         notes = compare_answers(encoder.card, batch, alone)
         for note in notes:
             log.warning("%s: %s", encoder.card.spec, note)
-        found = {
-            "card": asdict(encoder.card),
-            "joint": isinstance(encoder, JointEncoder),
-            "pooled": batch.pooled is not None,
-            "notes": notes,
-            "causal": reuses(encoder),
-            "latency_ms": 1000 * sorted(seconds)[2],
-        }
-        write_json(path, found)
-        return found
+        facts = EncoderFacts(
+            card=encoder.card,
+            joint=isinstance(encoder, JointEncoder),
+            pooled=batch.pooled is not None,
+            latency_ms=1000 * sorted(seconds)[2],
+            causal=reuses(encoder),
+            notes=tuple(notes),
+        )
+        write_json(path, asdict(facts))
+        return facts
 
     @property
     def card(self) -> EncoderCard:
-        card = EncoderCard(**{**self.about["card"], "spec": str(self.spec)})
-        if self.shuffled:
-            from dataclasses import replace
-
-            card = replace(card, family="control", control=True)
-        return card
+        card = replace(self.about.card, spec=str(self.spec))
+        return replace(card, family="control", control=True) if self.shuffled else card
 
     def embed(
         self,
@@ -216,7 +229,7 @@ class StoredEncoder:
         Returns:
             None where nothing could be reused; then embed them as any others.
         """
-        if not self.about.get("causal") or pool in ("own", "mean-padded"):
+        if not self.about.causal or pool in ("own", "mean-padded"):
             return None
         work = plan_encoding(whole)
         short = sorted(set(shortened))
@@ -274,7 +287,7 @@ class StoredEncoder:
     ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
         """What a generator reads of each prompt: its tokens, and the encoder's own pooled vector,
         or None where it has none. Both are made in one pass."""
-        if not self.about["pooled"]:
+        if not self.about.pooled:
             return self.tokens(prompts, keep=keep), None
         pools, self.pools = self.pools, tuple(dict.fromkeys((*self.pools, "own")))
         try:

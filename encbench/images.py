@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, UsageError
@@ -64,7 +64,7 @@ def open_image(image: ImageRecord) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}; set {LIMIT} if the file is right") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(
             f"cannot read the image {path}: it is damaged, or not an image in one of the formats "
             f"{', '.join(FORMATS)}"

@@ -410,7 +410,7 @@ class _Bench:
             scores=dict(found.scores),
             item_scores={score: list(columns) for score, columns in found.item_scores.items()},
             series=dict(found.series),
-            notes=[*encoder.about.get("notes", ()), *found.notes],
+            notes=[*encoder.about.notes, *found.notes],
             config=_public_config(config),
             seed=config.seed,
             provenance=provenance() | {"device": card_name(encoder.device)},

@@ -138,7 +138,8 @@ def _common_items(
 
 def rank_values(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
     """1 + how many are better, along the last axis; equals share the better rank."""
-    return 1 + (values[..., None, :] > values[..., :, None]).sum(axis=-1)
+    ranks: np.ndarray = 1 + (values[..., None, :] > values[..., :, None]).sum(axis=-1)
+    return ranks
 
 
 def holm(p: Sequence[float]) -> list[float]:

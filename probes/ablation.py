@@ -261,7 +261,8 @@ def _rows_at(
     draw: Float[np.ndarray, "M P"], done: Bool[np.ndarray, " N"], inside: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, "m P"]:
     """Of the rows that belong to ``done``, those that are also ``inside``."""
-    return draw[inside[done]]
+    rows: np.ndarray = draw[inside[done]]
+    return rows
 
 
 def _identification(
@@ -281,7 +282,8 @@ def _identification(
     def right(rows: np.ndarray, gallery: np.ndarray) -> np.ndarray:
         places = np.arange(len(gallery), dtype=np.int64)
         found, _ = nearest(rows, gallery, 1, seed=seed, query_ids=number[done], gallery_ids=places)
-        return (found[:, 0] == number[done]).astype(np.float64)
+        correct: np.ndarray = (found[:, 0] == number[done]).astype(np.float64)
+        return correct
 
     columns = {
         "identification": _spread(np.mean([right(d, full) for d in made.draws], axis=0), done)
@@ -323,7 +325,8 @@ def _distractors(texts: list[str], ids: list[str], setting: Setting, seed: int) 
 
 def _cosines(a: Float[np.ndarray, "N P"], b: Float[np.ndarray, "N P"]) -> Float[np.ndarray, " N"]:
     values = np.einsum("np,np->n", normalize(a), normalize(b), dtype=np.float64)
-    return np.round(values, DECIMALS)
+    rounded: np.ndarray = np.round(values, DECIMALS)
+    return rounded
 
 
 def _baseline(
@@ -332,7 +335,8 @@ def _baseline(
     """Each shortened prompt's mean cosine with all full prompts but its own, exactly."""
     a, b = normalize(short).astype(np.float64), normalize(full).astype(np.float64)
     own = np.einsum("mp,mp->m", a, b[done])
-    return np.round((a @ b.sum(axis=0) - own) / (len(b) - 1), DECIMALS)
+    means: np.ndarray = np.round((a @ b.sum(axis=0) - own) / (len(b) - 1), DECIMALS)
+    return means
 
 
 def _spread(values: np.ndarray, done: Bool[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

@@ -194,7 +194,8 @@ def fit_ridge(
     scale = spread[varies] * np.sqrt(varies.sum())
 
     def ready(rows: np.ndarray) -> np.ndarray:
-        return ((rows[:, varies] - mean[varies]) / scale).astype(np.float32)
+        scaled: np.ndarray = ((rows[:, varies] - mean[varies]) / scale).astype(np.float32)
+        return scaled
 
     rows, inner = ready(fit), (np.arange(len(fit)) if groups is None else groups) % 5 == 0
 

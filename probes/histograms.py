@@ -15,4 +15,5 @@ def similarity(own: np.ndarray, random: np.ndarray) -> dict[str, list[float]]:
 
 def _shares(values: np.ndarray) -> list[float]:
     counts, _ = np.histogram(np.clip(values, -1, 1), EDGES)
-    return (counts / max(1, counts.sum())).tolist()
+    shares: list[float] = (counts / max(1, counts.sum())).tolist()
+    return shares

@@ -134,7 +134,8 @@ class MinimalPairsProbe:
 
         def cosines(pairs: list[tuple[Version, Version]]) -> Float[np.ndarray, " M"]:
             one, other = ([place[p[side].text] for p in pairs] for side in (0, 1))
-            return np.einsum("mp,mp->m", rows[one], rows[other], dtype=np.float64)
+            values: np.ndarray = np.einsum("mp,mp->m", rows[one], rows[other], dtype=np.float64)
+            return values
 
         contests = [
             (i, kind, wording)

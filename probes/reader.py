@@ -253,7 +253,8 @@ def _highest(values: Float[np.ndarray, "E T"], right: set[int]) -> Bool[np.ndarr
     wanted = np.isin(np.arange(values.shape[1]), list(right))
     if wanted.all():
         return np.ones(len(values), bool)
-    return values[:, wanted].min(1) > values[:, ~wanted].max(1)
+    correct: np.ndarray = values[:, wanted].min(1) > values[:, ~wanted].max(1)
+    return correct
 
 
 # ----------------------------------------------------------------------------------- scores

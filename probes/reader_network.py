@@ -96,7 +96,8 @@ class Reader(nn.Module):
             whole = (tokens * real).sum(1) / real.sum(1).clamp(min=1)
         else:
             whole = self.text.pooled(pooled)
-        return self.head(torch.cat([self.out(seen).flatten(1), whole], 1))
+        logits: Tensor = self.head(torch.cat([self.out(seen).flatten(1), whole], 1))
+        return logits
 
 
 class Readings(NamedTuple):
@@ -152,7 +153,8 @@ def train_readers(
     weights, buffers = stack_module_state(models)
 
     def call(weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-        return functional_call(models[0], (weights, buffers), tuple(batch))
+        logits: Tensor = functional_call(models[0], (weights, buffers), tuple(batch))
+        return logits
 
     each, shared = vmap(call), vmap(call, in_dims=(0, 0, None))
     optimizer = torch.optim.AdamW(list(weights.values()), lr=LEARNING_RATE)

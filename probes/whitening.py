@@ -37,7 +37,10 @@ def whitened(fit: Float[np.ndarray, "M P"]) -> Callable[[np.ndarray], np.ndarray
 
     def change(rows: np.ndarray) -> np.ndarray:
         rest = _rest(rows, mean).astype(np.float64)
-        return (rest * outside + (rest @ axes.T * (inside - outside)) @ axes).astype(np.float32)
+        changed: np.ndarray = (rest * outside + (rest @ axes.T * (inside - outside)) @ axes).astype(
+            np.float32
+        )
+        return changed
 
     return change
 
@@ -47,4 +50,5 @@ def _rest(rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
     rest = rows - mean
     noise = 1e-6 * np.linalg.norm(mean.astype(np.float64))
     rest[np.linalg.norm(rest.astype(np.float64), axis=1) <= noise] = 0
-    return rest.astype(np.float32)
+    centered: np.ndarray = rest.astype(np.float32)
+    return centered

@@ -222,4 +222,4 @@ def test_random_answers_fail_and_those_that_depend_on_neighbors_are_told(
         with pytest.raises(EncoderOutputError, match="other features the second time"):
             made.about  # noqa: B018
     else:
-        assert bool(made.about["notes"]) == warns
+        assert bool(made.about.notes) == warns

@@ -55,7 +55,7 @@ def test_vectors_are_those_without_reuse(folders, tmp_path, family, options, poo
     spec = EncoderSpec.parse(f"{family}:{folders[family]}" + (f"?{options}" if options else ""))
     plain = StoredEncoder(spec, Store(tmp_path / "plain"), CPU, (pool,))
     stored = StoredEncoder(spec, Store(tmp_path / "store"), CPU, (pool,))
-    assert stored.about["causal"]
+    assert stored.about.causal
     stored.embed(["load it"], pool)
     seen = counted(stored.encoder)
     known = stored.beginnings(PROMPTS, SHORT, pool)

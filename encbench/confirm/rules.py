@@ -102,11 +102,13 @@ class OutcomeTable:
 
     @property
     def scores(self) -> Float[np.ndarray, "E S"]:
-        return self.right @ prompt_weights(self.tasks)
+        scores: np.ndarray = self.right @ prompt_weights(self.tasks)
+        return scores
 
     @property
     def means(self) -> Float[np.ndarray, " E"]:
-        return self.scores.mean(axis=1)
+        means: np.ndarray = self.scores.mean(axis=1)
+        return means
 
     def only(self, keep: Sequence[int]) -> OutcomeTable:
         """The same for some of the encoders."""
@@ -167,7 +169,8 @@ def _noise(
     if not deviation:
         return np.zeros(shape)
     scale = np.sqrt(free / rng.chisquare(free, size=(shape[0], 1)))
-    return scale * rng.standard_normal(shape) * deviation / np.sqrt(seeds)
+    noise: np.ndarray = scale * rng.standard_normal(shape) * deviation / np.sqrt(seeds)
+    return noise
 
 
 def score_draws(
@@ -177,7 +180,8 @@ def score_draws(
     rng = np.random.default_rng([seed, 1])
     over_prompts = _weights(trained.tasks, rng, draws) @ trained.right.mean(axis=1).T
     shape = (draws, len(trained.specs))
-    return over_prompts + _noise(*deviation, trained.right.shape[1], shape, rng)
+    drawn: np.ndarray = over_prompts + _noise(*deviation, trained.right.shape[1], shape, rng)
+    return drawn
 
 
 def regret_draws(
@@ -204,7 +208,10 @@ def spearman(first: Float[np.ndarray, " n"], second: Float[np.ndarray, "*D n"]) 
     a = rankdata(first) - (len(first) + 1) / 2
     b = rankdata(second, axis=-1) - (len(first) + 1) / 2
     bottom = np.sqrt((a**2).sum() * (b**2).sum(-1))
-    return np.divide(b @ a, bottom, out=np.zeros(np.shape(bottom)), where=bottom > 0)
+    agreement: np.ndarray = np.divide(
+        b @ a, bottom, out=np.zeros(np.shape(bottom)), where=bottom > 0
+    )
+    return agreement
 
 
 def _strata(names: Sequence[str]) -> list[list[int]]:

@@ -150,7 +150,8 @@ class Blip3oImageEncoder(Blip3oEncoder):
     def scores(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         """Of the image tokens alone; other tokens cannot be written."""
         if hasattr(self.head, "_hf_hook"):  # spread over devices: its weights may be elsewhere
-            return self.head(states)[:, self.first : self.last].float()
+            scores: Tensor = self.head(states)[:, self.first : self.last].float()
+            return scores
         return nn.functional.linear(states, self.head.weight[self.first : self.last]).float()
 
     def _draws(self, ids: Tensor, lengths: Tensor) -> Float[Tensor, "B N"]:

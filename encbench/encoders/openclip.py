@@ -255,7 +255,7 @@ def load_open_clip(spec: EncoderSpec, folder: Path, device: torch.device) -> Tow
 
         def encode(images: Sequence[Image]) -> Tensor:
             pixels = torch.stack([prepare(each) for each in images])
-            embedded = image(pixels.to(device, dtype))
+            embedded: Tensor | tuple[Tensor, ...] = image(pixels.to(device, dtype))
             # CoCa's image tower returns its tokens as well
             return embedded[0] if isinstance(embedded, tuple) else embedded
 

@@ -61,7 +61,8 @@ class Connector(nn.Module):
             )
         scaled = self._whiten(features) * self.scale
         hidden = nn.functional.gelu(self.first(scaled), approximate="tanh")
-        return self.norm(self.second(hidden))
+        out: Tensor = self.norm(self.second(hidden))
+        return out
 
     def _whiten(self, features: Tensor) -> Tensor:
         if self.mean is None:

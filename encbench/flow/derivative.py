@@ -154,7 +154,11 @@ class _Tangents(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return RULES.get(func, func)(*args, **(kwargs or {}))
 
@@ -187,7 +191,8 @@ def _rms_norm(
     dy = torch.addcmul(dx, y, along_y, value=-1) * inverse
     if weight is not None:
         y, dy = y * weight, dy * weight
-    return ad.make_dual(y, dy)
+    dual: Tensor = ad.make_dual(y, dy)
+    return dual
 
 
 def _attention(
@@ -213,7 +218,7 @@ def _attention(
         turn = turns[0] if len(turns) == 1 else turns[0] + turns[1]
         shift = torch.ops.aten._softmax_backward_data(turn, share, -1, share.dtype)
         tangent = shift @ v if tangent is None else tangent + shift @ v
-    out = share @ v
+    out: Tensor = share @ v
     return out if tangent is None else ad.make_dual(out, tangent)
 
 

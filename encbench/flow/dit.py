@@ -154,13 +154,15 @@ class TimeEmbedding(nn.Module):
     def forward(self, r: Float[Tensor, " B"], t: Float[Tensor, " B"]) -> Float[Tensor, "B W"]:
         end = t[:, None] * self.rates
         gap = (t - r)[:, None] * self.rates
-        return self.end(torch.cat([end.sin(), end.cos()], 1)) + self.interval(
+        embedding: Tensor = self.end(torch.cat([end.sin(), end.cos()], 1)) + self.interval(
             torch.cat([gap.sin(), 1 - gap.cos()], 1)
         )
+        return embedding
 
 
 def _heads(x: Float[Tensor, "B N W"], heads: int) -> Float[Tensor, "B H N d"]:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
 
 
 class Attention(nn.Module):
@@ -179,7 +181,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), _heads(v, self.heads)
         )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -202,7 +205,8 @@ class CrossAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             q, k, _heads(v, self.heads), attn_mask=text.mask[:, None, None]
         )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class SwiGLU(nn.Module):
@@ -216,7 +220,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         gate, value = self.into(x).chunk(2, dim=-1)
-        return self.out(F.silu(gate) * value)
+        out: Tensor = self.out(F.silu(gate) * value)
+        return out
 
 
 class Block(nn.Module):
@@ -237,7 +242,8 @@ class Block(nn.Module):
         x = x + gate * self.attention(torch.addcmul(shift, rms(x), 1 + scale))
         if self.cross is not None:
             x = x + self.cross(x, text)
-        return x + gate2 * self.mlp(torch.addcmul(shift2, rms(x), 1 + scale2))
+        out: Tensor = x + gate2 * self.mlp(torch.addcmul(shift2, rms(x), 1 + scale2))
+        return out
 
 
 class Output(nn.Module):
@@ -317,7 +323,8 @@ class DiT(nn.Module):
         Raises:
             UsageError: if image or condition have another size than the network.
         """
-        return self.output(*self._trunk(z, r, t, cond), z)
+        out: Tensor = self.output(*self._trunk(z, r, t, cond), z)
+        return out
 
     def with_velocity(
         self,

@@ -159,7 +159,7 @@ def build_objective(config: TrainConfig, device: torch.device) -> Objective:
         from .sana import DIFFERENCE_STEP
 
         settings["step"] = DIFFERENCE_STEP
-    objective = registry.get("objective", config.objective)
+    objective: type[Objective] = registry.get("objective", config.objective)
     return objective(**{name: settings[name] for name in settings.keys() & _fields(objective)})
 
 

@@ -88,7 +88,8 @@ class _Lpips(nn.Module):
         self.network = network
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        return self.network(x_hat, x).flatten()
+        distances: Tensor = self.network(x_hat, x).flatten()
+        return distances
 
 
 def _lpips(folder: Path) -> nn.Module:

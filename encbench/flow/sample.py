@@ -19,11 +19,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from ..checkpoint import load_weights, read_part
+from ..checkpoint import STATE, load_weights, read_part
 from ..data.geneval import GenevalPrompt
 from ..errors import DataError, EncbenchError, ModelError, UsageError
 from ..files import digest, digest_files, read_lines
 from . import checkpoint as files
+from .checkpoint import EncoderState
 from .config import TrainConfig, training_config
 from .connector import connectors
 from .ema import EMA
@@ -46,7 +47,8 @@ class Instantaneous(nn.Module):
         self.prediction = net.prediction
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return self.net(z, t, t, cond)
+        out: Tensor = self.net(z, t, t, cond)
+        return out
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class Loaded:
         net: in evaluation mode; only its velocity is asked for where ``instantaneous``.
         space: of its images or latents.
         config: of its training.
-        encoder: 'spec', 'revision', 'tokens' and 'pooled' (widths).
         step: of the training.
         fingerprint: sha256 over weights and what is asked of them.
     """
@@ -65,7 +66,7 @@ class Loaded:
     net: nn.Module
     space: Any
     config: TrainConfig
-    encoder: dict[str, Any]
+    encoder: EncoderState
     step: int
     instantaneous: bool
     fingerprint: str
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") 
     try:
         config = training_config(state.config)
     except UsageError as error:
-        raise ModelError(f"{path / files.STATE}: config: {error}") from error
+        raise ModelError(f"{path / STATE}: config: {error}") from error
     space = build_space(config, device)
     widths = Widths(state.encoder.tokens, state.encoder.pooled)
     net = build_network(config, tuple(space.shape), widths, state.sana)
@@ -97,9 +98,7 @@ def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") 
     if state.instantaneous:
         net = Instantaneous(net)
     fingerprint = digest([digest_files([file]), state.instantaneous])
-    return Loaded(
-        net, space, config, asdict(state.encoder), state.step, state.instantaneous, fingerprint
-    )
+    return Loaded(net, space, config, state.encoder, state.step, state.instantaneous, fingerprint)
 
 
 @torch.no_grad()
@@ -180,7 +179,7 @@ class Sampler:
     def fingerprint(self) -> str:
         """Tells this sampler from any other: weights, encoder, steps and guidance."""
         steps = self.steps if isinstance(self.steps, int) else list(self.steps)
-        return digest([self.model.fingerprint, self.model.encoder, steps, self.guidance])
+        return digest([self.model.fingerprint, asdict(self.model.encoder), steps, self.guidance])
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
@@ -210,14 +209,14 @@ def encoder_for(
         EncbenchError: if it gives other features than the model takes.
     """
     wanted = model.encoder
-    encoder = PromptEncoder(spec or wanted["spec"], store, device, model.config.text_tokens)
+    encoder = PromptEncoder(spec or wanted.spec, store, device, model.config.text_tokens)
     what = "this checkpoint"
-    check_fits(encoder.widths, wanted["tokens"], wanted["pooled"], encoder.spec, what)
-    if wanted["revision"] and encoder.revision != wanted["revision"]:
+    check_fits(encoder.widths, wanted.tokens, wanted.pooled, encoder.spec, what)
+    if wanted.revision and encoder.revision != wanted.revision:
         raise EncbenchError(
             f"the encoder {encoder.spec} has other weights (revision {encoder.revision[:12]}) than "
-            f"the one that this checkpoint was trained with ({wanted['spec']}, revision "
-            f"{wanted['revision'][:12]})"
+            f"the one that this checkpoint was trained with ({wanted.spec}, revision "
+            f"{wanted.revision[:12]})"
         )
     return encoder
 

@@ -61,7 +61,10 @@ class SplitTime(nn.Module):
         end, gap = timestep.unbind(1)
 
         def embed(part: Any, time: Tensor) -> Tensor:
-            return part(time, None, None, batch_size=len(time), hidden_dtype=hidden_dtype)
+            embedding: Tensor = part(
+                time, None, None, batch_size=len(time), hidden_dtype=hidden_dtype
+            )
+            return embedding
 
         c = embed(self.end, end) + embed(self.interval, gap)
         c = c - embed(self.interval, torch.zeros_like(gap[:1]))
@@ -115,17 +118,19 @@ class SanaVelocity(nn.Module):
                 f"this SANA works on latents of {self.shape[0]} channels, not {z.shape[1]}: "
                 "use the autoencoder that it was trained with"
             )
-        return self.transformer(
+        out: Tensor = self.transformer(
             z,
             encoder_hidden_states=self._tokens(cond),
             timestep=torch.stack([t, t - r], 1) * self.scale,
             encoder_attention_mask=cond.mask,
             return_dict=False,
         )[0]
+        return out
 
     def _tokens(self, cond: Condition) -> Float[Tensor, "B L W"]:
         if self.connector is not None:
-            return self.connector(cond.tokens)
+            tokens: Tensor = self.connector(cond.tokens)
+            return tokens
         if cond.tokens.shape[-1] != self.cond_dim:
             raise UsageError(
                 f"the text features are {cond.tokens.shape[-1]} wide, but this SANA takes "

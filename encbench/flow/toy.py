@@ -96,7 +96,8 @@ class ToyNet(nn.Module):
         parts = modulation.unflatten(1, (len(self.layers), 2, -1)).unbind(1)
         for layer, part in zip(self.layers, parts, strict=True):
             x = x + layer(nn.functional.silu(x * (1 + part[:, 0]) + part[:, 1]))
-        return self.last(x)
+        out: Tensor = self.last(x)
+        return out
 
     def _waves(self, values: Float[Tensor, "B 2"]) -> Float[Tensor, "B W"]:
         angles = (values[..., None] * self.rates).flatten(1)

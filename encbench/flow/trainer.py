@@ -221,11 +221,13 @@ class Trainer:
         self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor, drop: Tensor
     ) -> LossTerms:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.wrapped(x, cond, noise, r, t, drop)
+            terms: LossTerms = self.wrapped(x, cond, noise, r, t, drop)
+            return terms
 
     def _encoded(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:
         images = pixels.to(self.device).float() / 255
-        return self.space.encode(images)
+        encoded: Tensor = self.space.encode(images)
+        return encoded
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0

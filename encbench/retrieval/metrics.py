@@ -32,7 +32,8 @@ def retrieved_similarities(
     retrieved: Int[np.ndarray, "Q K"],
 ) -> Float[np.ndarray, "Q K"]:
     """Cosine of each query's own row with the rows retrieved for it. Rows have length 1."""
-    return np.einsum("qp,qkp->qk", vectors[queries], vectors[retrieved])
+    cosines: np.ndarray = np.einsum("qp,qkp->qk", vectors[queries], vectors[retrieved])
+    return cosines
 
 
 def random_similarity(
@@ -45,7 +46,8 @@ def random_similarity(
     rows = vectors.astype(np.float64)
     own = rows[queries]
     total = rows.sum(axis=0)
-    return (own @ total - (own * own).sum(axis=1)) / (len(rows) - 1)
+    means: np.ndarray = (own @ total - (own * own).sum(axis=1)) / (len(rows) - 1)
+    return means
 
 
 def scale(value: float, floor: float, ceiling: float) -> float:

@@ -33,7 +33,8 @@ def normalize(rows: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N P"]:
         largest = np.abs(rows[extreme]).max(axis=1, initial=0)
         rows[extreme] = np.ldexp(rows[extreme], -np.frexp(largest)[1][:, None])
         lengths[extreme] = np.linalg.norm(rows[extreme], axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    units: np.ndarray = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return units
 
 
 def tie_keys(
@@ -53,7 +54,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def nearest(

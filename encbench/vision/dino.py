@@ -234,7 +234,8 @@ def _from_transformers(folder: Path, size: int | None) -> Backbone:
     _check_size(size, config.patch_size)
 
     def prepare(image: Image.Image) -> Tensor:
-        return processor(images=image, return_tensors="pt", **changes)["pixel_values"][0]
+        pixels: Tensor = processor(images=image, return_tensors="pt", **changes)["pixel_values"][0]
+        return pixels
 
     changes = _resized(processor, size) if size else {}
     return Backbone(

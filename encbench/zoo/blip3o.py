@@ -70,7 +70,7 @@ class Blip3oRecipe(ZooRecipe):
     def build(self) -> nn.Module:
         import transformers
 
-        return transformers.Qwen3ForCausalLM(
+        model: nn.Module = transformers.Qwen3ForCausalLM(
             transformers.Qwen3Config(
                 vocab_size=len(self.tokenizer),
                 hidden_size=WIDTH,
@@ -86,6 +86,7 @@ class Blip3oRecipe(ZooRecipe):
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         )
+        return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch

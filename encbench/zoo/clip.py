@@ -78,7 +78,8 @@ class ClipRecipe(ZooRecipe):
             projection_dim=JOINT,
             logit_scale_init_value=COLDEST,
         )
-        return transformers.CLIPModel(config)
+        model: nn.Module = transformers.CLIPModel(config)
+        return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch

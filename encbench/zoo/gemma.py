@@ -40,7 +40,7 @@ class GemmaRecipe(ZooRecipe):
     def build(self) -> nn.Module:
         import transformers
 
-        return transformers.Gemma2ForCausalLM(
+        model: nn.Module = transformers.Gemma2ForCausalLM(
             transformers.Gemma2Config(
                 vocab_size=len(self.tokenizer),
                 hidden_size=WIDTH,
@@ -58,6 +58,7 @@ class GemmaRecipe(ZooRecipe):
                 attn_implementation="eager",  # the only one with soft capping
             )
         )
+        return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch

@@ -47,7 +47,7 @@ class T5Recipe(ZooRecipe):
     def build(self) -> nn.Module:
         import transformers
 
-        return transformers.T5ForConditionalGeneration(
+        model: nn.Module = transformers.T5ForConditionalGeneration(
             transformers.T5Config(
                 vocab_size=len(self.tokenizer),
                 d_model=WIDTH,
@@ -64,6 +64,7 @@ class T5Recipe(ZooRecipe):
                 decoder_start_token_id=self.tokenizer.pad_token_id,
             )
         )
+        return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
         size = self.schedule.batch
@@ -125,4 +126,5 @@ def corrupt(
 def _shares(total: int, parts: int, draw: np.random.Generator) -> list[int]:
     """``total`` in ``parts`` random shares of at least one."""
     edges = np.sort(draw.choice(np.arange(1, total), parts - 1, replace=False))
-    return np.diff([0, *edges.tolist(), total]).tolist()
+    shares: list[int] = np.diff([0, *edges.tolist(), total]).tolist()
+    return shares

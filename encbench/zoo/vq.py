@@ -49,7 +49,8 @@ class SceneVQ(nn.Module):
     @torch.no_grad()
     def tokens(self, images: Float[Tensor, "N 3 H W"]) -> Int[Tensor, "N 16"]:
         """A number below CODES for each patch, row by row."""
-        return self.distances(images).argmin(1).unflatten(0, (-1, TOKENS))
+        numbers: Tensor = self.distances(images).argmin(1).unflatten(0, (-1, TOKENS))
+        return numbers
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "N 16"]) -> Float[Tensor, "N 3 H W"]:

@@ -183,7 +183,7 @@ def _shows_held_out(batch: SceneBatch) -> Bool[np.ndarray, " N"]:
     pairs = np.zeros((len(COLORS), len(SHAPES)), bool)
     for color, shape in held_out_pairs():
         pairs[list(COLORS).index(color), SHAPES.index(shape)] = True
-    found = (pairs[batch.color, batch.shape] & there).any(1)
+    found: np.ndarray = (pairs[batch.color, batch.shape] & there).any(1)
     # towards[axis, a, b]: shape a left of, or above, shape b is held out
     towards = np.zeros((2, len(SHAPES), len(SHAPES)), bool)
     for one, relation, other in held_out_triples():
@@ -210,7 +210,8 @@ def _color(
     """
     table, many = _usable(world, combos)
     rows = np.broadcast_to(ground[:, None], shape.shape)
-    return table[rows, shape, (u * many[rows, shape]).astype(np.int64)]
+    drawn: np.ndarray = table[rows, shape, (u * many[rows, shape]).astype(np.int64)]
+    return drawn
 
 
 @cache
@@ -250,4 +251,5 @@ def _uniform(
 def _mix(z: UInt64[np.ndarray, "*N"]) -> UInt64[np.ndarray, "*N"]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed

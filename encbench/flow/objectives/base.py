@@ -129,4 +129,5 @@ class Objective:
         Eq. 22); times n^(p - 1), so that p = 1 is as published and p = 0 the mean square."""
         summed = error.flatten(1).square().sum(1)
         weight = (summed.detach() + self.weight_eps) ** -self.weight_power
-        return (weight * summed).mean() * error[0].numel() ** (self.weight_power - 1)
+        loss: Tensor = (weight * summed).mean() * error[0].numel() ** (self.weight_power - 1)
+        return loss

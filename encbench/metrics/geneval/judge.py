@@ -67,7 +67,8 @@ class _Conv(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(out) if norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N d i j"]:
-        return self.norm(self.conv(x))
+        out: Tensor = self.norm(self.conv(x))
+        return out
 
 
 class _Block(nn.Module):

@@ -175,7 +175,8 @@ def _blocks(images: Float[Tensor, "N 3 S S"], draw: Generator) -> Float[Tensor, 
         side // 8, side // 8
     )
     found = whole @ images @ whole.T
-    return whole.T @ ((found / step).round() * step) @ whole
+    pixels: Tensor = whole.T @ ((found / step).round() * step) @ whole
+    return pixels
 
 
 # -------------------------------------------------------------- pictures without any object
