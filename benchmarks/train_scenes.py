@@ -35,7 +35,7 @@ from encbench.flow.estimate import cost_of
 from encbench.flow.features import PromptFeatures, Widths
 from encbench.flow.grids import STEPS, draw_grid
 from encbench.flow.networks import build_network
-from encbench.flow.presets import training_preset
+from encbench.flow.presets import scenes_cpu
 from encbench.flow.sample import encoder_for, load_checkpoint, sample_images
 from encbench.flow.train import train
 from encbench.metrics.geneval.generate import sample_seed
@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     show_log()
     values: dict[str, Any] = {
-        **training_preset("scenes-cpu"),
+        **scenes_cpu(),
         "encoder": options.encoder,
         "device": "cpu",
     }

@@ -34,7 +34,7 @@ from .files import (
     write_json,
 )
 from .schema import load_dataclass
-from .types import NULLABLE, Cell, EncoderCard, Estimate, Keyed, ProbeSpec, Score
+from .types import NULLABLE, Cell, EncoderCard, Estimate, ProbeSpec, Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class Failure(Keyed):
+class Failure:
     """An encoder that could not be measured or trained (then with the training's seed), and why."""
 
     spec: str
@@ -148,7 +148,7 @@ class TrackRecord:
 
 
 @dataclass(frozen=True)
-class AppliedRule(Keyed):
+class AppliedRule:
     """A ranking rule as a prediction used it.
 
     Attributes:
@@ -221,7 +221,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class Advice(Keyed):
+class Advice:
     """What to use, in words (``text``) and by spec.
 
     Attributes:
@@ -305,7 +305,7 @@ class Prediction(RuleOrder):
 
 
 @dataclass(frozen=True)
-class PlannedTraining(Keyed):
+class PlannedTraining:
     """One encoder of a confirmation, as the prediction has it.
 
     ``predicted`` is by the rule of the first question, ``second`` by that of the second one."""
@@ -321,7 +321,7 @@ class PlannedTraining(Keyed):
 
 
 @dataclass(frozen=True)
-class ConfirmPlan(Keyed):
+class ConfirmPlan:
     """Everything that a verdict depends on, fixed before the first step.
 
     Attributes:
@@ -377,7 +377,7 @@ class ConfirmPlan(Keyed):
 
 
 @dataclass(frozen=True)
-class Reach(Keyed):
+class Reach:
     """What a plan can show.
 
     Attributes:
@@ -396,7 +396,7 @@ class Reach(Keyed):
 
 
 @dataclass(frozen=True)
-class CurvePoint(Keyed):
+class CurvePoint:
     """A score on the way through a training: 4 steps, the primary cell's prompts."""
 
     step: int
@@ -405,7 +405,7 @@ class CurvePoint(Keyed):
 
 
 @dataclass(frozen=True)
-class GapPoint(Keyed):
+class GapPoint:
     """|u - v| / |v| around a time t, at the end of a training."""
 
     t: float
@@ -449,7 +449,7 @@ class TrainedEncoder:
 
 
 @dataclass(frozen=True)
-class Lead(Keyed):
+class Lead:
     """The predicted winner's paired lead over one rival; ``high_corrected`` is the upper end
     of the interval corrected over all rivals."""
 
@@ -459,7 +459,7 @@ class Lead(Keyed):
 
 
 @dataclass(frozen=True)
-class ChoiceVerdict(Keyed):
+class ChoiceVerdict:
     """``verdict``: 'confirmed', 'overturned by <spec>' or "can't tell"; why, in words."""
 
     verdict: str
@@ -469,7 +469,7 @@ class ChoiceVerdict(Keyed):
 
 
 @dataclass(frozen=True)
-class OrderVerdict(Keyed):
+class OrderVerdict:
     """``verdict``: 'confirmed', 'not confirmed' or "can't tell"; why, in words.
 
     Attributes:
@@ -496,7 +496,7 @@ class OrderVerdict(Keyed):
 
 
 @dataclass(frozen=True)
-class ControlLead(Keyed):
+class ControlLead:
     """The best trained encoder against the constant control in the primary cell."""
 
     best: str

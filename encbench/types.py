@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -13,21 +13,6 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from PIL.Image import Image
 from torch import Tensor
-
-
-class Keyed(Mapping[str, Any]):
-    """Lets a dataclass be read like the JSON object that it was: a bridge for reports, to be
-    removed when they read attributes."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(vars(self))
-
-    def __len__(self) -> int:
-        return len(vars(self))
-
-    def __getitem__(self, name: str) -> Any:
-        return vars(self)[name]
-
 
 # --------------------------------------------------------------------- text encoders
 
@@ -51,7 +36,7 @@ class TextFeatures:
 
 
 @dataclass(frozen=True)
-class EncoderCard(Keyed):
+class EncoderCard:
     """Who an encoder is: enough to tell two encodings apart and to report on them.
 
     Attributes:
@@ -234,7 +219,7 @@ NULLABLE = {"null": math.nan}
 
 
 @dataclass(frozen=True)
-class Estimate(Keyed):
+class Estimate:
     """A value with its 95 % interval."""
 
     value: float = field(metadata=NULLABLE)
@@ -243,7 +228,7 @@ class Estimate(Keyed):
 
 
 @dataclass(frozen=True)
-class Score(Keyed):
+class Score:
     """A value with its 95 % interval. ``n``: items behind it; ``unscored``: items that failed."""
 
     value: float = field(metadata=NULLABLE)
@@ -280,7 +265,7 @@ class ProbeDisplay:
 
 
 @dataclass(frozen=True)
-class ProbeSpec(Keyed):
+class ProbeSpec:
     """What a probe measures.
 
     Attributes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from encbench.files import to_csv
-from encbench.records import Lead, TrainedEncoder
+from encbench.records import UNKNOWN, Lead, TrainedEncoder
 from encbench.types import Cell
 
 from . import text
@@ -115,7 +116,7 @@ def rule_table(c: Confirmation) -> Table | None:
         return None
 
     def value(name: str, show: Callable[[Any], str] = text.number) -> TableCell:
-        return number_cell(rule[name], show)
+        return number_cell(getattr(rule, name), show)
 
     exact = "exact" if rule.exact else "from sampled orders"
     rows = [
@@ -187,18 +188,18 @@ def confirmation_csv(c: Confirmation) -> str:
         "predicted_rank", "parameters", "training_seconds", "cell", *Cell._fields, "primary",
         "value", "low", "high", "n", "by_seed", "parent", "parent_low", "parent_high", *tasks,
     )  # fmt: skip
-    ends = ("value", "low", "high")
+    ends = attrgetter("value", "low", "high")
     rows = []
     for row in c.rows:
         for cell, entry in row.scores.items():
-            parent: Any = row.parent.get(cell) or {}
+            parent = ends(row.parent.get(cell, UNKNOWN))
             shares = row.tasks.get(cell) or {}
             rows.append(
                 (
-                    row.spec, row.name, row.stage, row.control, *map(row.predicted.get, ends),
+                    row.spec, row.name, row.stage, row.control, *ends(row.predicted),
                     row.predicted_rank, row.parameters, c.mean_seconds(row), str(cell), *cell,
-                    cell == c.primary, *map(entry.get, (*ends, "n")),
-                    " ".join(map(str, row.by_seed.get(cell) or [])), *map(parent.get, ends),
+                    cell == c.primary, *ends(entry), entry.n,
+                    " ".join(map(str, row.by_seed.get(cell) or [])), *parent,
                     *map(shares.get, tasks),
                 )
             )  # fmt: skip

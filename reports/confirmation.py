@@ -77,7 +77,7 @@ class Confirmation:
     def _cells(self) -> tuple[Cell, ...]:
         """Every cell that has a score."""
         scores = (entry for row in self.rows for entry in row.scores.items())
-        return tuple(dict.fromkeys(c for c, e in scores if text.is_number(e.get("value"))))
+        return tuple(dict.fromkeys(c for c, e in scores if text.is_number(e.value)))
 
     @property
     def primary(self) -> Cell:
@@ -126,12 +126,12 @@ class Confirmation:
     ) -> Entry | None:  # fmt: skip
         """An encoder's score in a cell, the primary one by default; None where there is none."""
         entry = row.scores.get(self.cell(steps, group, metric))
-        return entry if entry and text.is_number(entry.get("value")) else None
+        return entry if entry and text.is_number(entry.value) else None
 
     def value(self, row: TrainedEncoder) -> float | None:
         """The score that both verdicts are about."""
         entry = self.entry(row)
-        return float(entry["value"]) if entry else None
+        return entry.value if entry else None
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -36,6 +36,7 @@ from .figures import (
     interval_ends,
     legend,
     small_plots,
+    spread,
 )
 from .load import Run
 
@@ -248,9 +249,9 @@ def draw_stages(run: Run) -> Drawing | str:
                 entries = [(x, run.score(row.spec, probe, score)) for x, row in pairs]
                 known = [(x, entry) for x, entry in entries if entry]
                 for x, entry in known:
-                    draw_point(axes, styles[base], x, entry["value"], down=entry)
+                    draw_point(axes, styles[base], x, entry.value, down=entry)
                 axes.plot(
-                    [x for x, _ in known], [e["value"] for _, e in known], **styles[base].options
+                    [x for x, _ in known], [e.value for _, e in known], **styles[base].options
                 )
             axes.set_xscale("log")
             axes.set_xticks([0.03, 0.2, 1], ["3 %", "20 %", "100 %"])
@@ -303,8 +304,7 @@ def draw_steps(c: Confirmation) -> Drawing | str:
     tier, combos = c.primary.group
     other = next((g for g in c.groups if g[0] == tier and g[1] != combos), None)
     lines = {row.spec: _by_steps(c, row, c.primary.group) for row in rows}
-    top = _top([end for r in rows for s in c.steps for end in (c.entry(r, s) or {}).values()
-                if text.is_number(end) and end <= 1])  # fmt: skip
+    top = _top([end for end in spread(c.entry(r, s) for r in rows for s in c.steps) if end <= 1])
     keys = {"seen combinations": SEEN} | ({"held out": HELD_OUT} if other else {})
     if any(row.parent.get(c.primary) for row in rows):
         keys["parent, plain flow matching"] = PARENT
@@ -316,13 +316,13 @@ def draw_steps(c: Confirmation) -> Drawing | str:
             if other:
                 axes.plot(*_by_steps(c, row, other), **HELD_OUT.options)
             entries = [e for s in c.steps if (e := c.entry(row, s))]
-            ends = [interval_ends(e) or (float(e["value"]), float(e["value"])) for e in entries]
+            ends = [interval_ends(e) or (e.value, e.value) for e in entries]
             low, high = [a for a, _ in ends], [b for _, b in ends]
             axes.fill_between(lines[row.spec][0], low, high, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(*lines[row.spec], **SEEN.options)
-            parent: Any = row.parent.get(c.primary) or {}
-            if text.is_number(parent.get("value")):
-                draw_point(axes, PARENT, c.primary.steps, parent["value"])
+            parent = row.parent.get(c.primary)
+            if parent and text.is_number(parent.value):
+                draw_point(axes, PARENT, c.primary.steps, parent.value)
             axes.set_xscale("log", base=2)
             axes.set_xticks(c.steps, [str(s) for s in c.steps])
             axes.set_xlim(c.steps[0] / 1.25, c.steps[-1] * 1.25)
@@ -341,7 +341,7 @@ def draw_steps(c: Confirmation) -> Drawing | str:
 
 def _by_steps(c: Confirmation, row: TrainedEncoder, group: Group) -> Line:
     entries = [(float(s), e) for s in c.steps if (e := c.entry(row, s, group))]
-    return [s for s, _ in entries], [float(e["value"]) for _, e in entries]
+    return [s for s, _ in entries], [e.value for _, e in entries]
 
 
 def draw_training(c: Confirmation) -> Drawing | str:
@@ -395,7 +395,7 @@ def _lines(series: Mapping[str, Sequence[Any]], across: str) -> dict[str, Line]:
     """Each series' numbers in order, points without them left out; only series that have some."""
     lines = {}
     for spec, points in series.items():
-        pairs = [(point.get(across), point.get("value")) for point in points]
+        pairs = [(getattr(point, across), point.value) for point in points]
         known = sorted(
             (float(x), float(y)) for x, y in pairs if text.is_number(x) and text.is_number(y)
         )

@@ -207,14 +207,14 @@ def legend(figure: Figure, keys: Mapping[str, PlotStyle], top: Real = 0.07) -> N
 
 def interval_ends(entry: Entry | None) -> tuple[float, float] | None:
     """Where a score's interval begins and ends; None where it has none."""
-    low, high = ((entry or {}).get(end) for end in ("low", "high"))
-    return (float(low), float(high)) if text.is_number(low) and text.is_number(high) else None
+    known = entry and text.is_number(entry.low) and text.is_number(entry.high)
+    return (entry.low, entry.high) if entry and known else None
 
 
 def spread(entries: Iterable[Entry | None]) -> list[float]:
     """The numbers among values and intervals, for the limits of an axis."""
-    values = [(entry or {}).get(name) for entry in entries for name in ("value", "low", "high")]
-    return [float(x) for x in values if text.is_number(x)]
+    values = [x for entry in entries if entry for x in (entry.value, entry.low, entry.high)]
+    return [x for x in values if text.is_number(x)]
 
 
 def draw_point(

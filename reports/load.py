@@ -22,23 +22,17 @@ from encbench.records import (
     read_record,
 )
 from encbench.schema import check_value
-from encbench.types import EncoderCard, ProbeDisplay, ProbeSpec
+from encbench.types import EncoderCard, Estimate, ProbeDisplay, ProbeSpec, Score
 
 from .text import is_number, short_names
 
 SHUFFLE = "control:shuffle("
-Entry = Mapping[str, Any]
-"""A score: {value, low, high}, and maybe n and unscored."""
+Entry = Estimate | Score
 
 
 def shuffled_spec(spec: str) -> str | None:
     """The spec inside 'control:shuffle(<spec>)', else None."""
     return spec[len(SHUFFLE) :].rpartition(")")[0] if spec.startswith(SHUFFLE) else None
-
-
-def entry_of(row: Ranked) -> Entry:
-    """The score that ranked an encoder."""
-    return {"value": row.value, "low": row.low, "high": row.high}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Run:
         """One score of one encoder, or None."""
         record = self.record(spec, probe)
         entry = record.scores.get(name) if record else None
-        return entry if entry and is_number(entry["value"]) else None
+        return entry if entry and is_number(entry.value) else None
 
     @cached_property
     def probes(self) -> dict[str, ProbeSpec]:

@@ -35,7 +35,7 @@ from .figures import (
     ranked_keys,
     ranked_style,
 )
-from .load import Run, entry_of
+from .load import Run
 from .text import Real
 
 MOST_PANELS = 6
@@ -71,10 +71,10 @@ def draw_ranking(run: Run) -> Drawing | str:
 
         for y, row in enumerate(rows):
             if shuffle := shuffles.get(row.spec):
-                draw_point(axes, SHUFFLE, shuffle.value, y, across=entry_of(shuffle), width=1.4)
-            draw_point(axes, ranked_style(run, row), row.value, y, across=entry_of(row), width=1.4)
+                draw_point(axes, SHUFFLE, shuffle.value, y, across=shuffle.score, width=1.4)
+            draw_point(axes, ranked_style(run, row), row.value, y, across=row.score, width=1.4)
             color = ink(row)
-            write(1 + 0.1 * inch, y, text.format_score(entry_of(row)), "left", 7, color)
+            write(1 + 0.1 * inch, y, text.format_score(row.score), "left", 7, color)
             write(-0.72 * inch, y, names[row.spec], "right", 8, color)
             if not row.control:
                 ranks = text.format_ranks(row.rank_low, row.rank_high)
@@ -144,7 +144,7 @@ def draw_scores(run: Run, probe: ProbeSpec) -> Drawing | str:
                             fill = "white" if style.fill else ""
                             style = PlotStyle(VERMILION, style.marker, fill, style.size)
                         at = y + 0.24 * (number - (len(group) - 1) / 2)
-                        draw_point(axes, style, entry["value"], at, across=entry, width=1.1)
+                        draw_point(axes, style, entry.value, at, across=entry, width=1.1)
             _finish_panel(axes, display.chance)
             label_rows(axes, rows, short if place == 0 else {})
         legend(figure, styles if most > 1 else {})

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from encbench.records import Ranked, TrainedEncoder
+from encbench.records import UNKNOWN, Ranked, TrainedEncoder
 
 from . import published, text
 from .confirmation import Confirmation
@@ -43,7 +43,7 @@ from .figures import (
     spread,
 )
 from .labels import Point, place_labels
-from .load import Entry, Run, entry_of, shuffled_spec
+from .load import Entry, Run, shuffled_spec
 from .text import Real
 
 KEY = 1.9  # inches for the key of numbered points
@@ -162,18 +162,18 @@ def draw_costs(
             left, top = 0.6 + (i % columns) * (width + 0.45), 0.38 + (i // columns) * 3.1
             axes = add_axes(figure, left, top, width, 2.6)
             if level:
-                axes.axhline(level["value"], **LEVEL.options)
+                axes.axhline(level.value, **LEVEL.options)
             xs = [x for _, x in costs]
             _set_cost_axis(axes, xs, log=log)
             set_limits(axes, "y", ends)
             points = []
             for row, x in costs:
-                entry = score(row) or {}
-                points.append(marks.draw(axes, row, x, entry["value"], down=entry))
+                entry = score(row) or UNKNOWN
+                points.append(marks.draw(axes, row, x, entry.value, down=entry))
             axes.grid()
             axes.set_xlabel(label)
             axes.set_ylabel(across if i % columns == 0 else "")
-            place_labels(axes, points, 7, [level["value"]] if level else [])
+            place_labels(axes, points, 7, [level.value] if level else [])
         marks.draw_key(figure, 0.38)
         legend(figure, keys)
         return finish(figure, caption, alt)
@@ -217,7 +217,7 @@ def draw_cost(run: Run) -> Drawing | str:
         row.spec: text.quantity(run.cost(row.spec).get("parameters")) for row in run.candidates
     }
     return draw_costs(
-        marks, panels, entry_of, {"value": best.value} if best else None, run.score_name, keys,
+        marks, panels, lambda row: row.score, best.score if best else None, run.score_name, keys,
         "Score by the primary rule against the number of weights that encode text, and against "
         "the speed measured in this run, which depends on the machine and on how long the texts "
         "are. Vertical lines are 95 % intervals. Controls cost next to nothing; the best of them "
@@ -290,7 +290,7 @@ def draw_calibrated_plane(run: Run) -> Drawing | str:
         PlaneAxis(
             run.score_name,
             "primary score",
-            lambda row: entry_of(row) if text.is_number(row.value) else None,
+            lambda row: row.score if text.is_number(row.value) else None,
         ),
         PlaneAxis(
             "calibrated disentanglement",
@@ -324,12 +324,12 @@ def _plane(
         missing = [axis.name for axis in (x, y) if not any(map(axis.score, order))]
         return f"No encoder here has both scores; missing: {text.listing(missing) or 'one each'}."
     if paper:  # a control near 0 would press everything else into one line at the top
-        bottom = min([p[1] for p in paper] + [b["value"] for r, _, b in both if not r.control])
-        below = [(r, b) for r, _, b in both if b["value"] < bottom - (1 - bottom)]
+        bottom = min([p[1] for p in paper] + [b.value for r, _, b in both if not r.control])
+        below = [(r, b) for r, _, b in both if b.value < bottom - (1 - bottom)]
         both = [point for point in both if point[0] not in [r for r, _ in below]]
         if below:
             least = [
-                f"{r.name} {text.number(b['value'])}" for r, b in below if not shuffled_spec(r.spec)
+                f"{r.name} {text.number(b.value)}" for r, b in below if not shuffled_spec(r.spec)
             ]
             least += ["shuffles"] if any(shuffled_spec(r.spec) for r, _ in below) else []
             caption += f" Below the plot: {text.clean_text(text.listing(least, 6))}."
@@ -337,9 +337,7 @@ def _plane(
     height = 4.2 if marks.numbered else 3.6
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, 0.65, 0.38, WIDTH - 0.75 - marks.margin, height)
-        points = [
-            marks.draw(axes, row, a["value"], b["value"], across=a, down=b) for row, a, b in both
-        ]
+        points = [marks.draw(axes, row, a.value, b.value, across=a, down=b) for row, a, b in both]
         for px, py, label in paper:
             draw_point(axes, PRINTED, px, py)
             points.append(Point(px, py, label, GRAY))
@@ -354,7 +352,7 @@ def _plane(
         keys |= {"shuffles": SHUFFLE} if any(shuffled_spec(r.spec) for r, _, _ in both) else {}
         legend(figure, keys | ({published.LABEL: PRINTED} if paper else {}))
         values = "; ".join(
-            f"{marks.names[r.spec]} {text.number(a['value'])}, {text.number(b['value'])}"
+            f"{marks.names[r.spec]} {text.number(a.value)}, {text.number(b.value)}"
             for r, a, b in both
             if r.spec in marks.names
         )
@@ -367,7 +365,7 @@ def _plane(
 
 def draw_predicted(c: Confirmation) -> Drawing | str:
     """What was predicted against what came out, a panel for each number of sampling steps."""
-    rows = [row for row in c.rows if text.is_number(row.predicted.get("value"))]
+    rows = [row for row in c.rows if text.is_number(row.predicted.value)]
     panels = [steps for steps in c.steps if any(c.entry(row, steps) for row in rows)]
     if not panels:
         return "No encoder has both a predicted and an actual score."
@@ -383,7 +381,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             axes = add_axes(figure, left, top, width, each)
             points = [
                 marks.draw(
-                    axes, row, row.predicted["value"], entry["value"], across=row.predicted,
+                    axes, row, row.predicted.value, entry.value, across=row.predicted,
                     down=entry,
                 )
                 for row in rows
@@ -402,7 +400,7 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
         marks.draw_key(figure, 0.55)
         legend(figure, trained_keys(c, rows))
         values = "; ".join(
-            f"{marks.names[row.spec]} predicted {text.number(row.predicted.get('value'))}, "
+            f"{marks.names[row.spec]} predicted {text.number(row.predicted.value)}, "
             f"got {text.number(c.value(row))}"
             for row in rows
         )

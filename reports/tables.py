@@ -14,7 +14,7 @@ from encbench.records import PairedDifference
 from encbench.types import ProbeSpec
 
 from . import text
-from .load import Entry, Run, entry_of
+from .load import Entry, Run
 from .published import SCORES, published_for
 from .rows import shown_scores
 
@@ -82,9 +82,8 @@ def two_digits(value: Any) -> str:
 
 def score_cell(entry: Entry | None, digits: int = 3) -> TableCell:
     """A score with its interval."""
-    entry = entry or {}
-    span = text.interval(entry.get("low"), entry.get("high"), digits)
-    return number_cell(entry.get("value"), lambda value: text.number(value, digits), span)
+    value = entry.value if entry else None
+    return number_cell(value, lambda shown: text.number(shown, digits), text.span(entry, digits))
 
 
 def encoder_cell(spec: str, name: str, *, control: bool = False) -> TableCell:
@@ -126,7 +125,7 @@ def ranking_table(run: Run) -> Table:
         ("95 % of ranks", "r", lambda row: TableCell(
             text.format_ranks(row.rank_low, row.rank_high), sort=row.rank_low)),
         ("Encoder", "l", lambda row: encoder_cell(row.spec, row.name)),
-        (run.score_name, "r", lambda row: score_cell(entry_of(row))),
+        (run.score_name, "r", lambda row: score_cell(row.score)),
         ("n", "r", lambda row: number_cell(
             row.n, text.count, f"({row.unscored} unscored)" if row.unscored else "")),
         ("Parameters", "r", lambda row: number_cell(
@@ -146,7 +145,7 @@ def cost_table(run: Run) -> Table:
 
     columns: list[Column] = [
         _encoder(run),
-        (run.score_name, "r", lambda row: score_cell(entry_of(row))),
+        (run.score_name, "r", lambda row: score_cell(row.score)),
         amount("Prompts/s", "prompts_per_second"),
         amount("Tokens/s", "tokens_per_second"),
         amount("Latency (ms)", "latency_ms"),
@@ -250,7 +249,7 @@ def published_table(run: Run) -> Table | None:
         ("Ours", "r", lambda item: score_cell(item[2])),
         ("Published", "r", lambda item: number_cell(item[3])),
         ("Ours − published", "r",
-         lambda item: number_cell(item[2]["value"] - item[3] if item[2] else None)),
+         lambda item: number_cell(item[2].value - item[3] if item[2] else None)),
     ]  # fmt: skip
     return make_table(rows, columns) if rows else None
 
@@ -338,7 +337,7 @@ def scores_csv(run: Run) -> str:
         (
             record.card.spec, record.name, record.card.control, record.card.layer,
             record.pooling, record.probe.name, record.probe.version,
-            record.probe.dataset, name, *(entry.get(column) for column in head[-5:]),
+            record.probe.dataset, name, *(getattr(entry, column) for column in head[-5:]),
         )
         for record in run.records
         for name, entry in record.scores.items()

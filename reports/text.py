@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, TypeGuard
 
+from encbench.types import Estimate, Score
+
 NOTHING = "–"
 Real = float | int  # annotations are checked in tests, and there an int is no float
 _DIRECTION = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -39,16 +41,16 @@ def interval(low: Any, high: Any, digits: int = 3) -> str:
     return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
-def format_score(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+def format_score(entry: Estimate | Score | None, digits: int = 3) -> str:
     """A score's value and its 95 % interval, as one piece of text."""
     if not entry:
         return NOTHING
-    return f"{number(entry.get('value'), digits)} {span(entry, digits)}".strip()
+    return f"{number(entry.value, digits)} {span(entry, digits)}".strip()
 
 
-def span(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
+def span(entry: Estimate | Score | None, digits: int = 3) -> str:
     """A score's interval alone; nothing where there is none."""
-    return interval(entry.get("low"), entry.get("high"), digits) if entry else ""
+    return interval(entry.low, entry.high, digits) if entry else ""
 
 
 def format_ranks(low: int | None, high: int | None) -> str:

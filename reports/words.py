@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from encbench.records import PairedDifference, Ranked
 from encbench.sentences import describe_record
+from encbench.types import Score
 
 from .figures import interval_ends
 from .load import Entry, Run, shuffled_spec
@@ -49,12 +50,6 @@ def run_warnings(run: Run) -> list[str]:
     own = [line for rule in RULES for line in rule(run)] + _notes(run)
     own = [line[:1].upper() + line[1:].replace("….", "…") for line in own]
     return list(dict.fromkeys([*map(clean_text, run.prediction.warnings), *own]))
-
-
-def disagreements(run: Run) -> list[str]:
-    """Of the warnings, those on the published two probes against their calibrated form and
-    against the probes that ask what the prompt says."""
-    return [*_disentanglement(run), *_content(run)]
 
 
 def _names(run: Run, specs: Iterable[str]) -> str:
@@ -127,12 +122,12 @@ def _truncation(run: Run) -> Iterator[str]:
     cut: dict[str, float] = {}
     for row in run.candidates:
         overall = run.score(row.spec, "diagnostics", "truncation")
-        share = overall["value"] if overall else 0.0
+        share = overall.value if overall else 0.0
         # The probe's own count, since captions, which always fit, dilute the overall one.
         every = run.score(row.spec, "ablation", "published")
         whole = run.score(row.spec, "ablation", "published/untruncated")
-        if every and whole and every.get("n") and is_number(whole.get("n")):
-            share = max(share, 1 - whole["n"] / every["n"])
+        if isinstance(every, Score) and isinstance(whole, Score) and every.n:
+            share = max(share, 1 - whole.n / every.n)
         if share > TRUNCATION:
             cut[row.spec] = share
     if cut:
@@ -148,8 +143,8 @@ def _anisotropy(run: Run) -> Iterator[str]:
     for row in run.candidates:  # the ablation's baseline says the same of long prompts
         entry = run.score(row.spec, "diagnostics", "anisotropy")
         entry = entry or run.score(row.spec, "ablation", "baseline")
-        if entry and entry["value"] > ANISOTROPY:
-            high[row.spec] = entry["value"]
+        if entry and entry.value > ANISOTROPY:
+            high[row.spec] = entry.value
     if high:
         yield (
             "Two unrelated texts already have a high cosine under "
@@ -170,12 +165,12 @@ def _disentanglement(run: Run) -> Iterator[str]:
     constant = both.get("control:constant")
     candidates = {row.spec: both[row.spec] for row in run.candidates if row.spec in both}
     if constant and candidates:
-        beaten = sum(raw["value"] < constant[0]["value"] for raw, _ in candidates.values())
+        beaten = sum(raw.value < constant[0].value for raw, _ in candidates.values())
         yield (
-            f"An encoder that ignores its prompt gets {number(constant[0]['value'])} on the "
+            f"An encoder that ignores its prompt gets {number(constant[0].value)} on the "
             f"published disentanglement, more than {beaten} of "
             f"{count_noun(len(candidates), 'candidate')}; its calibrated score is "
-            f"{number(constant[1]['value'])}."
+            f"{number(constant[1].value)}."
         )
     contrary = reversed_pairs(candidates)
     if contrary:
@@ -231,9 +226,7 @@ def _content(run: Run) -> Iterator[str]:
                     f"{probe} score."
                 )
                 continue
-            widest = max(
-                contrary, key=lambda p: scores[p[1]][1]["value"] - scores[p[0]][1]["value"]
-            )
+            widest = max(contrary, key=lambda p: scores[p[1]][1].value - scores[p[0]][1].value)
             first, second = zip(*(scores[spec] for spec in widest), strict=True)
             yield (
                 f"The published {probe} score and {name} disagree clearly on {len(contrary)} of "

@@ -641,12 +641,13 @@ def test_settings_that_make_no_sense():
 
 
 def test_presets_are_configurations():
-    from encbench.flow.presets import PRESETS, training_preset
+    from encbench.flow.presets import PRESETS
+    from encbench.presets import preset_values
 
     for name in PRESETS:
-        assert training_config(training_preset(name)).steps > 0
+        assert training_config(preset_values(PRESETS, name)).steps > 0
     with pytest.raises(UsageError, match="unknown preset 'scenes-gpuu'; did you mean scenes-gpu"):
-        training_preset("scenes-gpuu")
+        preset_values(PRESETS, "scenes-gpuu")
 
 
 @pytest.mark.parametrize("objective", ["flow-matching", "meanflow", "emf", "imf", "pmf"])

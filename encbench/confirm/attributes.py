@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.geneval import GenevalPrompt
 from ..data.scenes.captions import Group, describe_scene
 from ..data.scenes.dataset import SPLIT, draw_scenes
 from ..data.scenes.sampler import sample_scenes
@@ -33,7 +32,6 @@ from ..flow.data import ImagesInMemory
 from ..flow.features import Bank, PromptFeatures
 
 SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record
-FULL_SHARE = 0.25  # of the descriptions that tell every object with its place
 
 _KINDS = ("group", "object", "relation")
 _FIELDS: dict[str, tuple[str | int, ...]] = {
@@ -97,17 +95,6 @@ def scene_condition(scene: Scene, number: int) -> PromptFeatures:
         return PromptFeatures(torch.stack(made), None)
     said = describe_scene(scene, "A", seed=number)
     return PromptFeatures(torch.stack(_groups(said.groups, said.relation)), None)
-
-
-def prompt_condition(prompt: GenevalPrompt) -> PromptFeatures:
-    """What a GenEval prompt for the shapes asks for, as a condition: the backbone's own score
-    is what an encoder that loses nothing could reach."""
-    groups = [Group(c.label, c.color, None, c.count) for c in prompt.include]
-    if len(groups) == 2 and prompt.include[1].position is not None:
-        made = _groups(groups[::-1], prompt.include[1].position[0])
-    else:
-        made = _groups(groups, None)
-    return PromptFeatures(torch.stack(made), None)
 
 
 def attribute_scenes(

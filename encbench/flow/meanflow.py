@@ -87,12 +87,6 @@ def interpolate(x: Tensor, noise: Tensor, t: Float[Tensor, " B"]) -> Tensor:
     return (1 - along(t, x)) * x + along(t, x) * noise
 
 
-def target_velocity(net: VelocityNet, x: Tensor, noise: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """v = e - x, and for a network that predicts x (z - x) / max(t, .05), as its own velocity is
-    (pMF): they differ below the clip, where only the latter can be met by a perfect x_hat."""
-    return noise - x if net.prediction == "u" else as_velocity(net, x, z, t)
-
-
 def as_velocity(net: VelocityNet, prediction: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """A prediction as a velocity, in z's precision: itself, or (z - x_hat) / max(t, .05) (pMF)."""
     if net.prediction == "u":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..presets import Presets, preset_values
+from ..presets import Presets
 
 
 def scenes_cpu() -> dict[str, Any]:
@@ -72,12 +72,3 @@ PRESETS: Presets = {
     "scenes-gpu": scenes_gpu,
     "latent-256": latent_256,
 }
-
-
-def training_preset(name: str) -> dict[str, Any]:
-    """The values of a preset.
-
-    Raises:
-        UnknownNameError: with the known ones.
-    """
-    return preset_values(PRESETS, name)

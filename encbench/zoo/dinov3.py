@@ -74,7 +74,6 @@ class DinoRecipe(ZooRecipe):
     name = "mini-dinov3"
     objective = "self-distillation of images"
     schedule = Schedule(steps=700, batch=64, rate=2e-3, warmup=0.1, decay=0.04)
-    reads_text = False
 
     def build(self) -> nn.Module:
         import transformers

@@ -71,13 +71,11 @@ class ZooRecipe(ABC):
         name: as in the catalog.
         objective: what it is trained to do, in a few words.
         schedule: how long and how fast.
-        reads_text: whether it reads captions.
     """
 
     name: str
     objective: str
     schedule: Schedule
-    reads_text: bool = True
 
     @abstractmethod
     def build(self) -> nn.Module:

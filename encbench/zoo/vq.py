@@ -70,7 +70,6 @@ class VQRecipe(ZooRecipe):
     name = "scene-vq"
     objective = "nearest of 512 patches"
     schedule = Schedule(steps=150, batch=256, rate=1e-2, decay=0.0, beta2=0.9)
-    reads_text = False
 
     def build(self) -> nn.Module:
         """The first codes are patches that show something, of scenes that are not trained on."""
