@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from encbench.files import to_csv
-from encbench.records import UNKNOWN, Lead, TrainedEncoder
+from encbench.records import Lead, TrainedEncoder
 from encbench.types import Cell
 
 from . import text
@@ -192,7 +192,7 @@ def confirmation_csv(c: Confirmation) -> str:
     rows = []
     for row in c.rows:
         for cell, entry in row.scores.items():
-            parent = ends(row.parent.get(cell, UNKNOWN))
+            parent = ends(row.parent[cell]) if cell in row.parent else (None, None, None)
             shares = row.tasks.get(cell) or {}
             rows.append(
                 (
