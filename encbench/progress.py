@@ -65,3 +65,11 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def format_duration(seconds: float | int) -> str:
+    """E.g. '1 h 05 min', '12 min', '40 s'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

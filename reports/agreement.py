@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import MaxNLocator
 
+from encbench.types import Estimate
+
 from . import text
 from .figures import (
     BLUE,
@@ -52,10 +54,9 @@ def draw_agreement(found: Validation) -> Drawing:
             for encoder in here:
                 score = values[encoder.spec]
                 style = CONTROL if encoder.control else styles[encoder.stratum]
-                seeds = {"low": min(encoder.scores), "high": max(encoder.scores)}
-                ends = {"low": score.low, "high": score.high}
+                seeds = Estimate(encoder.mean, min(encoder.scores), max(encoder.scores))
                 draw_point(
-                    axes, style, score.value, encoder.mean, across=ends, down=seeds, width=0.5
+                    axes, style, score.value, encoder.mean, across=score, down=seeds, width=0.5
                 )
                 axes.annotate(
                     str(numbers[encoder.spec]), (score.value, encoder.mean), fontsize=4.5,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from encbench.progress import format_duration
 from encbench.records import CellVerdict, ChoiceVerdict, OrderVerdict, Reach
 from encbench.sentences import describe_cell, verdict_headline
 
@@ -20,7 +21,6 @@ from .text import (
     listing,
     number,
     p_value,
-    quantity,
 )
 
 CLEAR = "confirmed"
@@ -291,7 +291,7 @@ def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
         ("Starts from", start),
         ("Scored", _scoring(c)),
         ("Judge", judge),
-        ("Budget", f"{_duration(p.budget)}; dropped for it: {dropped}" if p.budget else ""),
+        ("Budget", f"{format_duration(p.budget)}; dropped for it: {dropped}" if p.budget else ""),
         ("Expected before training", _reach(c.verdict.reach)),
     )
 
@@ -340,8 +340,8 @@ def verdict_provenance(c: Confirmation) -> list[tuple[str, str]]:
     training = [s for row in c.rows for s in row.training_seconds if is_number(s)]
     scoring = [s for row in c.rows for s in row.scoring_seconds if is_number(s)]
     models = (
-        f"{len(training)}, {_duration(sum(training))} of training and "
-        f"{_duration(sum(scoring))} of scoring"
+        f"{len(training)}, {format_duration(sum(training))} of training and "
+        f"{format_duration(sum(scoring))} of scoring"
     )
     return _facts(
         (
@@ -359,11 +359,3 @@ def verdict_provenance(c: Confirmation) -> list[tuple[str, str]]:
         ("Platform", str(origin.get("platform") or "")),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
     )
-
-
-def _duration(seconds: float | int) -> str:
-    """'40 s', '12 min' or '1 h 05 min'."""
-    if seconds < 90:
-        return f"{quantity(round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

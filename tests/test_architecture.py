@@ -94,7 +94,8 @@ ALLOWED = {
     "encbench.__main__": {"cli"},
     "encbench.api": ENGINE | RUN | {"confirm", "flow", "metrics", "options", "pipeline", "presets"},
     "encbench.__init__": {"api"},
-    "encbench.reports": BASE | {"records", "files", "schema", "registry", "sentences", "validate"},
+    "encbench.reports": BASE
+    | {"records", "files", "schema", "registry", "sentences", "validate", "progress"},
 }
 
 

@@ -13,6 +13,7 @@ from encbench.data.geneval import (
     CLASSES,
     COLORS,
     OPPOSITE,
+    PUBLISHED,
     TASKS,
     Clause,
     article,
@@ -26,7 +27,6 @@ from encbench.data.geneval import (
 )
 from encbench.errors import DataError, UnknownNameError, UsageError
 from encbench.metrics.geneval.run import choose_prompts
-from encbench.metrics.geneval.text import PUBLISHED
 
 ALL = dict.fromkeys(TASKS, 12)
 

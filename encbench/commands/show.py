@@ -12,6 +12,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from ..progress import format_duration
+
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..confirm.config import ConfirmConfig
@@ -85,9 +87,9 @@ def plan(made: RunPlan) -> None:
     more = " and what is of unknown size" if made.unknown_download else ""
     console.print(f"  to download: about {decimal(made.download)}{more}")
     console.print(
-        f"  computing: {_time(made.seconds)} to {_time(4 * made.seconds)} on this {made.device} "
-        f"(matrix products run at {made.rate / 1e12:.2f} TFLOP/s here; the lower figure assumes "
-        "all of that)",
+        f"  computing: {format_duration(made.seconds)} to {format_duration(4 * made.seconds)} on "
+        f"this {made.device} (matrix products run at {made.rate / 1e12:.2f} TFLOP/s here; the "
+        "lower figure assumes all of that)",
         soft_wrap=True,
     )
 
@@ -115,14 +117,8 @@ def _line(row: PlannedEncoder, device: str) -> str:
     facts.append(
         "time unknown before loading"
         if row.seconds is None
-        else f"at least {_time(row.seconds)} on this {device}"
+        else f"at least {format_duration(row.seconds)} on this {device}"
     )
     if row.problem:
         facts.append(escape(row.problem))
     return f"  {escape(row.spec)}\n    {', '.join(facts)}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -32,6 +32,7 @@ from ..flow.data import ImagesInMemory
 from ..flow.features import Bank, PromptFeatures
 
 SPEC = "scene-attributes"  # in place of an encoder's spec in the backbone's own record
+DESCRIPTIONS = 4  # of each scene
 
 _KINDS = ("group", "object", "relation")
 _FIELDS: dict[str, tuple[str | int, ...]] = {
@@ -98,7 +99,7 @@ def scene_condition(scene: Scene, number: int) -> PromptFeatures:
 
 
 def attribute_scenes(
-    world: World, count: int, side: int, *, descriptions: int = 4, seed: int = 0
+    world: World, count: int, side: int, *, seed: int = 0
 ) -> tuple[ImagesInMemory, Bank]:
     """Scenes of the training split with their descriptions, held in memory.
 
@@ -107,8 +108,8 @@ def attribute_scenes(
     """
     batch = sample_scenes(SPLIT, count, seed=seed, world=world)
     images = draw_scenes(batch, side)
-    texts = [scene_condition(scene, k) for scene in batch for k in range(descriptions)]
-    of = tuple(tuple(range(i * descriptions, (i + 1) * descriptions)) for i in range(count))
-    names = tuple(f"scene {i}, description {k}" for i in range(count) for k in range(descriptions))
-    pin = digest([SPEC, WIDTH, world.name, count, side, descriptions, seed])
+    texts = [scene_condition(scene, k) for scene in batch for k in range(DESCRIPTIONS)]
+    of = tuple(tuple(range(i * DESCRIPTIONS, (i + 1) * DESCRIPTIONS)) for i in range(count))
+    names = tuple(f"scene {i}, description {k}" for i in range(count) for k in range(DESCRIPTIONS))
+    pin = digest([SPEC, WIDTH, world.name, count, side, DESCRIPTIONS, seed])
     return ImagesInMemory(f"{world.name} by attributes", pin, names, of, images), Bank.of(texts)

@@ -102,7 +102,7 @@ class Outcome:
         return (*training, self.repeat, self.cell, self.phase)
 
 
-COLUMNS = {field.name: field.default for field in fields(Outcome)}
+COLUMNS: dict[str, Any] = {field.name: field.default for field in fields(Outcome)}
 PARENT = "parent"
 
 

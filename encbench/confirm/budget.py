@@ -29,6 +29,7 @@ from ..flow.networks import (
 from ..flow.objectives.base import Objective
 from ..flow.objectives.flow_matching import FlowMatching
 from ..metrics.geneval.detect import load_detector
+from ..progress import format_duration
 from ..records import ConfirmPlan, PlannedTraining, Ranked
 from .plan import CURVE, LEAST_STEPS, fewer, main_group, shape_of
 from .scoring import BATCH, PromptGroup
@@ -227,11 +228,3 @@ def fit_budget(
         f"--budget is too small: the predicted winner, one rival and the controls need about "
         f"{format_duration(cheapest)} here with {LEAST_STEPS} training steps each"
     )
-
-
-def format_duration(duration: float) -> str:
-    """E.g. '1 h 05 min', '12 min', '40 s'."""
-    if duration < 90:
-        return f"{duration:.0f} s"
-    minutes = round(duration / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -197,7 +197,7 @@ def _run(task: TrainingTask) -> ScoredTraining:
     return result
 
 
-_GAPS: Any = tuple[(float | None,) * BINS]  # as a line of the log holds them
+_GAPS: Any = tuple.__class_getitem__((float | None,) * BINS)  # as a line of the log holds them
 
 
 def gap(path: Path) -> list[GapPoint]:

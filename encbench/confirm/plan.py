@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..data.geneval import load_geneval
-from ..data.scenes.prompts import PUBLISHED, scene_prompts
+from ..data.geneval import PUBLISHED, load_geneval
+from ..data.scenes.prompts import scene_prompts
 from ..data.scenes.splits import Combos, Tier
 from ..data.scenes.world import get_world
 from ..encoders import EncoderSpec

@@ -17,7 +17,7 @@ from ..files import digest, read_json, slug
 from ..flow.config import TrainConfig
 from ..flow.config import training_config as train_config
 from ..lock import lock_folder
-from ..progress import bar, log
+from ..progress import bar, format_duration, log
 from ..records import (
     CellVerdict,
     ConfirmPlan,
@@ -45,7 +45,7 @@ from .backbone import (
     train_backbone,
 )
 from .bank import bank_verdict
-from .budget import Rates, fit_budget, format_duration, measure, model_seconds, total_seconds
+from .budget import Rates, fit_budget, measure, model_seconds, total_seconds
 from .config import PRESETS, ConfirmConfig
 from .experiment import ScoredTraining, TrainingTask, run_task
 from .plan import (

@@ -40,6 +40,13 @@ CLASSES = (
     "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 """GenEval's names of COCO's 80 classes, in COCO's order; three differ from COCO's own."""
+COCO_NAMES = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
+"""COCO's own name of each class that GenEval names otherwise."""
+PUBLISHED = {
+    "single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100,
+    "color_attr": 100,
+}  # fmt: skip
+"""How many prompts of each task GenEval has."""
 FETCH = "run 'encbench data fetch geneval --to FOLDER'"
 FILE = "evaluation_metadata.jsonl"
 

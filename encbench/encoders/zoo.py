@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .. import registry
 from ..data.hub import ResolvedModel
 from ..errors import UnknownNameError, UsageError
+from ..schema import read_model_config
 from ..shipped import read_manifest, shipped
 from ..zoo.catalog import ENCODERS, FAMILIES, zoo_folder
 from . import EncoderFamily
@@ -69,8 +70,6 @@ def _inner(spec: EncoderSpec, folder: Path) -> EncoderSpec:
     passed = tuple(option for option in spec.options if option[0] not in OWN)
     inner = EncoderSpec(FAMILIES[spec.source], str(folder), None, passed)
     if inner.get("mode") == "image" and not inner.get("image_tokens"):
-        from .hf import read_model_config
-
         inner = inner.with_options(image_tokens=str(read_model_config(folder)["image_tokens"]))
     return inner
 

@@ -32,6 +32,7 @@ SIZES: Mapping[str, tuple[int, int, int]] = {
 """Width, depth and heads by about how many parameters they make (without the connector)."""
 
 FREQUENCIES = 32
+TURNS = 8.0
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,15 @@ class TimeEmbedding(nn.Module):
 
     The features of the interval, sin(w d) and 1 - cos(w d), and its network without biases
     vanish at d = 0: there the network is one of t alone, as in flow matching, all through
-    training. Times stay in [0, 1] and the fastest feature makes ``top`` turns in it, which
+    training. Times stay in [0, 1] and the fastest feature makes TURNS turns in it, which
     keeps du/dt small.
     """
 
     rates: Tensor
 
-    def __init__(self, width: int, top: float = 8.0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        turns = torch.logspace(math.log10(0.25), math.log10(top), FREQUENCIES)
+        turns = torch.logspace(math.log10(0.25), math.log10(TURNS), FREQUENCIES)
         self.register_buffer("rates", 2 * math.pi * turns, persistent=False)
         self.end = nn.Sequential(
             nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)

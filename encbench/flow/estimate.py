@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data.hub import download_plan
 from ..encoders import EncoderSpec, family_of
 from ..errors import EncbenchError
+from ..progress import format_duration
 from ..training import trainable
 from .config import TrainConfig
 from .features import PromptEncoder, Widths
@@ -94,9 +95,7 @@ def _forward(net: nn.Module, shape: tuple[int, int, int], widths: Widths, batch:
     return _Run(counter.get_total_flops(), sum(kept.values()))
 
 
-def plan_training(
-    config: TrainConfig, rate: Callable[[torch.device], float], processes: int = 1
-) -> list[str]:
+def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) -> list[str]:
     """Lines that say what a training is and costs.
 
     Args:
@@ -112,9 +111,9 @@ def plan_training(
     shape = tuple(build_space(config, device).shape)
     widths, said = _widths(config)
     net = build_network(config, shape, widths)
-    cost = cost_of(config, net, shape, widths, processes)
+    cost = cost_of(config, net, shape, widths)
     speed = rate(device)
-    least = cost.flops * config.steps / speed / processes
+    least = cost.flops * config.steps / speed
     switch = f"flow matching up to step {config.switch:,}, then {config.objective}"
     if config.switch >= config.steps:
         switch = "flow matching only"
@@ -130,8 +129,9 @@ def plan_training(
         f"memory       about {memory:,.1f} GB: {cost.weights / 1e9:,.1f} for weights, their mean "
         f"and the optimizer, {cost.activations / 1e9:,.1f} for activations (text features and an "
         "autoencoder come on top)",
-        f"time         {_time(least)} to {_time(4 * least)} on this {device.type} (its matrix "
-        f"products run at {speed / 1e12:,.2f} TFLOP/s; the lower figure assumes all of that)",
+        f"time         {format_duration(least)} to {format_duration(4 * least)} on this "
+        f"{device.type} (its matrix products run at {speed / 1e12:,.2f} TFLOP/s; the lower "
+        "figure assumes all of that)",
     ]
 
 
@@ -156,11 +156,3 @@ def _data(config: TrainConfig) -> str:
     if spec.family == "scenes":
         return f"{config.images:,} scenes of world '{spec.source or 'scenes'}'"
     return f"data set {spec}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"

@@ -171,9 +171,7 @@ class SanaVelocity(nn.Module):
         return {name: state[name] for name in state if not name.startswith("connector.")}
 
 
-def load_sana(
-    source: str, cond_dim: int | None, revision: str | None = None, *, dtype: Any = torch.float32
-) -> SanaVelocity:
+def load_sana(source: str, cond_dim: int | None, revision: str | None = None) -> SanaVelocity:
     """A pretrained SANA from a folder or the hub: a pipeline's, with the folder transformer/, or
     the transformer alone. Safetensors only.
 
@@ -186,7 +184,7 @@ def load_sana(
     model = diffusers("A pretrained SANA").SanaTransformer2DModel
     resolved = resolve_model(source, revision, patterns=PATTERNS)
     assert resolved.path is not None  # resolve_model always gives one
-    return SanaVelocity(load_diffusers_part(model, resolved.path, "transformer", dtype), cond_dim)
+    return SanaVelocity(load_diffusers_part(model, resolved.path, "transformer"), cond_dim)
 
 
 def diffusers(what: str) -> Any:
@@ -204,7 +202,7 @@ def diffusers(what: str) -> Any:
     return library
 
 
-def load_diffusers_part(model: Any, folder: Path, name: str, dtype: Any = torch.float32) -> Any:
+def load_diffusers_part(model: Any, folder: Path, name: str) -> Any:
     """One of diffusers' models, from the folder of its name in a pipeline or a folder of its own.
 
     Raises:
@@ -222,7 +220,7 @@ def load_diffusers_part(model: Any, folder: Path, name: str, dtype: Any = torch.
             home,
             local_files_only=True,
             use_safetensors=True,
-            torch_dtype=dtype,
+            torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )

@@ -81,16 +81,15 @@ class LatentSpace:
         revision: str | None = None,
         cache: Path | None = None,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         library = diffusers("A latent space")
         resolved = resolve_model(source, revision, patterns=PATTERNS)
         assert resolved.path is not None  # resolve_model always gives one
         self.revision = resolved.revision
         name = _class_name(resolved.path)
-        model = load_diffusers_part(getattr(library, name), resolved.path, "vae", dtype)
+        model = load_diffusers_part(getattr(library, name), resolved.path, "vae")
         self.model = model.to(device).eval().requires_grad_(False)
-        self.device, self.dtype, self.side = torch.device(device), dtype, side
+        self.device, self.side = torch.device(device), side
         config: Any = model.config
         channels = config.get("encoder_block_out_channels") or config["block_out_channels"]
         shrink = 2 ** (len(channels) - 1)
@@ -116,7 +115,7 @@ class LatentSpace:
     def _encode(self, images: Tensor) -> Tensor:
         parts = []
         for some in images.split(BATCH):
-            said = self.model.encode(some.to(self.device, self.dtype) * 2 - 1)
+            said = self.model.encode(some.to(self.device) * 2 - 1)
             latent = said.latent_dist.mode() if hasattr(said, "latent_dist") else said.latent
             parts.append((latent.float() - self.shift) * self.scale)
         return torch.cat(parts)
@@ -127,7 +126,7 @@ class LatentSpace:
         parts = []
         for some in x.split(BATCH):
             latent = some.to(self.device).float() / self.scale + self.shift
-            parts.append(self.model.decode(latent.to(self.dtype)).sample.float())
+            parts.append(self.model.decode(latent).sample.float())
         return (torch.cat(parts).clamp(-1, 1) + 1) / 2
 
     def _identity(self, name: str) -> dict[str, Any]:
@@ -136,7 +135,7 @@ class LatentSpace:
             "version": 1,
             "autoencoder": name,
             "revision": self.revision,
-            "dtype": str(self.dtype),
+            "dtype": "torch.float32",
         }
 
 

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+THREADS = 8
 
 
 class ReEncoderSpec(Spec):
@@ -98,7 +99,7 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
 
 
 def in_batches(
-    prepare: Callable[[ImageRecord], T], images: Sequence[ImageRecord], size: int, threads: int = 8
+    prepare: Callable[[ImageRecord], T], images: Sequence[ImageRecord], size: int
 ) -> Iterator[list[T]]:
     """Prepare images in threads, a few batches ahead of whoever takes them.
 
@@ -108,7 +109,7 @@ def in_batches(
         ImageError: from ``prepare``, when the batch that holds the image is taken.
     """
     ahead: deque[list[Future[T]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         try:
             for start in range(0, len(images), size):
                 ahead.append([pool.submit(prepare, i) for i in images[start : start + size]])

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..data.geneval import CLASSES, COCO_NAMES
 from ..data.hub import ResolvedModel
 from ..errors import DataError, ImageError, UsageError
 from ..files import digest
@@ -22,19 +23,7 @@ from ..types import ImageRecord, ReEncoderCard
 from . import ReEncoderFamily, ReEncoderSpec
 
 VERSION = 1
-# the 80 thing classes of COCO 2017, in the order of their ids
-COCO = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
+COCO = tuple(COCO_NAMES.get(label, label) for label in CLASSES)  # in the order of COCO's ids
 
 
 class LabelReEncoder:

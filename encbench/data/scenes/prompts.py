@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 
-from ..geneval import Clause, GenevalPrompt, generate_prompts
+from ..geneval import PUBLISHED, Clause, GenevalPrompt, generate_prompts
 from .captions import reword
 from .splits import Combos, Tier, check_split, held_out_pairs, held_out_triples, triple
 from .world import SCENES, World, colors_on
-
-PUBLISHED = {
-    "single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100,
-    "color_attr": 100,
-}  # fmt: skip
-"""How many prompts of each task GenEval has: the most that :func:`scene_prompts` draws."""
 
 
 def scene_prompts(

@@ -206,12 +206,10 @@ def _paint(batch: SceneBatch, size: int, images: Float[Tensor, "N 3 H W"]) -> No
             canvas[pixels] = there * (1 - share) + color * share
 
 
-def masks(
-    batch: SceneBatch, size: int, device: str | torch.device = "cpu"
-) -> Bool[Tensor, "N K H W"]:
+def masks(batch: SceneBatch, size: int) -> Bool[Tensor, "N K H W"]:
     """The visible part of each object: pixels that it covers by half or more and no later
     object does. All False where a scene has no such object."""
-    device = torch.device(device)
+    device = torch.device("cpu")
     places = batch.shape.shape[1]
     found = torch.zeros(len(batch), places, size, size, dtype=torch.bool, device=device)
     for part in _chunks(len(batch), size, device):

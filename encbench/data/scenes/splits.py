@@ -32,6 +32,7 @@ SPLITS: dict[str, tuple[Tier, ...]] = {
 a scene, so append only (there is room for eight)."""
 
 TESTS = ("probe-test", "geneval")
+LEAST = 0.45  # of a relation's strength
 """The splits that may hold held-out combinations. All others are fitted on: seen ones only."""
 
 PAIR_STEP = 6  # one pair of color and shape in six is held out
@@ -104,10 +105,10 @@ def held_out_triples() -> frozenset[tuple[str, str, str]]:
     return frozenset(found)
 
 
-def held_out(scene: Scene, least: float = 0.45) -> list[str]:
+def held_out(scene: Scene) -> list[str]:
     """The held-out combinations that a scene shows, in words; empty for a seen scene.
 
-    ``least`` is below GenEval's .5, so that a relation which only nearly holds counts too.
+    LEAST is below GenEval's .5, so that a relation which only nearly holds counts too.
     """
     found = [
         f"{thing.color} {thing.shape}"
@@ -116,7 +117,7 @@ def held_out(scene: Scene, least: float = 0.45) -> list[str]:
     ]
     for i, one in enumerate(scene.objects):
         for other in scene.objects[:i]:
-            for relation in true_relations(one, other, least):
+            for relation in true_relations(one, other, LEAST):
                 said = triple(one.shape, relation, other.shape)
                 if said in held_out_triples():
                     found.append(" ".join(said))

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ...data.geneval import CLASSES
+from ...data.geneval import CLASSES, COCO_NAMES
 from ...data.hub import resolve_model
 from ...encoders.hf import (
     WEIGHT_FILES,
@@ -43,8 +43,7 @@ CPU_MASKS = 16  # at a time, so that they stay in the processor's cache
 SIDE = 384  # of the masks that become pixels, as transformers has it for all Mask2Formers
 
 # What models call the classes for which GenEval has another word.
-_ALIASES = {
-    "mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard",
+_ALIASES = {own: name for name, own in COCO_NAMES.items()} | {
     "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv",
     "pottedplant": "potted plant", "diningtable": "dining table", "cellphone": "cell phone",
     "hair dryer": "hair drier", "doughnut": "donut",
@@ -60,7 +59,6 @@ class Mask2FormerDetector:
     Args:
         labels: GenEval's name of each of the model's classes; see :func:`match_labels`.
         batch: images at a time.
-        threshold: lowest score to report.
     """
 
     def __init__(
@@ -71,11 +69,10 @@ class Mask2FormerDetector:
         labels: Mapping[int, str],
         *,
         batch: int = 8,
-        threshold: float = THRESHOLD,
     ) -> None:
         self.name, self.labels = name, tuple(labels[i] for i in sorted(labels))
         self.model, self.processor = model, processor
-        self.batch, self.threshold = batch, threshold
+        self.batch = batch
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
@@ -107,7 +104,7 @@ class Mask2FormerDetector:
         masks: Float[Tensor, "B Q h w"],
         size: tuple[int, int],
     ) -> list[list[Detection]]:
-        image, label, score, mask = instances(classes.float(), masks.float(), size, self.threshold)
+        image, label, score, mask = instances(classes.float(), masks.float(), size, THRESHOLD)
         boxes = mask_boxes(mask).tolist()
         made: list[list[Detection]] = [[] for _ in classes]
         rows = zip(image.tolist(), label.tolist(), score.tolist(), boxes, mask.cpu(), strict=True)

@@ -152,15 +152,12 @@ class SceneJudge:
         name: what tells its results from those of other weights.
         net: with batch normalization folded in.
         look: names colors and scores what the network found.
-        threshold: lowest score to report.
     """
 
     labels = SHAPES
 
-    def __init__(
-        self, name: str, net: SceneNet, look: SecondLook, *, threshold: float = THRESHOLD
-    ) -> None:
-        self.name, self.threshold = name, threshold
+    def __init__(self, name: str, net: SceneNet, look: SecondLook) -> None:
+        self.name = name
         self.look = look.eval().requires_grad_(False)
         moved: Any = net.eval().requires_grad_(False)
         self.net: SceneNet = moved.to(memory_format=torch.channels_last)
@@ -206,7 +203,7 @@ class SceneJudge:
         )  # fmt: skip
         found: list[list[Detection]] = [[] for _ in images]
         for i, kind, hue, score, box in rows:
-            if score >= self.threshold:
+            if score >= THRESHOLD:
                 found[i].append(Detection(SHAPES[kind], tuple(box), score, color=_COLORS[hue]))
         return [sorted(row, key=lambda each: -each.score) for row in found]
 

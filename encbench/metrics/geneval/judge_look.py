@@ -21,18 +21,19 @@ from ...data.scenes.world import COLORS, EXTENTS
 CELLS = 24  # a side of the patch that is looked at
 WIDE = 1.3  # of the box, so that some ground is seen, too
 COLOR_NUMBERS, SCORE_NUMBERS = 9, 4
+WIDTH = 32  # of the hidden layers
 LIKELY = 1e-4  # probabilities are kept this far from 0 and 1
 
 
 class SecondLook(nn.Module):
     """The two small networks. Of some thousand weights, fitted after the detector."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.color = nn.Sequential(
-            nn.Linear(COLOR_NUMBERS, width), nn.ReLU(), nn.Linear(width, len(COLORS))
+            nn.Linear(COLOR_NUMBERS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, len(COLORS))
         )
-        self.score = nn.Sequential(nn.Linear(SCORE_NUMBERS, width), nn.ReLU(), nn.Linear(width, 1))
+        self.score = nn.Sequential(nn.Linear(SCORE_NUMBERS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
 
     def forward(
         self, seen: Float[Tensor, "n 11"], likely: Float[Tensor, " n"]

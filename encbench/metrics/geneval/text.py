@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...data.geneval import PUBLISHED
 from ...files import to_csv, write_json, write_text
 from ...types import Score
 from ..score import Scoring
@@ -15,11 +16,6 @@ from ..tables import OVERALL, ScoreComparison, task_scores
 from .metric import SPEC
 from .tables import Agreement, breakdown, published_columns
 
-PUBLISHED = {
-    "single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100,
-    "color_attr": 100,
-}  # fmt: skip
-"""How many prompts of each task were published."""
 SHOWN = 10  # problems in the terminal
 
 
@@ -41,7 +37,8 @@ def write_scores(scoring: Scoring, out: Path, *, seed: int = 0) -> dict[str, Sco
     }
     write_json(Path(out) / "scores.json", body)
     table = breakdown(scoring.results, seed=seed)
-    write_text(Path(out) / "breakdown.csv", to_csv(list(table), table.itertuples(index=False)))
+    head = [str(name) for name in table]
+    write_text(Path(out) / "breakdown.csv", to_csv(head, table.itertuples(index=False)))
     return scores
 
 
