@@ -147,8 +147,8 @@ class Validation:
         head = ["score", "spearman", "low", "high", "within", "lowest", "highest", "chance"]
         rows = []
         for row in self.rows:
-            numbers = (row.pooled.value, row.pooled.low, row.pooled.high, row.within)
-            numbers += (row.lowest, row.highest, row.chance, row.linear)
+            interval = (row.pooled.value, row.pooled.low, row.pooled.high)
+            numbers = (*interval, row.within, row.lowest, row.highest, row.chance, row.linear)
             rows.append([row.name, *(round(x, 6) for x in numbers), row.encoders, row.sets])
         return to_csv([*head, "pearson", "encoders", "sets"], rows)
 
@@ -195,8 +195,8 @@ def validate(
     names = {_plain(row.spec): row.spec for row in wanted}
     found: dict[str, dict[str, Estimate]] = {}
     for name, values in everything.items():
-        here = {names[_plain(s)]: v for s, v in values.items() if _plain(s) in names}
-        found[name] = {s: v for s, v in here.items() if math.isfinite(v.value)}
+        known = {names[_plain(s)]: v for s, v in values.items() if _plain(s) in names}
+        found[name] = {s: v for s, v in known.items() if math.isfinite(v.value)}
     scored = {spec for values in found.values() for spec in values}
     kept = [row for row in wanted if row.spec in scored]
     notes = list(outcomes.notes)

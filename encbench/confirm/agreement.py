@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import EncbenchError
+from ..intervals import LEVEL
 from ..types import Cell, Estimate
 from .bank import Outcome
-from .rules import LEVEL, rank_statistic, seed_correlation, spearman
+from .rules import rank_statistic, seed_correlation, spearman
 
 LEAST = 4  # encoders, under which an order says nothing
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from ..intervals import LEVEL
 from ..metrics.geneval.metric import SPEC
 from ..metrics.tables import OVERALL, task_of
 from ..ranking import holm
@@ -31,7 +32,6 @@ from ..types import Cell, MetricSpec, Score
 from .experiment import GRID, ScoredTraining
 from .plan import CONSTANT, reach_of, rival_score
 from .rules import (
-    LEVEL,
     RULES,
     OutcomeTable,
     judge_choice,

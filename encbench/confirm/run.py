@@ -274,7 +274,8 @@ def _listed(verdicts: Sequence[str]) -> str:
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdicts in words, and a line for each encoder; the headline last."""
-    names = {row.spec: row.name for row in (*verdict.plan.encoders, *verdict.encoders)}
+    names = {row.spec: row.name for row in verdict.plan.encoders}
+    names |= {row.spec: row.name for row in verdict.encoders}
 
     def named(text: str) -> str:
         for spec in sorted(names, key=len, reverse=True):  # one may begin another
