@@ -69,8 +69,8 @@ def test_a_caption_does_not_depend_on_where_the_batch_begins():
 
 
 def test_families_share_ids_and_no_text_is_unknown():
-    plain = tokenizer_for("plain")
-    marked = tokenizer_for("marked", ["<one>", "<two>"], start=True, end=True)
+    plain = tokenizer_for()
+    marked = tokenizer_for(["<one>", "<two>"], start=True, end=True)
     text = "A red circle, left of “un café” \U0001f600 猫"
     ids = token_ids(plain, [text])[0]
     assert token_ids(marked, [text])[0][1:-1] == ids

@@ -18,21 +18,8 @@ from ..data.scenes.render import render
 from ..files import write_text
 from ..schema import read_model_config
 from ..shipped import shipped
-from .recipe import (
-    CONTEXT,
-    DEPTH,
-    GATED_MLP,
-    HEADS,
-    TEXTS,
-    WIDTH,
-    Schedule,
-    StepContext,
-    ZooRecipe,
-    parameters_of,
-    save_halved,
-    save_tokenizer,
-)
-from .text import REQUEST, SYSTEM, by_length, caption_scenes, token_ids, tokenizer_for
+from .recipe import DEPTH, GATED_MLP, HEADS, WIDTH, StepContext, TextRecipe
+from .text import CONTEXT, REQUEST, SYSTEM, token_ids, tokenizer_for
 from .vq import CODES, SIDE, TOKENS, load_vq
 
 TURN, TURN_END, IMAGE, IMAGE_END = "<|im_start|>", "<|im_end|>", "<im_start>", "<im_end>"
@@ -46,7 +33,7 @@ CHAT = (
 )
 
 
-class Blip3oRecipe(ZooRecipe):
+class Blip3oRecipe(TextRecipe):
     """Next token over caption and image tokens, each of the two parts by its own mean.
 
     Args:
@@ -55,13 +42,11 @@ class Blip3oRecipe(ZooRecipe):
 
     name = "mini-blip3o"
     objective = "next token of text, then of its image"
-    schedule = Schedule(steps=TEXTS // 96, batch=96, rate=2e-3)
-    parts = 4
 
     def __init__(self, vq: Path) -> None:
         self.vq = load_vq(shipped(vq))
         special = [TURN, TURN_END, IMAGE, IMAGE_END, *SCALES, *(f"<I{i}>" for i in range(CODES))]
-        self.tokenizer = tokenizer_for(self.name, special)
+        self.tokenizer = tokenizer_for(special)
         self.id = self.tokenizer.convert_tokens_to_ids
         # the space before the caption is the first of its own first token
         self.opening: list[int] = self.tokenizer(BEFORE.rstrip(" "))["input_ids"]
@@ -89,8 +74,7 @@ class Blip3oRecipe(ZooRecipe):
         return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
-        size = self.schedule.batch
-        scenes, texts = caption_scenes(at.number * size, size, at.seed)
+        scenes, texts = self.captions(at)
         first, end = self.id("<I0>"), self.id(IMAGE_END)
         images = (self.vq.tokens(render(scenes, SIDE)) + first).tolist()
         heard = token_ids(self.tokenizer, texts)
@@ -101,7 +85,7 @@ class Blip3oRecipe(ZooRecipe):
         common = model.model(torch.tensor([self.opening]), use_cache=True)
         words, pictures = [torch.zeros(())] * 2
         count = 0
-        for part in by_length(ids, size // self.parts):
+        for part in self.split(ids):
             b = len(part.ids)
             seen = torch.ones(b, len(self.opening), dtype=torch.bool)
             hidden = model.model(
@@ -118,12 +102,11 @@ class Blip3oRecipe(ZooRecipe):
             words = words + wrong[~shown].sum()
             pictures = pictures + wrong[shown].sum()
             count += int((~shown).sum())
-        return words / count + pictures / (size * TOKENS)
+        return words / count + pictures / (self.schedule.batch * TOKENS)
 
     def save(self, model: Any, folder: Path) -> int:
         self.tokenizer.chat_template = CHAT
-        save_halved(model, folder)
-        save_tokenizer(self.tokenizer, folder)
+        parameters = self.save_encoder(model, folder, model.model)
         path = folder / "config.json"
         config = read_model_config(folder)
         first = self.id("<I0>")
@@ -139,7 +122,7 @@ class Blip3oRecipe(ZooRecipe):
             "image_tokens": TOKENS,
         }
         write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-        return parameters_of(model.model)
+        return parameters
 
 
 def _for_each(cache: Any, batch: int) -> Any:

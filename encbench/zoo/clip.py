@@ -12,21 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.scenes.render import render
-from .recipe import (
-    CONTEXT,
-    DEPTH,
-    HEADS,
-    MLP,
-    TEXTS,
-    WIDTH,
-    Schedule,
-    StepContext,
-    ZooRecipe,
-    parameters_of,
-    save_halved,
-    save_tokenizer,
-)
-from .text import CaptionedScenes, by_length, caption_scenes, token_ids, tokenizer_for
+from .recipe import DEPTH, HEADS, MLP, TEXTS, WIDTH, Schedule, StepContext, TextRecipe
+from .text import CONTEXT, CaptionedScenes, caption_scenes, token_ids, tokenizer_for
 
 SIDE, PATCH = 32, 4
 IMAGE_WIDTH, IMAGE_DEPTH = 96, 2
@@ -37,16 +24,16 @@ HOTTEST = 4.6052  # log of the greatest inverse temperature, 100
 BLOCK = 16  # batches that are made together, so that each holds scenes that are much alike
 
 
-class ClipRecipe(ZooRecipe):
+class ClipRecipe(TextRecipe):
     """The symmetric cross-entropy over a batch's cosines, with a learned temperature."""
 
     name = "mini-clip"
     objective = "contrast with images"
     schedule = Schedule(steps=TEXTS // 32, batch=32, rate=3e-3)
-    parts = 2  # a batch of texts is read in, by length
+    parts = 2
 
     def __init__(self) -> None:
-        self.tokenizer = tokenizer_for(self.name, start=True, end=True)
+        self.tokenizer = tokenizer_for(start=True, end=True)
 
     def build(self) -> nn.Module:
         import transformers
@@ -88,7 +75,7 @@ class ClipRecipe(ZooRecipe):
         pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         images = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
         rows, found = [], []
-        for part in by_length(token_ids(self.tokenizer, texts), size // self.parts):
+        for part in self.split(token_ids(self.tokenizer, texts)):
             # without a mask: attention is causal and padding comes last, so no text sees any
             pooled = model.text_model(input_ids=part.ids).pooler_output
             rows.append(part.rows)
@@ -103,12 +90,10 @@ class ClipRecipe(ZooRecipe):
     def save(self, model: Any, folder: Path) -> int:
         import transformers
 
-        save_halved(model, folder)
-        save_tokenizer(self.tokenizer, folder)
         side = {"height": SIDE, "width": SIDE}
         processor = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=side)
         processor.save_pretrained(folder)
-        return parameters_of(model.text_model, model.text_projection)
+        return self.save_encoder(model, folder, model.text_model, model.text_projection)
 
 
 def alike(number: int, size: int, seed: int) -> CaptionedScenes:

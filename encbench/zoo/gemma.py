@@ -9,33 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .recipe import (
-    CONTEXT,
-    DEPTH,
-    GATED_MLP,
-    HEADS,
-    TEXTS,
-    WIDTH,
-    Schedule,
-    StepContext,
-    ZooRecipe,
-    parameters_of,
-    save_halved,
-    save_tokenizer,
-)
-from .text import END, by_length, caption_scenes, token_ids, tokenizer_for
+from .recipe import DEPTH, GATED_MLP, HEADS, WIDTH, StepContext, TextRecipe
+from .text import CONTEXT, END, token_ids, tokenizer_for
 
 
-class GemmaRecipe(ZooRecipe):
+class GemmaRecipe(TextRecipe):
     """Plain language modeling; a caption ends with the end token, which prompts don't get."""
 
     name = "mini-gemma"
     objective = "next token"
-    schedule = Schedule(steps=TEXTS // 96, batch=96, rate=2e-3)
-    parts = 4
 
     def __init__(self) -> None:
-        self.tokenizer = tokenizer_for(self.name, start=True)
+        self.tokenizer = tokenizer_for(start=True)
 
     def build(self) -> nn.Module:
         import transformers
@@ -61,12 +46,10 @@ class GemmaRecipe(ZooRecipe):
         return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
-        size = self.schedule.batch
-        texts = caption_scenes(at.number * size, size, at.seed).texts
         end = self.tokenizer.convert_tokens_to_ids(END)
-        ids = [[*row, end] for row in token_ids(self.tokenizer, texts)]
+        ids = [[*row, end] for row in token_ids(self.tokenizer, self.captions(at).texts)]
         total, count = torch.zeros(()), 0
-        for part in by_length(ids, size // self.parts):
+        for part in self.split(ids):
             logits = model(
                 input_ids=part.ids[:, :-1], attention_mask=part.mask[:, :-1].long(), use_cache=False
             ).logits
@@ -78,6 +61,4 @@ class GemmaRecipe(ZooRecipe):
         return total / count
 
     def save(self, model: Any, folder: Path) -> int:
-        save_halved(model, folder)
-        save_tokenizer(self.tokenizer, folder)
-        return parameters_of(model.model)
+        return self.save_encoder(model, folder, model.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..encoders.hf import quiet
 from ..files import write_atomic
-from .text import CONTEXT
+from .text import CaptionedScenes, Padded, by_length, caption_scenes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,19 +99,37 @@ class ZooRecipe(ABC):
         """
 
 
+class TextRecipe(ZooRecipe):
+    """A text encoder, which reads each batch of captions in ``parts`` of like length."""
+
+    schedule = Schedule(steps=TEXTS // 96, batch=96, rate=2e-3)
+    parts = 4
+    tokenizer: PreTrainedTokenizerFast
+
+    def captions(self, at: StepContext) -> CaptionedScenes:
+        """The scenes of a step with their captions."""
+        return caption_scenes(at.number * self.schedule.batch, self.schedule.batch, at.seed)
+
+    def split(self, ids: Sequence[Sequence[int]]) -> Iterator[Padded]:
+        """A batch in its parts."""
+        return by_length(ids, self.schedule.batch // self.parts)
+
+    def save_encoder(self, model: Any, folder: Path, *encoding: nn.Module) -> int:
+        """Write network and tokenizer, without what earlier use left in it (truncation,
+        padding); the number of parameters of the modules that encode."""
+        save_halved(model, folder)
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.save_pretrained(folder)
+        return parameters_of(*encoding)
+
+
 def save_halved(model: Any, folder: Path) -> None:
     """A transformers model with its weights rounded to bfloat16; the one in memory is kept."""
     exact = {name: value.detach().clone() for name, value in model.state_dict().items()}
     with quiet():
         model.to(torch.bfloat16).save_pretrained(folder)
     model.to(torch.float32).load_state_dict(exact)
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The tokenizer's files, without what earlier use left in it (truncation, padding)."""
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
 
 
 def save_card(folder: Path, name: str, text: str) -> None:
@@ -121,21 +140,3 @@ def save_card(folder: Path, name: str, text: str) -> None:
 
 def parameters_of(*modules: nn.Module) -> int:
     return sum({id(p): p.numel() for m in modules for p in m.parameters()}.values())
-
-
-__all__ = [
-    "CONTEXT",
-    "DEPTH",
-    "GATED_MLP",
-    "HEADS",
-    "MLP",
-    "TEXTS",
-    "WIDTH",
-    "Schedule",
-    "StepContext",
-    "ZooRecipe",
-    "parameters_of",
-    "save_card",
-    "save_halved",
-    "save_tokenizer",
-]

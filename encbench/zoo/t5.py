@@ -11,37 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .recipe import (
-    DEPTH,
-    GATED_MLP,
-    HEADS,
-    TEXTS,
-    WIDTH,
-    Schedule,
-    StepContext,
-    ZooRecipe,
-    parameters_of,
-    save_halved,
-    save_tokenizer,
-)
-from .text import by_length, caption_scenes, token_ids, tokenizer_for
+from .recipe import DEPTH, GATED_MLP, HEADS, WIDTH, StepContext, TextRecipe
+from .text import token_ids, tokenizer_for
 
 SENTINELS = 20
 CUT, SPAN = 0.15, 3  # share of tokens that is cut out, and their mean number in a span
 DECODER_DEPTH = 2
 
 
-class T5Recipe(ZooRecipe):
+class T5Recipe(TextRecipe):
     """Span corruption. The decoder is thrown away."""
 
     name = "mini-t5"
     objective = "span corruption"
-    schedule = Schedule(steps=TEXTS // 96, batch=96, rate=2e-3)
-    parts = 4
 
     def __init__(self) -> None:
         marks = [f"<extra_id_{i}>" for i in range(SENTINELS)]
-        self.tokenizer = tokenizer_for(self.name, marks, end=True)
+        self.tokenizer = tokenizer_for(marks, end=True)
         self.sentinels: list[int] = self.tokenizer.convert_tokens_to_ids(marks)
 
     def build(self) -> nn.Module:
@@ -67,12 +53,11 @@ class T5Recipe(ZooRecipe):
         return model
 
     def loss(self, model: Any, at: StepContext) -> Tensor:
-        size = self.schedule.batch
-        texts = caption_scenes(at.number * size, size, at.seed).texts
+        texts = self.captions(at).texts
         draw = np.random.default_rng([at.seed, at.number])
         pairs = [corrupt(row, self.sentinels, draw) for row in token_ids(self.tokenizer, texts)]
         total, count = torch.zeros(()), 0
-        for part in by_length([source for source, _ in pairs], size // self.parts):
+        for part in self.split([source for source, _ in pairs]):
             targets = [pairs[row][1] for row in part.rows.tolist()]
             labels = torch.full((len(targets), max(map(len, targets))), -100)
             for at_row, target in enumerate(targets):
@@ -94,9 +79,7 @@ class T5Recipe(ZooRecipe):
             {k: v for k, v in model.state_dict().items() if k.startswith(("shared.", "encoder."))},
             strict=False,  # embeddings are there under one of their two names
         )
-        save_halved(encoder, folder)
-        save_tokenizer(self.tokenizer, folder)
-        return parameters_of(encoder)
+        return self.save_encoder(encoder, folder, encoder)
 
 
 def corrupt(

@@ -92,12 +92,11 @@ def _fitted() -> str:
 
 
 def tokenizer_for(
-    family: str, extra: Sequence[str] = (), *, start: bool = False, end: bool = False
+    extra: Sequence[str] = (), *, start: bool = False, end: bool = False
 ) -> PreTrainedTokenizerFast:
     """The zoo's tokenizer with a family's own special tokens after the common ones.
 
     Args:
-        family: named in errors only.
         extra: further special tokens, in the order of their ids.
         start, end: put START before, END after every text.
     """
