@@ -20,6 +20,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from encbench.data.datasets import captions_by_image
 from encbench.data.scenes.captions import CaptionContent, describe_scene
 from encbench.data.scenes.default import is_default, scene_batch
 from encbench.data.scenes.sampler import sample_scenes
@@ -30,6 +31,7 @@ from encbench.retrieval.search import normalize
 from encbench.types import ImageTextDataset, Measurement, ProbeContext, ProbeDisplay, ProbeSpec
 
 from .perturb import rng_for
+from .retrieval import usable_images
 
 FIT, TEST = 800, 400  # captions, one of each scene
 WORLD = replace(SCENES, counts=(2, 3, 4))  # one object has no relation, and nothing to mix up
@@ -91,7 +93,7 @@ class DecodabilityProbe:
         """Measure one encoder."""
         size = TEST if limit is None else min(limit, TEST)
         fit, test = (probe_captions(split, seed, n) for split, n in _sizes(size))
-        views = _views(context, [c.text for c in (*fit, *test)], seed)
+        views = _views(context, [c.text for c in (*fit, *test)])
         won = dict(_ends(seed, size))
         for view, rows in views.items():
             outputs = fit_ridge(rows[: len(fit)], _targets(fit), rows[len(fit) :])
@@ -147,7 +149,7 @@ def probe_captions(split: str, seed: int, count: int) -> tuple[CaptionContent, .
 # ------------------------------------------------------------------------------- features
 
 
-def _views(context: ProbeContext, texts: list[str], seed: int) -> dict[str, np.ndarray]:
+def _views(context: ProbeContext, texts: list[str]) -> dict[str, np.ndarray]:
     """Features by view; tokens first, since vectors are stored in the same pass."""
     tokens = pool_tokens(context.tokens(texts))
     return {"tokens": tokens, "pooled": context.embed(texts).numpy()}
@@ -338,7 +340,7 @@ def _image_part(
     y = vectors.astype(np.float64)
     mean = y[fit].mean(axis=0)
     owner = np.repeat(np.arange(len(ids)), [len(said) for said in texts])  # of each caption
-    readers: dict[str, Any] = {**_views(context, [t for said in texts for t in said], seed)}
+    readers: dict[str, Any] = {**_views(context, [t for said in texts for t in said])}
     truth = _attributes(context.captions, ids)
     if truth is not None:
         readers["attributes"] = truth[owner]
@@ -363,17 +365,8 @@ def _image_data(
     context: ProbeContext, captions: ImageTextDataset, seed: int, limit: int | None
 ) -> tuple[list[int], list[list[str]], Rows]:
     """Seeded images with seeded captions of each, and their re-encoded vectors."""
-    assert context.reencoder is not None
-    of_image: dict[int, list[str]] = {}
-    for caption in captions.captions:
-        of_image.setdefault(caption.image_id, []).append(caption.text)
-    instances = context.reencoder.needs == "instances"
-    usable = [
-        image
-        for image in captions.images
-        if image.image_id in of_image
-        and (image.instances is not None if instances else image.path is not None)
-    ]
+    of_image = captions_by_image(captions)
+    usable = usable_images(context)
     most = IMAGES if limit is None else min(IMAGES, max(20, limit))
     order = np.random.default_rng([seed, 5]).permutation(len(usable))[:most]
     images = [usable[i] for i in np.sort(order)]
@@ -381,7 +374,7 @@ def _image_data(
     texts = []
     for i in ids:
         mixed = rng_for(seed, "caption", i).permutation(len(of_image[i]))[:EACH]
-        texts.append([of_image[i][j] for j in mixed])
+        texts.append([of_image[i][j].text for j in mixed])
     return ids, texts, context.reencode(images).numpy()
 
 

@@ -9,15 +9,15 @@ caption of each image is the gallery, and the own image is excluded, else the sc
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from encbench.data.datasets import captions_by_image
 from encbench.errors import DataError
 from encbench.intervals import estimate_scores
 from encbench.retrieval.metrics import (
@@ -116,36 +116,32 @@ class RetrievalProbe:
         ks = tuple(sorted({PRIMARY_K, *context.options.get("ks", (1, 2, 5, 10))}))
         wanted = context.options.get("queries", 1000)
         wanted = wanted if limit is None else min(limit, wanted)
-        notes: list[str] = []
         tables: list[pd.DataFrame] = []
         names: dict[str, tuple[str, ...]] = {}
-        series: dict[str, Any] = {}
         unscored = 0
 
-        usable = _usable(context)
+        run = _Run(context, context.captions, ks, wanted, seed)
+        usable = usable_images(context)
         several = _with_several(context.captions)
         if several:
-            tables.append(
-                self._recall(context, context.captions, several, ks, wanted, seed, series, notes)
-            )
+            tables.append(run.recall(several))
             names |= {f"recall@{k}": (f"recall@{k}",) for k in ks}
         elif usable:
-            notes.append("every image has one caption, so there is no recall of another one")
+            run.notes.append("every image has one caption, so there is no recall of another one")
         else:
             raise DataError(
                 f"no image of {context.captions.name} has two captions, which recall needs, and "
                 "there are no images to compare; give images, or several captions for each"
             )
         if usable:
-            found = self._published(context, usable, ks, wanted, seed, series, notes)
-            table, unscored = found
+            table, unscored = run.published(usable)
             tables.append(table)
             for k in ks:
                 names[f"published@{k}"] = (f"published@{k}",)
                 names[f"ceiling@{k}"] = (f"ceiling@{k}",)
                 names[f"scaled@{k}"] = (f"published@{k}", "floor", f"ceiling@{k}")
             names["floor"] = ("floor",)
-            joint = self._joint(context, usable, ks, wanted, seed)
+            joint = run.joint(usable)
             if joint is not None:
                 tables.append(joint)
                 names |= {f"text-to-image@{k}": (f"text-to-image@{k}",) for k in ks}
@@ -158,77 +154,73 @@ class RetrievalProbe:
             scores=estimate_scores(items, names, seed=seed, unscored=unscored),
             items=items,
             item_scores=names,
-            series=series,
-            notes=tuple(notes),
+            series=run.series,
+            notes=tuple(run.notes),
             main_metric="" if usable else f"recall@{PRIMARY_K}",
         )
 
-    def _recall(
-        self,
-        context: ProbeContext,
-        captions: ImageTextDataset,
-        images: Sequence[ImageRecord],
-        ks: Sequence[int],
-        wanted: int,
-        seed: int,
-        series: dict[str, Any],
-        notes: list[str],
-    ) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the probe: what it measures, and what it notes on the way."""
+
+    context: ProbeContext
+    captions: ImageTextDataset
+    ks: tuple[int, ...]
+    wanted: int
+    seed: int
+    series: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def recall(self, images: Sequence[ImageRecord]) -> pd.DataFrame:
         """How often another caption of the query's own image is among the k nearest, in a
         gallery of all captions. Needs no images."""
-        owners = np.array([c.image_id for c in captions.captions], np.int64)
-        ids = np.array([c.caption_id for c in captions.captions], np.int64)
-        sample = draw_queries(captions, images, wanted, seed)
-        _check_k(ks, len(ids) - 1, captions.name)
-        rows = _rows(context, [c.text for c in captions.captions], notes)
+        owners = np.array([c.image_id for c in self.captions.captions], np.int64)
+        ids = np.array([c.caption_id for c in self.captions.captions], np.int64)
+        sample = self._draw(images)
+        self._check_k(len(ids) - 1)
+        rows = self._rows([c.text for c in self.captions.captions])
         place = {caption_id: i for i, caption_id in enumerate(ids)}
         own = np.array([place[sample.captions[q].caption_id] for q in sample.queries], np.int64)
         found, cosines = nearest(
-            rows[own], rows, max(ks), seed=seed, query_ids=ids[own], gallery_ids=ids, exclude=own
-        )
+            rows[own], rows, max(self.ks), seed=self.seed,
+            query_ids=ids[own], gallery_ids=ids, exclude=own,
+        )  # fmt: skip
         hits = owners[found] == owners[own][:, None]
         unit = normalize(rows)
-        series["similarity"] = _histograms(unit, own, owners, seed)
-        if not _usable(context):
+        self.series["similarity"] = _histograms(unit, own, owners, self.seed)
+        if not usable_images(self.context):
             order = hits[:, :5].mean(axis=1)
-            series["gallery"] = _examples(
-                order, own, found, cosines, None, owners, [c.text for c in captions.captions]
+            self.series["gallery"] = _examples(
+                order, own, found, cosines, None, owners, [c.text for c in self.captions.captions]
             )
-        columns = {f"recall@{k}": v for k, v in recall_at(hits, tuple(ks)).items()}
+        columns = {f"recall@{k}": v for k, v in recall_at(hits, self.ks).items()}
         return pd.DataFrame({"item": [str(i) for i in owners[own]], **columns})
 
-    def _published(
-        self,
-        context: ProbeContext,
-        usable: list[ImageRecord],
-        ks: Sequence[int],
-        wanted: int,
-        seed: int,
-        series: dict[str, Any],
-        notes: list[str],
-    ) -> tuple[pd.DataFrame, int]:
+    def published(self, usable: list[ImageRecord]) -> tuple[pd.DataFrame, int]:
         """The published score, with its floor and ceiling, for each query."""
-        assert context.captions is not None
-        vectors = context.reencode(usable).numpy()
+        vectors = self.context.reencode(usable).numpy()
         broken = ~np.isfinite(vectors).all(axis=1)
-        full = draw_queries(context.captions, usable, wanted, seed)
+        full = self._draw(usable)
         unscored = int(broken[full.queries].sum())
         if broken.any():
-            notes.append(f"{broken.sum()} images could not be read; they are unscored")
+            self.notes.append(f"{broken.sum()} images could not be read; they are unscored")
             usable = [image for image, bad in zip(usable, broken, strict=True) if not bad]
             vectors = vectors[~broken]
-        sample = draw_queries(context.captions, usable, wanted, seed)
-        _check_k(ks, len(usable) - 1, context.captions.name)
+        sample = self._draw(usable)
+        self._check_k(len(usable) - 1)
         empty = int((np.abs(vectors).sum(axis=1) == 0).sum())
         if empty:
-            notes.append(f"{empty} images are zero to the re-encoder; their similarity counts as 0")
+            self.notes.append(
+                f"{empty} images are zero to the re-encoder; their similarity counts as 0"
+            )
         images = normalize(vectors)
-        rows = _rows(context, sample.texts, notes)
-        queries, ids, most = sample.queries, sample.ids, max(ks)
+        rows = self._rows(sample.texts)
+        queries, ids, most = sample.queries, sample.ids, max(self.ks)
 
         def among(gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return nearest(
-                gallery[queries], gallery, most, seed=seed,
+                gallery[queries], gallery, most, seed=self.seed,
                 query_ids=ids[queries], gallery_ids=ids, exclude=queries,
             )  # fmt: skip
 
@@ -236,51 +228,61 @@ class RetrievalProbe:
         similarities = retrieved_similarities(images, queries, found)
         best, _ = among(vectors)
         columns = {"floor": random_similarity(images, queries)}
-        ours = mean_similarity_at(similarities, tuple(ks))
-        ceiling = mean_similarity_at(retrieved_similarities(images, queries, best), tuple(ks))
-        for k in ks:
+        ours = mean_similarity_at(similarities, self.ks)
+        ceiling = mean_similarity_at(retrieved_similarities(images, queries, best), self.ks)
+        for k in self.ks:
             columns[f"published@{k}"] = ours[k]
             columns[f"ceiling@{k}"] = ceiling[k]
-        series["gallery"] = _examples(
+        self.series["gallery"] = _examples(
             ours[PRIMARY_K], queries, found, cosines, similarities, ids, sample.texts
         )
         return pd.DataFrame({"item": [str(i) for i in ids[queries]], **columns}), unscored
 
-    def _joint(
-        self,
-        context: ProbeContext,
-        usable: list[ImageRecord],
-        ks: Sequence[int],
-        wanted: int,
-        seed: int,
-    ) -> pd.DataFrame | None:
+    def joint(self, usable: list[ImageRecord]) -> pd.DataFrame | None:
         """True text-to-image retrieval, where the encoder has a joint space and files exist."""
-        assert context.captions is not None
         images = [image for image in usable if image.path is not None]
         if not images:
             return None
-        sample = draw_queries(context.captions, images, wanted, seed)
-        texts = context.embed_joint([sample.captions[q].text for q in sample.queries])
+        sample = self._draw(images)
+        texts = self.context.embed_joint([sample.captions[q].text for q in sample.queries])
         if texts is None:
             return None
-        vectors = context.embed_images(images).numpy()
+        vectors = self.context.embed_images(images).numpy()
         whole = np.isfinite(vectors).all(axis=1)
         ids = sample.ids
         found, _ = nearest(
-            texts.numpy(), np.nan_to_num(vectors), min(max(ks), len(images)), seed=seed,
+            texts.numpy(), np.nan_to_num(vectors), min(max(self.ks), len(images)), seed=self.seed,
             query_ids=ids[sample.queries], gallery_ids=ids,
         )  # fmt: skip
         hits = found == sample.queries[:, None]
-        columns = {f"text-to-image@{k}": v for k, v in recall_at(hits, tuple(ks)).items()}
+        columns = {f"text-to-image@{k}": v for k, v in recall_at(hits, self.ks).items()}
         table = pd.DataFrame({"item": [str(i) for i in ids[sample.queries]], **columns})
         table.loc[~whole[sample.queries], list(columns)] = np.nan
         return table
 
+    def _draw(self, images: Sequence[ImageRecord]) -> RetrievalDraw:
+        return draw_queries(self.captions, images, self.wanted, self.seed)
+
+    def _rows(self, texts: list[str]) -> Float[np.ndarray, "N P"]:
+        rows = self.context.embed(texts).numpy()
+        zero = int((np.abs(rows).sum(axis=1) == 0).sum())
+        note = f"{zero} of {len(rows)} captions have a zero vector; their cosines count as 0"
+        if zero and note not in self.notes:
+            self.notes.append(note)
+        return rows
+
+    def _check_k(self, room: int) -> None:
+        if max(self.ks) > room:
+            raise DataError(
+                f"k = {max(self.ks)} is larger than the gallery of {self.captions.name}, which has "
+                f"{room} beside the query; lower --ks or use more images"
+            )
+
 
 def _with_several(captions: ImageTextDataset) -> list[ImageRecord]:
     """Images with more than one caption."""
-    counts = Counter(caption.image_id for caption in captions.captions)
-    return [image for image in captions.images if counts[image.image_id] > 1]
+    counts = {image_id: len(listed) for image_id, listed in captions_by_image(captions).items()}
+    return [image for image in captions.images if counts.get(image.image_id, 0) > 1]
 
 
 def draw_queries(
@@ -290,9 +292,7 @@ def draw_queries(
 
     Which caption an image has depends on the seed and on ids alone, not on the other images.
     """
-    of_image: dict[int, list[Caption]] = {}
-    for caption in captions.captions:
-        of_image.setdefault(caption.image_id, []).append(caption)
+    of_image = captions_by_image(captions)
     kept = [image for image in images if image.image_id in of_image]
     chosen = []
     for image in kept:
@@ -305,32 +305,15 @@ def draw_queries(
     return RetrievalDraw(tuple(kept), tuple(chosen), np.sort(order[:wanted]))
 
 
-def _usable(context: ProbeContext) -> list[ImageRecord]:
+def usable_images(context: ProbeContext) -> list[ImageRecord]:
     """The images that the re-encoder can be asked about."""
     if context.captions is None or context.reencoder is None:
         return []
-    captioned = {caption.image_id for caption in context.captions.captions}
+    captioned = captions_by_image(context.captions)
     images = [image for image in context.captions.images if image.image_id in captioned]
     if context.reencoder.needs == "instances":
         return [image for image in images if image.instances is not None]
     return [image for image in images if image.path is not None]
-
-
-def _rows(context: ProbeContext, texts: list[str], notes: list[str]) -> Float[np.ndarray, "N P"]:
-    rows = context.embed(texts).numpy()
-    zero = int((np.abs(rows).sum(axis=1) == 0).sum())
-    note = f"{zero} of {len(rows)} captions have a zero vector; their cosines count as 0"
-    if zero and note not in notes:
-        notes.append(note)
-    return rows
-
-
-def _check_k(ks: Sequence[int], room: int, name: str) -> None:
-    if max(ks) > room:
-        raise DataError(
-            f"k = {max(ks)} is larger than the gallery of {name}, which has {room} beside the "
-            "query; lower --ks or use more images"
-        )
 
 
 def _histograms(

@@ -14,7 +14,7 @@ from typing import Any
 from .. import registry
 from ..errors import DataError, UnknownNameError, UsageError
 from ..schema import INT64, check_text
-from ..types import CaptionSet, ImageTextDataset, PromptSet
+from ..types import Caption, CaptionSet, ImageTextDataset, PromptSet
 from .spec import DatasetSpec
 
 __all__ = [
@@ -100,6 +100,14 @@ def load_prompt_set(spec: str | DatasetSpec) -> PromptSet:
     family, spec = _family("prompt-set", spec)
     loaded: PromptSet = family.load(spec)
     return loaded
+
+
+def captions_by_image(data: ImageTextDataset) -> dict[int, list[Caption]]:
+    """The captions of each image that has any, by the image's id."""
+    listed: dict[int, list[Caption]] = {}
+    for caption in data.captions:
+        listed.setdefault(caption.image_id, []).append(caption)
+    return listed
 
 
 def check_dataset(data: ImageTextDataset, where: str) -> None:

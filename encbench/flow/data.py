@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..data.datasets import DatasetUse, load_dataset
+from ..data.datasets import DatasetUse, captions_by_image, load_dataset
 from ..errors import DataError, ImageError
 from ..files import digest
 from ..images import open_image
@@ -121,9 +121,7 @@ def training_images(
     Raises:
         DataError: if no image has a caption.
     """
-    texts: dict[int, list[str]] = {}
-    for caption in dataset.captions:
-        texts.setdefault(caption.image_id, []).append(caption.text)
+    texts = {i: [c.text for c in listed] for i, listed in captions_by_image(dataset).items()}
     if isinstance(dataset, Drawn):
         numbered, of = _numbered([texts[image.image_id] for image in dataset.images])
         return ImagesInMemory(
