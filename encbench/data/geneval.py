@@ -7,9 +7,10 @@ by a small grammar; the published 553 prompts and generated ones share both.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -237,24 +238,19 @@ def published_plural(label: str) -> str:
     return label + ("es" if label.endswith("s") else "s")
 
 
-def prompt_text(
-    include: Sequence[Clause], *, plurals: Mapping[str, str] | None = None, published: bool = False
-) -> str:
+def prompt_text(include: Sequence[Clause], *, published: bool = False) -> str:
     """The text that goes with clauses.
 
     Args:
         include: one clause, or two, the second maybe in relation to the first.
-        plurals: of class names, where :func:`plural` would be wrong.
         published: word for word as in the published prompts, which know one rule for plurals
             and speak of 'a scissors'.
     """
-    plurals = plurals or {}
 
     def phrase(clause: Clause) -> str:
         one, color = clause.label, f"{clause.color} " if clause.color else ""
         many = published_plural(one) if published else pluralize(one)
-        many = plurals.get(one, many)
-        if not published and one not in plurals and one in _PAIRS:  # 'a pair of red scissors'
+        if not published and one in _PAIRS:  # 'a pair of red scissors'
             one, many, color = f"pair of {color}{one}", f"pairs of {color}{one}", ""
         if clause.count == 1:
             return f"{article(color + one)} {color}{one}"
@@ -278,7 +274,6 @@ def generate_prompts(
     colors: Sequence[str] = COLORS,
     counts: Sequence[int] = (2, 3, 4),
     allowed: Callable[[GenevalPrompt], bool] | None = None,
-    plurals: Mapping[str, str] | None = None,
 ) -> list[GenevalPrompt]:
     """Draw prompts of GenEval's six kinds for any class list.
 
@@ -292,7 +287,6 @@ def generate_prompts(
         colors: out of :data:`COLORS`; a color_attr prompt has two different ones.
         counts: of the counting task; more than that many are excluded.
         allowed: a prompt for which it says False is drawn again; it sees prompt_id 0.
-        plurals: of class names, where the usual rules are wrong.
 
     Returns:
         prompts in the order of :data:`TASKS`, numbered from 0.
@@ -315,16 +309,14 @@ def generate_prompts(
 
     def drawn(task: str) -> Iterator[GenevalPrompt]:
         axes = _axes(task, labels, colors, counts)
-        total = 1
-        for axis in axes:
-            total *= len(axis)
         seen = set()
+        total = math.prod(map(len, axes))
         for number in _shuffled(Random(f"geneval {task} {seed}"), total):
             include, exclude = _decode(task, axes, number)
             meaning = _meaning(include) if include else None
             if meaning is None or meaning in seen:
                 continue
-            text = prompt_text(include, plurals=plurals)
+            text = prompt_text(include)
             prompt = GenevalPrompt(0, task, text, include, exclude)
             if allowed is None or allowed(prompt):
                 seen.add(meaning)
@@ -339,11 +331,7 @@ def generate_prompts(
                 f"there are only {len(found):,} different {task} prompts for these "
                 f"{len(labels):,} classes, not {wanted:,}; ask for fewer or allow more"
             )
-        for prompt in found:
-            numbered = len(prompts)
-            prompts.append(
-                GenevalPrompt(numbered, task, prompt.text, prompt.include, prompt.exclude)
-            )
+        prompts += [replace(prompt, prompt_id=n) for n, prompt in enumerate(found, len(prompts))]
     return prompts
 
 
