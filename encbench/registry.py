@@ -7,11 +7,12 @@ nothing; an object is imported when it is first asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import EncbenchError, UnknownNameError, describe_error
+from .errors import EncbenchError, UnknownNameError, UsageError, describe_error
 
 GROUPS = {
     "encoder": "encbench.encoders",
@@ -50,6 +51,22 @@ def names(kind: str) -> list[str]:
         EncbenchError: if two packages register the same name.
     """
     return sorted(_entries(kind))
+
+
+def get_family(kind: str, name: str, options: Iterable[str]) -> Any:
+    """The family registered under a name, which must have these options.
+
+    Raises:
+        UnknownNameError, UsageError: if there is no such family or option.
+        EncbenchError: if what the entry point names cannot be imported.
+    """
+    family = get(kind, name)
+    for option in options:
+        if not family.options:
+            raise UsageError(f"the {kind} '{name}' has no options, so no '{option}'")
+        if option not in family.options:
+            raise UnknownNameError(f"option of the {kind} '{name}'", option, family.options)
+    return family
 
 
 def get(kind: str, name: str) -> Any:

@@ -15,7 +15,6 @@ from encbench.data.geneval import (
     OPPOSITE,
     PUBLISHED,
     TASKS,
-    Clause,
     article,
     from_metadata,
     generate_prompts,

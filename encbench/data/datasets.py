@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import registry
-from ..errors import DataError, UnknownNameError, UsageError
+from ..errors import DataError, UsageError
 from ..schema import INT64, check_text
 from ..types import Caption, CaptionSet, ImageTextDataset, PromptSet
 from .spec import DatasetSpec
@@ -133,12 +133,7 @@ def check_dataset(data: ImageTextDataset, where: str) -> None:
 
 def _family(kind: str, spec: str | DatasetSpec) -> tuple[Any, DatasetSpec]:
     spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-    family = registry.get(kind, spec.family)
+    family = registry.get_family(kind, spec.family, dict(spec.options))
     if spec.revision is not None:
         raise UsageError(f"'{spec}': a {kind} has no revision, so no '@{spec.revision}'")
-    for name, _ in spec.options:
-        if name not in family.options:
-            if not family.options:
-                raise UsageError(f"the {kind} '{spec.family}' has no options, so no '{name}'")
-            raise UnknownNameError(f"option of the {kind} '{spec.family}'", name, family.options)
     return family, spec

@@ -18,7 +18,7 @@ import torch
 
 from .. import registry
 from ..device import choose_device
-from ..errors import ModelError, UnknownNameError
+from ..errors import ModelError
 from ..types import Detector, Metric, MetricSpec, SetMetric
 from ..vision import ReEncoderSpec
 
@@ -62,11 +62,7 @@ def find_family(kind: str, text: str) -> tuple[Any, ReEncoderSpec]:
     if colon and Path(source).is_dir():  # whose name may hold @ or ?
         return registry.get(kind, name), ReEncoderSpec(name, source)
     spec = ReEncoderSpec.parse(text)
-    family: Family[Any] = registry.get(kind, spec.family)
-    for option, _ in spec.options:
-        if option not in family.options:
-            raise UnknownNameError(f"option of the {kind} '{spec.family}'", option, family.options)
-    return family, spec
+    return registry.get_family(kind, spec.family, dict(spec.options)), spec
 
 
 def load_extension(kind: str, text: str, device: str | torch.device) -> Any:

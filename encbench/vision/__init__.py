@@ -17,7 +17,6 @@ import torch
 from .. import registry
 from ..data.hub import ResolvedModel
 from ..device import choose_device
-from ..errors import UnknownNameError, UsageError
 from ..images import open_image
 from ..specs import Spec
 from ..types import ImageRecord, ReEncoder
@@ -78,13 +77,7 @@ def reencoder_family(text: str) -> tuple[ReEncoderFamily, ReEncoderSpec]:
         UsageError: if the text is no spec, or there is no such family or option.
     """
     spec = ReEncoderSpec.parse(text)
-    family: ReEncoderFamily = registry.get("re-encoder", spec.family)
-    for name, _ in spec.options:
-        if name not in family.options:
-            if not family.options:
-                raise UsageError(f"the re-encoder '{spec.family}' has no options, so no '{name}'")
-            raise UnknownNameError(f"option of '{spec.family}' re-encoders", name, family.options)
-    return family, spec
+    return registry.get_family("re-encoder", spec.family, dict(spec.options)), spec
 
 
 def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:

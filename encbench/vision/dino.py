@@ -8,8 +8,7 @@ transformers' a ``model_type``. Weights are safetensors, loaded strictly, from a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data.hub import ResolvedModel, resolve_model
+from ..encoders.hf import quiet
 from ..errors import ModelError, UsageError
 from ..schema import read_model_config
 from ..types import ImageRecord, ReEncoderCard
@@ -189,29 +189,13 @@ def _from_timm(folder: Path, size: int | None) -> Backbone:
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar over weights on disk, no table of what is wrong: the error says it."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _from_transformers(folder: Path, size: int | None) -> Backbone:
     from transformers import AutoImageProcessor, AutoModel
 
     if not (folder / "preprocessor_config.json").is_file():
         raise ModelError(f"{folder} lacks preprocessor_config.json, by which images are prepared")
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
