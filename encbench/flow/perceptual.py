@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.hub import resolve_model
-from ..errors import DownloadError, MissingLibraryError, ModelError, UsageError, first_line
+from ..errors import DownloadError, MissingLibraryError, ModelError, UsageError
 from ..schema import read_model_config
+from ..vision.dino import load_timm
 
 WEIGHTS = {"lpips": 0.4, "convnext": 0.1}
 """pMF's weights."""
@@ -149,17 +150,11 @@ class _Features(nn.Module):
 
 
 def _convnext(folder: Path) -> nn.Module:
-    import timm
     from timm.data import resolve_data_config
-    from timm.models import load_checkpoint
 
     said = str(read_model_config(folder).get("architecture", "nothing"))
     if "convnext" not in said:
         raise ModelError(f"{folder} holds no ConvNeXt of timm (its config.json says: {said})")
-    try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        load_checkpoint(network, str(folder / "model.safetensors"), strict=True)
-    except Exception as error:  # whatever timm finds wrong, the folder is to blame
-        raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
+    network = load_timm(folder)
     settings = resolve_data_config(model=network)
     return _Features(network, settings["mean"], settings["std"])

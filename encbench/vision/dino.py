@@ -161,19 +161,29 @@ def _check_size(size: int | None, patch: int) -> None:
         )
 
 
-def _from_timm(folder: Path, size: int | None) -> Backbone:
+def load_timm(folder: Path, **settings: Any) -> Any:
+    """A network of timm, in eval mode, from a folder of timm's layout.
+
+    Raises:
+        ModelError: naming the folder, if it lacks its weights or timm cannot load it.
+    """
     import timm
-    from timm.data import create_transform, resolve_data_config
     from timm.models import load_checkpoint
 
     if not (folder / "model.safetensors").is_file():
         raise ModelError(f"{folder} lacks model.safetensors")
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False, **settings)
         load_checkpoint(model, str(folder / "model.safetensors"), strict=True)
     except Exception as error:  # whatever timm finds wrong, the folder is to blame
         raise _unfit(folder, "timm", error) from error
-    model.eval()
+    return model.eval()
+
+
+def _from_timm(folder: Path, size: int | None) -> Backbone:
+    from timm.data import create_transform, resolve_data_config
+
+    model = load_timm(folder, num_classes=0)
     patch = model.patch_embed.patch_size[0]
     _check_size(size, patch)
     settings = resolve_data_config(model=model)
