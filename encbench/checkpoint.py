@@ -8,7 +8,6 @@ is read.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, device, nn
 
 from .errors import EncbenchError, ModelError, first_line
-from .files import read_json, replace_on_success, write_json
+from .files import digest_file, read_json, replace_on_success, write_json
 from .schema import get_field, load_dataclass
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
         for name, data in checkpoint.files.items():
             (temporary / name).write_bytes(data)
         files = sorted(temporary.iterdir())
-        sums = {file.name: _sha256(file) for file in files}
+        sums = {file.name: digest_file(file) for file in files}
         write_json(temporary / STATE, {"schema": SCHEMA, "files": sums, **checkpoint.state})
         for each in (*files, temporary):
             _sync(each)
@@ -127,7 +126,7 @@ def _find_damage(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str | N
         for name, expected in sums.items():
             if not (path / name).is_file():
                 return f"{path / name} is missing"
-            if _sha256(path / name) != expected:
+            if digest_file(path / name) != expected:
                 return f"{path / name} is damaged: it is not what was written (sha256 differs)"
         for file in path.glob("*.safetensors") if not sums else ():  # of an earlier version
             with safe_open(file, framework="pt"):
@@ -213,11 +212,6 @@ def _os_error(error: SafetensorError) -> OSError:
     text = str(error)
     code = errno.ENOSPC if "os error 28" in text or "No space left" in text else errno.EIO
     return OSError(code, text)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

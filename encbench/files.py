@@ -356,12 +356,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def digest_file(path: Path) -> str:
+    """sha256 of a file's content.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_files(paths: Iterable[Path], root: Path | None = None) -> str:
     """sha256 over the contents of files and their names (relative to ``root``), in name order."""
     total = hashlib.sha256()
     for path in sorted(paths):
         name = path.relative_to(root) if root else Path(path.name)
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(os.fsencode(f"{name.as_posix()}\0{content}\n"))
+        total.update(os.fsencode(f"{name.as_posix()}\0{digest_file(path)}\n"))
     return total.hexdigest()

@@ -6,13 +6,12 @@ how they were made (recipe, seed, scores).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
-from .files import read_json, with_current_names, write_json
+from .files import digest_file, read_json, with_current_names, write_json
 from .schema import get_field
 
 MANIFEST = "manifest.json"
@@ -25,7 +24,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> Path:
         StoreError: if it cannot be written.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    sums = {p.relative_to(folder).as_posix(): _sha256(p) for p in files}
+    sums = {p.relative_to(folder).as_posix(): digest_file(p) for p in files}
     write_json(folder / MANIFEST, {"files": sums, "about": dict(about)})
     return folder / MANIFEST
 
@@ -56,14 +55,9 @@ def shipped(folder: Path) -> Path:
         path = folder / name
         if not path.is_file():
             raise ModelError(f"{path} is missing; {_AGAIN}")
-        if _sha256(path) != expected:
+        if digest_file(path) != expected:
             raise ModelError(f"{path} is not the file that was shipped (sha256 differs); {_AGAIN}")
     return folder
 
 
 _AGAIN = "install encbench again"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

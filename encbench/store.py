@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import distributed
 from .errors import RecordError, StoreError, from_os_error
-from .files import digest, parse_json, sweep_temporary, write_atomic, write_json
+from .files import digest, digest_file, parse_json, sweep_temporary, write_atomic, write_json
 from .progress import bar, log
 from .schema import check_value
 
@@ -184,8 +184,7 @@ def digest_of_files(paths: Sequence[Path]) -> list[str]:
 
     def one(path: Path) -> str:
         try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return digest_file(path)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
 

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_flow_train import TINY, curve, same, weights
 
-from encbench.checkpoint import _sha256
 from encbench.confirm.bank import features_of, recipe_hash
 from encbench.errors import EncbenchError, ModelError, UsageError
-from encbench.files import read_json, write_json
+from encbench.files import digest_file, read_json, write_json
 from encbench.flow import checkpoint as files
 from encbench.flow.config import LATER, training_config
 from encbench.flow.connector import Connector, TextConnector
@@ -234,7 +233,7 @@ def test_other_statistics_than_the_trainings_are_refused(whitened, tmp_path) -> 
     state["connector.tokens.whitener"][0, 0] += 1
     save_file(state, file)
     told = read_json(copy / "state.json")
-    told["files"]["model.safetensors"] = _sha256(file)
+    told["files"]["model.safetensors"] = digest_file(file)
     write_json(copy / "state.json", told)
     with pytest.raises(ModelError, match="would be whitened by other statistics"):
         load_checkpoint(copy, CPU)

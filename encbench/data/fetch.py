@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
-from ..files import replace_on_success
+from ..files import digest_file, replace_on_success
 from ..lock import lock_folder
 from ..progress import bar, console
 
@@ -286,8 +286,7 @@ def _download(archive: Archive, root: Path) -> Path:
                     time.sleep(PAUSE)
         part.replace(path)
     if archive.sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = digest_file(path)
         if found != archive.sha256 and by_hand:
             raise DownloadError(
                 f"checksum mismatch: {path} is not the published file of {archive.url}; remove it "

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DownloadError, EncbenchError, ModelError, StoreError, first_line, from_os_error
-from ..files import read_json, read_text, write_json
+from ..files import digest_file, read_json, read_text, write_json
 from ..progress import log
 from ..schema import check_value, get_field, read_model_config
 
@@ -322,8 +322,7 @@ def digest_each(files: Mapping[str, Path]) -> dict[str, str]:
             if known and known[:2] == (stat.st_size, stat.st_mtime_ns):
                 found[name] = known[2]
                 continue
-            with real.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = digest_file(real)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
         fresh[str(real)] = (stat.st_size, stat.st_mtime_ns, found[name])

@@ -7,7 +7,6 @@ alone: a model's last bits may depend on what it is given together.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from PIL import Image
 
 from .. import distributed
 from ..errors import DataError, EncbenchError, ImageError, ModelError, RecordError
-from ..files import digest, read_json, write_atomic, write_json
+from ..files import digest, digest_file, read_json, write_atomic, write_json
 from ..images import count_pixels
 from ..progress import bar, log
 from ..schema import get_field, load_dataclass
@@ -458,10 +457,7 @@ def _read_kept(
 
 
 def _sha256(sample: SampleFile) -> str:
-    if sample.path is None:
-        return ""
-    with sample.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if sample.path is None else digest_file(sample.path)
 
 
 def _to_json(result: PromptResult) -> dict[str, Any]:
