@@ -321,15 +321,15 @@ def test_from_prediction_to_verdict(run: Path) -> None:
     for row in verdict.encoders:
         assert set(row.scores) == keys
         assert len(row.by_seed[verdict.primary]) == 2
-        assert row.scores[verdict.primary]["value"] == pytest.approx(
+        assert row.scores[verdict.primary].value == pytest.approx(
             np.mean(row.by_seed[verdict.primary])
         )
         assert row.parent
         assert row.gap
-        assert {p["stage"] for p in row.curve} == {"flow-matching", "meanflow"}
+        assert {p.stage for p in row.curve} == {"flow-matching", "meanflow"}
         assert (run / row.grid).read_bytes().startswith(b"\x89PNG")
-    assert verdict.rule["verdict"] == "can't tell"
-    assert "4 needed" in verdict.rule["why"]
+    assert verdict.rule.verdict == "can't tell"
+    assert "4 needed" in verdict.rule.why
     assert {row.p <= row.p_holm for row in verdict.exploratory} == {True}
     assert verdict.second.cell == verdict.primary._replace(tier="B")
     assert verdict.primary.tier == "A"
@@ -355,8 +355,8 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
     # the file's hash is its revision: a broken one is not what was ranked
     verdict = run_confirmation(config(run, seeds=1))
     assert [row.name for row in verdict.encoders] == ["first", "constant"]
-    assert [row["spec"] for row in verdict.failed] == [whole]
-    assert "other weights than when it was ranked" in verdict.failed[0]["error"]
+    assert [row.spec for row in verdict.failed] == [whole]
+    assert "other weights than when it was ranked" in verdict.failed[0].error
     before = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     encoder(run.parent, "second", 12)
     mended = run_confirmation(config(run, seeds=1))

@@ -73,12 +73,12 @@ def test_real_formats_from_ranking_to_verdict(
         assert set(row.scores) == {
             Cell("geneval", steps, "file", "seen") for steps in (1, 2, 4, 16)
         }
-        assert all(0 <= entry["value"] <= 1 for entry in row.scores.values())
+        assert all(0 <= entry.value <= 1 for entry in row.scores.values())
         assert row.parent
         assert row.gap
         assert (out / row.grid).read_bytes().startswith(b"\x89PNG")
-    assert verdict.plan["backbone"] == ""  # a pretrained network is its own
-    assert verdict.plan["train"]["prediction"] == "u"
+    assert verdict.plan.backbone == ""  # a pretrained network is its own
+    assert verdict.plan.train["prediction"] == "u"
     page = (out / "report" / "index.html").read_text("utf-8")
     for word in ("tiny-blip3o", "tiny-t5", "tiny-clip", "The choice"):
         assert word in page

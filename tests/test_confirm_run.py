@@ -77,9 +77,9 @@ def test_one_command_ranks_and_confirms_in_any_number_of_processes(
     prediction = read_prediction(tmp_path / "run" / "prediction.json")
     verdict = read_verdict(tmp_path / "run" / "verdict.json")
     assert verdict.prediction == prediction.hash
-    assert verdict.plan["preset"] == "cpu"
-    assert verdict.plan["train"]["flow_matching"] == 0.6
-    assert verdict.plan["backbone"]  # the one that comes with encbench
+    assert verdict.plan.preset == "cpu"
+    assert verdict.plan.train["flow_matching"] == 0.6
+    assert verdict.plan.backbone  # the one that comes with encbench
     finished = [r.spec for r in prediction.order if not r.control and r.stage == "final"]
     assert [row.spec for row in verdict.encoders] == [*finished, "control:constant"]
     page = (tmp_path / "run" / "report" / "index.html").read_text("utf-8")

@@ -63,4 +63,4 @@ def test_the_ten_lines_are_ranked(tmp_path, monkeypatch, capsys):
         main(run[1:])
     assert not caught.value.code
     prediction = read_prediction(Path("runs/mine/prediction.json"))
-    assert prediction.advice["use"] == "python:./my_encoder.py:Words"
+    assert prediction.advice.use == "python:./my_encoder.py:Words"

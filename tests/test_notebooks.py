@@ -137,7 +137,7 @@ def test_rank_encoders(tmp_path: Path) -> None:
     rows = done.table("pairs").count("<tr>") - 1
     assert rows == candidates * (candidates - 1) // 2
     assert done.table("rivals").count("<tr>") - 1 == len(prediction.rivals)
-    assert prediction.advice["text"] in done.printed("advice")
+    assert prediction.advice.text in done.printed("advice")
     assert list(tmp_path.rglob("*.html")) != []
     done.assert_drawn("plot")
 
@@ -185,8 +185,8 @@ def test_read_a_confirmation(tmp_path: Path) -> None:
     for row in verdict.encoders:
         assert row.name in done.table("table")
         found = row.scores[verdict.primary]
-        assert 0 <= found["value"] <= 1
-        assert found["low"] <= found["high"]
+        assert 0 <= found.value <= 1
+        assert found.low <= found.high
     assert "regret:" in done.printed("regret")
     done.assert_drawn("steps", "grid")
 

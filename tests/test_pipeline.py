@@ -127,7 +127,7 @@ def test_a_run_leaves_everything_a_reader_wants(finished, custom):
     specs = [row.spec for row in prediction.order]
     assert public(custom) in specs
     assert {*CONTROLS, f"control:shuffle({public(custom)})"} <= set(specs)
-    assert prediction.advice["use"] == public(custom)
+    assert prediction.advice.use == public(custom)
     for name in ("index.html", "report.md", "ranking.csv", "ranking.tex"):
         assert (finished / "report" / name).stat().st_size > 100
     for path in find_records(finished):
@@ -136,7 +136,7 @@ def test_a_run_leaves_everything_a_reader_wants(finished, custom):
         assert record.provenance["packages"]["torch"]
         assert len(read_items(path, record)) > 0
         for row in record.scores.values():
-            assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+            assert row.low - 1e-9 <= row.value <= row.high + 1e-9
 
 
 def test_controls_say_what_they_must(finished):
@@ -144,12 +144,12 @@ def test_controls_say_what_they_must(finished):
     for path in find_records(finished):
         record = read_record(path)
         if not record.variant:
-            by_name[record.name, record.probe["name"]] = record.scores
-    assert by_name["constant", "ablation"]["published"]["value"] == 1
-    assert by_name["constant", "ablation"]["calibrated"]["value"] == 0
+            by_name[record.name, record.probe.name] = record.scores
+    assert by_name["constant", "ablation"]["published"].value == 1
+    assert by_name["constant", "ablation"]["calibrated"].value == 0
     (ours,) = (v for (n, p), v in by_name.items() if p == "ablation" and n == "mine.py:Words")
     for control in ("constant", "random", "shuffle(mine.py:Words)"):
-        assert ours["calibrated"]["low"] > by_name[control, "ablation"]["calibrated"]["high"]
+        assert ours["calibrated"].low > by_name[control, "ablation"]["calibrated"].high
     against = [p for p in read_prediction(finished / "prediction.json").pairs if "control" in p.b]
     assert len(against) == 3
     assert all(pair.difference > 0 and pair.distinguishable for pair in against)
@@ -224,7 +224,7 @@ def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
     lines = [line for line in err.splitlines() if line.startswith("encbench: ")]
     assert len(lines) == len(broken)
     prediction = read_prediction(tmp_path / "run" / "prediction.json")
-    assert prediction.advice["use"] == public(custom)
+    assert prediction.advice.use == public(custom)
     for (spec, said), line, row in zip(broken.items(), lines, prediction.failed, strict=True):
         name = f"python:{spec.rpartition('/')[2]}"
         assert row.spec == name
@@ -315,7 +315,7 @@ def only_line(capsys) -> str:
 def test_images_are_retrieved_and_shown(custom, tmp_path):
     assert coco_run(coco(tmp_path / "coco"), tmp_path / "out", custom) == 0
     prediction = read_prediction(tmp_path / "out" / "prediction.json")
-    assert prediction.rule["metric"] == "scaled@2"
+    assert prediction.rule.metric == "scaled@2"
     assert list((tmp_path / "out" / "media").glob("*.jpg"))
     assert "data:image/jpeg" in (tmp_path / "out" / "report" / "index.html").read_text()
 
@@ -340,8 +340,8 @@ def test_a_truncated_image_is_named_and_may_be_unscored(custom, tmp_path, capsys
     record = next(
         read_record(p) for p in find_records(tmp_path / "out") if p.name == "retrieval.main.json"
     )
-    assert record.scores["scaled@2"]["unscored"] == 1
-    assert record.scores["scaled@2"]["n"] == 11
+    assert record.scores["scaled@2"].unscored == 1
+    assert record.scores["scaled@2"].n == 11
 
 
 def test_an_escaping_file_name_is_refused(custom, tmp_path, capsys):

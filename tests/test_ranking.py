@@ -188,8 +188,8 @@ def test_planted_order_is_found_with_its_intervals(tmp_path):
     assert [r.rank for r in found.order if not r.control] == [1, 2, 3]
     assert all(r.rank_low == r.rank == r.rank_high for r in found.order if not r.control)
     assert all(r.low < r.value < r.high for r in found.order)
-    assert found.advice["use"] == "st:good"
-    assert found.advice["text"] == "Use good. It is clearly better than the 2 other encoders."
+    assert found.advice.use == "st:good"
+    assert found.advice.text == "Use good. It is clearly better than the 2 other encoders."
     assert found.order[0].value == pytest.approx((0.8 - 0.2) / 0.7, abs=0.1)
 
 
@@ -201,9 +201,9 @@ def test_what_cannot_be_told_apart_is_said_with_the_cheapest(tmp_path):
     first, second = (r for r in found.order[:2])
     assert {first.spec, second.spec} == {"st:good", "st:small"}
     assert (first.rank_low, first.rank_high) == (1, 2)
-    assert found.advice["cheapest"] == "st:small"
+    assert found.advice.cheapest == "st:small"
     other = second.name
-    assert found.advice["text"] == (
+    assert found.advice.text == (
         f"Use {first.name}. Can't tell whether {other} is as good; the smallest of these is small."
     )
 
@@ -225,21 +225,21 @@ def test_a_control_never_wins(tmp_path):
     found = predict(paths)
     assert found.order[0].spec == "control:bag-of-words"
     assert found.order[0].rank is None
-    assert found.advice["use"] == "st:good"
-    assert "bag-of-words" not in found.advice["text"]
+    assert found.advice.use == "st:good"
+    assert "bag-of-words" not in found.advice.text
     assert not any(p.a.startswith("control:") for p in found.pairs)
 
 
 def test_nobody_above_chance_means_no_advice(tmp_path):
     found = predict(field(tmp_path, {"st:good": 0.2001, "st:fair": 0.2}, noise=0.3))
-    assert found.advice["use"] is None
-    assert found.advice["text"].startswith("Use none of them on this evidence")
+    assert found.advice.use is None
+    assert found.advice.text.startswith("Use none of them on this evidence")
 
 
 def test_only_controls(tmp_path):
     found = predict(field(tmp_path, {}))
-    assert found.advice["use"] is None
-    assert found.advice["text"] == "No encoder to recommend: only controls were ranked."
+    assert found.advice.use is None
+    assert found.advice.text == "No encoder to recommend: only controls were ranked."
 
 
 def test_flips_under_another_pooling_are_flagged(tmp_path):

@@ -160,7 +160,7 @@ def test_all_scores_are_in_scores_csv(full):
     rows = list(csv.DictReader(io.StringIO((full / "report" / "scores.csv").read_text("utf-8"))))
     run = load_run(full)
     expected = {
-        (r.card.spec, r.probe.name, name): entry["value"]
+        (r.card.spec, r.probe.name, name): entry.value
         for r in run.records
         for name, entry in r.scores.items()
     }

@@ -230,7 +230,7 @@ def test_the_csv_has_a_row_for_each_encoder_and_cell(held):
     assert len(rows) == sum(len(row.scores) for row in verdict.encoders)
     values = {(row["spec"], row["cell"]): float(row["value"]) for row in rows}
     for row in verdict.encoders:
-        assert values[row.spec, str(cell(4))] == row.scores[cell(4)]["value"]
+        assert values[row.spec, str(cell(4))] == row.scores[cell(4)].value
     (main,) = [row for row in rows if row["primary"] == "True" and row["spec"] == HELD[0].spec]
     assert (main["steps"], main["tier"], main["combos"]) == ("4", "B", "seen")
     assert float(main["colors"]) == verdict.encoders[0].tasks[cell(4)]["colors"]

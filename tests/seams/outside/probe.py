@@ -34,7 +34,7 @@ def draw(run):
     rows = [(row.name, run.score(row.spec, "siblings", "hits")) for row in run.candidates]
     with canvas(1.5) as figure:
         axes = figure.subplots()
-        axes.barh([name for name, _ in rows], [score["value"] for _, score in rows])
+        axes.barh([name for name, _ in rows], [score.value for _, score in rows])
         return finish(figure, "Drawn by another package.", "A bar for each encoder.")
 
 
