@@ -112,7 +112,7 @@ def test_every_format_is_there(full):
 
 
 def test_the_advice_is_the_first_line(full):
-    advice = read_prediction(full / "prediction.json").advice["text"]
+    advice = read_prediction(full / "prediction.json").advice.text
     assert advice.startswith("Use CLIP ViT-L/14. Can't tell whether MiniLM-L6")
     assert advice.endswith("cheapest of these: MiniLM-L6.")
     page = page_of(full)
@@ -365,7 +365,7 @@ def test_each_picture_is_embedded_once_and_described(full):
 def test_reports_work_with_missing_pieces(tmp_path, options):
     folder = fake_run.build(tmp_path / "run", n=30, **options)
     page = page_of_built(folder)
-    assert page.words[0] == read_prediction(folder / "prediction.json").advice["text"]
+    assert page.words[0] == read_prediction(folder / "prediction.json").advice.text
     shown = " ".join(page.words)
     assert "None of the candidates" in shown or options["encoders"]
     assert (folder / "report" / "report.md").stat().st_size > 500
