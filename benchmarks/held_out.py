@@ -172,9 +172,9 @@ def outcomes_table(a: Validation, b: Validation, clear: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def between(path: Path, text: str) -> None:
+def between(path: Path, text: str, name: str = "held-out") -> None:
     """Replace what stands between a page's markers."""
-    begin, end = "<!-- held-out -->", "<!-- /held-out -->"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     page = path.read_text("utf-8")
     if page.count(begin) != 1 or page.count(end) != 1:
         raise EncbenchError(f"{path} lacks the markers {begin} and {end}")

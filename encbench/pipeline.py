@@ -326,8 +326,12 @@ class _Bench:
         public = public_spec(spec, main.resolved.revision)
         save_place(self.config.out, public, spec)
         try:
-            written = [self.record(main, spec.pool, "", public, name, p) for p in self.probes]
-            if spec.family == "control":
+            control = spec.family == "control"
+            probes = [
+                p for p in self.probes if not (control and getattr(p, "candidates_only", False))
+            ]
+            written = [self.record(main, spec.pool, "", public, name, p) for p in probes]
+            if control:
                 return written
             for layer, pool in _variants(self.config, spec):
                 encoder = main

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from encbench.data.geneval import OPPOSITE, RELATIONS, GenevalPrompt
 from encbench.data.scenes.world import MAX_OBJECTS
 from encbench.flow.features import Bank, PromptFeatures
-from encbench.flow.whitening import fit_whitening
+from encbench.flow.whitening import WhiteningError, fit_whitening
 from encbench.intervals import estimate_scores
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
@@ -78,8 +78,12 @@ class ReaderProbe:
 
         captions = features(language.captions)
         asked = {name: features(prompts) for name, prompts in questions.items()}
+        notes = _notes(context, language, texts)
         if self.whitened:
-            captions, asked = _whiten(captions, asked)
+            try:
+                captions, asked = _whiten(captions, asked)
+            except WhiteningError as error:
+                notes += (f"{error}; read as they are",)
         readings = train_readers(
             captions,
             layout.targets(language.captions),
@@ -95,17 +99,22 @@ class ReaderProbe:
             items=items,
             item_scores=names,
             series={"curve": curve},
-            notes=_notes(context, language, texts),
+            notes=notes,
         )
 
 
 class WhitenedReaderProbe(ReaderProbe):
     """The reader on features that are whitened by statistics of its captions, as a training with
-    ``--condition-scaling whitened`` reads them."""
+    ``--condition-scaling whitened`` reads them. Features that cannot be whitened are read as they
+    are, and a note says so."""
 
     spec = replace(
-        ReaderProbe.spec, name="reader-whitened", title="the same, from whitened features"
+        ReaderProbe.spec,
+        name="reader-whitened",
+        title="how soon it reads the same from whitened features",
+        orders=("other-words",),
     )
+    candidates_only = True  # in a run
     whitened = True
 
 

@@ -17,6 +17,7 @@ from .figures import interval_ends
 from .load import Entry, Run, shuffled_spec
 from .published import SCORES, published_for
 from .text import clean_text, count_noun, format_score, is_number, listing, number
+from .whitening import whitening_advice
 
 TRUNCATION = 0.05  # share of prompts cut off from which the ablation probe flatters an encoder
 ANISOTROPY = 0.3  # mean cosine of random texts from which raw cosines are called incomparable
@@ -319,7 +320,7 @@ def split_pairs(run: Run) -> tuple[list[PairedDifference], list[PairedDifference
 
 RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
     _overlap, _controls, _flips, _truncation, _anisotropy, _disentanglement, _content, _saturated,
-    _unscored, _comparable, _licenses, _dirty,
+    _unscored, _comparable, _licenses, _dirty, whitening_advice,
 )  # fmt: skip
 
 

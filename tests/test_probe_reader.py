@@ -135,6 +135,29 @@ def test_planted_attributes_are_all_read(one_reader) -> None:
     assert steps[0] < steps[-1]
 
 
+def slow(statement: GenevalPrompt) -> torch.Tensor:
+    """The attributes, hidden below one large direction that says nothing."""
+    rows = attributes(statement)
+    noise = torch.stack(
+        [hashed_vector("noise", statement.text, i, size=1) for i in range(len(rows))]
+    )
+    return 0.02 * rows + (4 + 3 * noise) * hashed_vector("large", size=DIM)
+
+
+def test_whitening_makes_slow_features_as_easy_as_plain_ones(one_reader, monkeypatch) -> None:
+    monkeypatch.setattr(reader, "STEPS", (150,))
+    plain = values(measure(slow))["everything"]
+    found = reader.WhitenedReaderProbe().run(Pretend(slow), seed=0)
+    assert values(found)["everything"] > plain + 0.3
+    assert not any("read as they are" in note for note in found.notes)
+
+
+def test_what_cannot_be_whitened_is_read_as_it_is(few_steps) -> None:
+    found = reader.WhitenedReaderProbe().run(Pretend(constant), seed=0)
+    assert found.scores == measure(constant).scores
+    assert any("all the same" in note and "read as they are" in note for note in found.notes)
+
+
 def test_same_seed_same_scores_and_intervals_hold_them(few_steps) -> None:
     first, again, other = measure(bag), measure(bag), measure(bag, seed=1)
     assert first.scores == again.scores

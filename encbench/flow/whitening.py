@@ -55,7 +55,7 @@ def fit_whitening(rows: Float[Tensor, "N D"], what: str) -> Whitening:
     """
     rows = rows[:: -(-len(rows) // MOST_ROWS)]
     count, width = rows.shape
-    advice = "give more captions, or use --condition-scaling rms"
+    advice = "give more captions, or leave the features as they are (--condition-scaling rms)"
     if count < LEAST_ROWS:
         raise WhiteningError(
             f"{what}: {count} are too few to whiten by, at least {LEAST_ROWS} are needed; {advice}"
@@ -72,7 +72,9 @@ def fit_whitening(rows: Float[Tensor, "N D"], what: str) -> Whitening:
         problem = (
             "all the same, so there is nothing to whiten" if middle == middle else "not finite"
         )
-        raise WhiteningError(f"{what} are {problem}; use --condition-scaling rms")
+        raise WhiteningError(
+            f"{what} are {problem}; leave them as they are (--condition-scaling rms)"
+        )
     variances, axes = torch.linalg.eigh(centered.T @ centered / count)
     variances = variances.clamp(min=0)
     idle = int((variances < NOISE * variances.max()).sum())
