@@ -21,13 +21,13 @@ LEVEL = (2.5, 97.5)
 
 
 def resampled_means(
-    table: Float[np.ndarray, "n C"], seed: int, resamples: int = RESAMPLES, *, stream: int = 0
+    table: Float[np.ndarray, "n C"], seed: int, *, stream: int = 0
 ) -> Float[np.ndarray, "B C"]:
     """Column means under B resamplings of the rows with replacement; the same rows for all
     columns. ``n`` must be at least 1. Tables of other rows take another ``stream``."""
     rng = np.random.default_rng([seed, len(table), *([stream] if stream else [])])
-    means = np.empty((resamples, table.shape[1]))
-    for b in range(resamples):
+    means = np.empty((RESAMPLES, table.shape[1]))
+    for b in range(RESAMPLES):
         counts = np.bincount(rng.integers(len(table), size=len(table)), minlength=len(table))
         means[b] = counts @ table / len(table)
     return means

@@ -194,13 +194,13 @@ def ranked_keys(run: Run, *, controls: bool = True) -> dict[str, PlotStyle]:
     return keys
 
 
-def legend(figure: Figure, keys: Mapping[str, PlotStyle], top: Real = 0.07) -> None:
-    """One line that explains the marks, ``top`` inches below the upper edge."""
+def legend(figure: Figure, keys: Mapping[str, PlotStyle]) -> None:
+    """One line that explains the marks, at the upper edge."""
     handles = [Line2D([], [], label=label, **style.options) for label, style in keys.items()]
     if handles:
         figure.legend(
             handles=handles, loc="upper left", ncols=len(handles), handlelength=1.7,
-            bbox_to_anchor=(0.0, 1 - top / figure.get_size_inches()[1]), borderaxespad=0,
+            bbox_to_anchor=(0.0, 1 - 0.07 / figure.get_size_inches()[1]), borderaxespad=0,
             columnspacing=1.3, handletextpad=0.5,
         )  # fmt: skip
 

@@ -70,7 +70,6 @@ def score_network(
     images: int,
     noise: int,
     device: torch.device,
-    guidance: float = 1.0,
 ) -> list[Float[np.ndarray, " _"]]:
     """Each metric's mean value of the images of each prompt, NaN where none could be scored; of a
     metric of whole sets its one value.
@@ -88,7 +87,6 @@ def score_network(
         [texts[prompt.text] for prompt in asked],
         seeds,
         steps=steps,
-        guidance=guidance,
         device=device,
         batch=min(len(asked), BATCH.get(device.type, 16)),
     )

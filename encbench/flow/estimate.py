@@ -34,14 +34,15 @@ class Cost(NamedTuple):
     activations: int
 
 
-def cost_of(config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], widths: Widths,
-            processes: int = 1) -> Cost:  # fmt: skip
+def cost_of(
+    config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], widths: Widths
+) -> Cost:
     """What a step costs in one process, by running shapes through the network.
 
     The derivative adds forwards over the samples with r != t: two for 'central', one for
     'forward', about three for 'jvp'; counted at the mean share of intervals.
     """
-    part = config.batch // (config.accumulate * processes)
+    part = config.batch // config.accumulate
     meta = net.to("meta")
     small = _forward(meta, shape, widths, 2)
     large = _forward(meta, shape, widths, 4)

@@ -197,9 +197,7 @@ class Sampler:
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
 
 
-def encoder_for(
-    model: Loaded, device: torch.device, spec: str | None = None, store: Path | None = None
-) -> PromptEncoder:
+def encoder_for(model: Loaded, device: torch.device, spec: str | None = None) -> PromptEncoder:
     """The encoder that a model was trained with, or another one of the same spec and weights.
 
     Args:
@@ -209,7 +207,7 @@ def encoder_for(
         EncbenchError: if it gives other features than the model takes.
     """
     wanted = model.encoder
-    encoder = PromptEncoder(spec or wanted.spec, store, device, model.config.text_tokens)
+    encoder = PromptEncoder(spec or wanted.spec, None, device, model.config.text_tokens)
     what = "this checkpoint"
     check_fits(encoder.widths, wanted.tokens, wanted.pooled, encoder.spec, what)
     if wanted.revision and encoder.revision != wanted.revision:
