@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, UsageError
+from .files import write_atomic
 from .types import ImageRecord
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -151,6 +152,27 @@ def _as_rgb(opened: Image.Image, path: Path) -> Image.Image:
             )
         opened = Image.fromarray((values * 255 + 0.5).astype(np.uint8))
     return opened.convert("RGB")
+
+
+def write_image(path: Path, image: Image.Image, kind: str = "PNG", **options: int) -> None:
+    """Write an image whole or not at all, with Pillow's options for that kind of file.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    write_atomic(path, buffer.getvalue())
+
+
+def is_whole(path: Path, kind: str = "PNG") -> bool:
+    """Whether an image of that kind is there and undamaged."""
+    try:
+        with Image.open(path, formats=(kind,)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _strip_metadata(data: bytes) -> bytes | None:

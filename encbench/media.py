@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .errors import ImageError, RecordError
-from .files import read_json, with_current_names, write_atomic, write_json
+from .files import read_json, with_current_names, write_json
+from .images import is_whole, write_image
 from .progress import log
 from .schema import check_value, load_dataclass
 from .types import ImageRecord, ImageTextDataset
@@ -82,22 +80,13 @@ def write_gallery(
         texts.setdefault(caption.image_id, caption.text)
     for image_id in sorted({image.image_id for image in shown} & images.keys()):
         image, old = images[image_id], gallery.images.get(str(image_id))
-        if old is None or not (old.thumb and _is_whole(folder / old.thumb)):
+        if old is None or not (old.thumb and is_whole(folder / old.thumb, "JPEG")):
             gallery.images[str(image_id)] = ShownImage(
                 _make_thumbnail(folder, image), texts.get(image_id, ""), image.license, image.url
             )
     gallery.encoders[spec] = dict(examples)
     if asdict(gallery) != before:
         write_json(path, asdict(gallery))
-
-
-def _is_whole(thumbnail: Path) -> bool:
-    try:
-        with Image.open(thumbnail, formats=("JPEG",)) as image:
-            image.load()
-    except (OSError, ValueError, SyntaxError):
-        return False
-    return True
 
 
 def _make_thumbnail(folder: Path, image: ImageRecord) -> str | None:
@@ -110,8 +99,6 @@ def _make_thumbnail(folder: Path, image: ImageRecord) -> str | None:
     except ImageError:
         return None
     small.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
     name = f"media/{image.image_id}.jpg"
-    write_atomic(folder / name, buffer.getvalue())
+    write_image(folder / name, small, "JPEG", quality=80)
     return name

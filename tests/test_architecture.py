@@ -30,7 +30,7 @@ ALLOWED = {
     "encbench.files": {"errors"},
     "encbench.schema": {"errors", "files"},
     "encbench.listing": {"errors"},
-    "encbench.images": BASE,
+    "encbench.images": BASE | {"files"},
     "encbench.specs": {"errors"},
     "encbench.store": STORE,
     "encbench.retrieval": BASE | {"retrieval"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,14 @@ from torch import nn
 from ..data.geneval import GenevalPrompt
 from ..device import card_name, choose_device
 from ..errors import EncbenchError, RecordError, StoreError, describe_error
-from ..files import digest, parse_json, read_json, read_json_lines, write_atomic, write_json
+from ..files import digest, parse_json, read_json, read_json_lines, write_json
 from ..flow.data import ImageSet, load_training_images
 from ..flow.features import Bank, PromptEncoder, PromptFeatures
 from ..flow.grids import draw_grid
 from ..flow.meters import BINS, LOG
 from ..flow.sample import Instantaneous, load_checkpoint, sample_images
 from ..flow.train import Moment, train
+from ..images import write_image
 from ..metrics import load_metric
 from ..metrics.geneval.generate import sample_seed
 from ..metrics.geneval.metric import GenevalMetric, build_geneval
@@ -277,9 +277,7 @@ def _grid(
         )  # fmt: skip
         columns.append(made.permute(0, 2, 3, 1).numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in plan.steps]
-    buffer = io.BytesIO()
-    draw_grid(np.stack(columns, 1), [p.text for p in found], heads).save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    write_image(path, draw_grid(np.stack(columns, 1), [p.text for p in found], heads))
 
 
 @lru_cache(maxsize=1)

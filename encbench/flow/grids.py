@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from ..files import write_atomic
+from ..images import write_image
 from .meanflow import Condition, sample_flow
 from .sample import noise_of
 
@@ -41,20 +40,8 @@ def write_grid(
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
     grid = draw_grid(np.stack(columns, 1), list(prompts), heads)
-    buffer = io.BytesIO()
-    grid.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    write_image(path, grid)
     return np.asarray(grid)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a PNG is there and undamaged."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.verify()
-        return True
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def draw_grid(

@@ -12,13 +12,13 @@ import torch
 from ..device import choose_device, is_out_of_memory
 from ..distributed import Team
 from ..errors import EncbenchError, UsageError
+from ..images import is_whole
 from ..lock import lock_folder
 from ..progress import log
 from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
-from .grids import is_whole
 from .meters import read_log
 from .networks import check_objective
 from .trainer import Moment, Trainer, TrainingResult, grid_path, result_of

@@ -22,6 +22,7 @@ from ..checkpoint import Checkpoint, load_weights, read_part, read_tensors, writ
 from ..distributed import Team
 from ..errors import DataError, EncbenchError, ModelError
 from ..files import write_json
+from ..images import is_whole
 from ..progress import bar, log
 from ..training import (
     load_state_tensors,
@@ -35,7 +36,7 @@ from .config import TrainConfig
 from .data import ImageSet, ImagesInMemory, picks
 from .ema import EMA
 from .features import Bank, Features, check_fits
-from .grids import is_whole, write_grid
+from .grids import write_grid
 from .loss import LossModule, LossTerms
 from .meanflow import Condition
 from .meters import LOG, Log, Meters, Spikes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL.Image import Image
 from ...data.geneval import GenevalPrompt, to_metadata
 from ...errors import DataError, EncbenchError, RecordError
 from ...files import digest, read_json, write_atomic, write_json
+from ...images import write_image
 from ...progress import bar
 from ..folder import METADATA, SAMPLES
 
@@ -115,8 +115,6 @@ def generate_images(
                     f"the sampler of {model} returned {len(images)} images for {len(part)} prompts"
                 )
             for (_, _, path), image in zip(part, images, strict=True):
-                buffer = io.BytesIO()
-                image.save(buffer, "PNG")
-                write_atomic(path, buffer.getvalue())
+                write_image(path, image)
             advance(len(part))
     return len(todo)
