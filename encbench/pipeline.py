@@ -215,10 +215,8 @@ def run(config: RunConfig) -> Outcome:
 def _check_rankable(config: RunConfig) -> Data:
     """The data of a run. Raises if they or its probes allow no ranking, before the work."""
     rules = [load_rule(name) for name in ([config.rule] if config.rule else DEFAULTS)]
-    wanted = config.probes or registry.names("probe")
-    for name in wanted:
-        registry.get("probe", name)  # a wrong name is told first
-    measured = [rule for rule in rules if set(rule.probes) <= set(wanted)]
+    wanted = {probe.spec.name for probe in load_probes(config)}
+    measured = [rule for rule in rules if set(rule.probes) <= wanted]
     if not measured:
         probes = " or ".join(" and ".join(rule.probes) for rule in rules)
         raise UsageError(

@@ -40,8 +40,10 @@ def describe_record(record: TrackRecord | None) -> str:
     )
 
 
-def list_either(names: Sequence[str]) -> str:
-    """'A', 'A or B', 'A, B or C'."""
+def list_either(names: Sequence[str], most: int = 5) -> str:
+    """'A', 'A or B', 'A, B or C'; of more than ``most``, 'A, B, C, D or one of 7 others'."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"one of {len(names) - most + 1} others"]
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

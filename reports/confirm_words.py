@@ -282,6 +282,8 @@ def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
     if p.backbone:
         start = f"one backbone ({p.backbone[:20]}…), pretrained on no encoder; a new connector"
     return _facts(
+        ("Order by the rule", p.rule),
+        ("Second question", f"{p.second}, order by the rule {p.second_rule}" if p.second else ""),
         ("Encoders", listing(names[False], 20)),
         ("Controls", listing(names[True], 20)),
         ("Seeds", listing(map(str, p.seeds), 9)),

@@ -407,10 +407,10 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
         return finish(
             figure,
             f"Horizontal: the primary score, written down before training. Vertical: {c.metric} of "
-            f"the trained models, {c.group_name}. Lines are 95 % intervals: over queries across, "
-            f"over prompts and seeds down. Both verdicts are about {c.primary.steps} steps; the "
-            "other panels are exploratory. Controls are drawn, but never enter the rank "
-            "correlation, which is taken within stages of training."
+            f"the trained models, {c.group_name}. Lines are 95 % intervals: the prediction's "
+            "across, over prompts and seeds down. The first question's verdicts are about "
+            f"{c.primary.steps} steps; the other panels are exploratory. Controls are drawn, but "
+            "never enter the rank correlation, which is taken within stages of training."
             + (" Numbers are predicted ranks." if marks.numbered else ""),
             f"Scatter plots of predicted against actual scores at "
             f"{text.listing(map(str, panels), 9)} steps; at {c.primary.steps} steps: {values}.",

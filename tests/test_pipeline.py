@@ -128,6 +128,10 @@ def test_a_run_leaves_everything_a_reader_wants(finished, custom):
     assert public(custom) in specs
     assert {*CONTROLS, f"control:shuffle({public(custom)})"} <= set(specs)
     assert prediction.advice.use == public(custom)
+    assert prediction.rule.name == "reader"
+    assert [o.rule.name for o in prediction.others] == ["emf-retrieval", "reader-other-words"]
+    assert all(len(o.order) == len(prediction.order) for o in prediction.others)
+    assert {"published@2", "published"} <= {r.score for r in prediction.rivals}
     for name in ("index.html", "report.md", "ranking.csv", "ranking.tex"):
         assert (finished / "report" / name).stat().st_size > 100
     for path in find_records(finished):

@@ -18,7 +18,7 @@ from fake_verdict import ALIKE, HELD, REVERSED, cell
 
 from encbench.errors import RecordError
 from encbench.files import digest
-from encbench.records import ChoiceVerdict, OrderVerdict, read_verdict
+from encbench.records import CellVerdict, ChoiceVerdict, OrderVerdict, read_verdict
 from encbench.reports import confirm_tables, confirm_words, text
 from encbench.reports.build import build_report, draw_figures
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
@@ -117,6 +117,25 @@ def test_one_seed_and_equal_models_cannot_tell(copy):
     assert "one seed says nothing" in told(c).lower()
     assert "trained once" in confirm_words.confirm_summary(c)
     assert confirm_warnings(c)[0] == "Each encoder was trained once."
+
+
+def test_the_second_question_has_a_statement_and_a_sentence_of_its_own(confirmation):
+    v = confirmation.verdict
+    rival = v.encoders[1].spec
+    asked = CellVerdict(
+        v.primary._replace(tier="B"), "reader-other-words",
+        dataclasses.replace(v.choice, verdict=f"overturned by {rival}"),
+        dataclasses.replace(v.rule, verdict="can't tell", why="p = 0.3"),
+        dataclasses.replace(v.control, low=-0.01),
+    )  # fmt: skip
+    c = changed(confirmation, second=asked)
+    assert headline(c).startswith(headline(confirmation))
+    assert "In other words: overturned: CLIP ViT-L/14 is not the best choice." in headline(c)
+    last = statements(c)[-1]
+    assert (last.kind, last.answer) == ("no", f"overturned by {c.name(rival)}")
+    wanted = ("order is not settled: p = 0.3", "(tier B)", "rule reader-other-words", "means l")
+    assert all(words in " ".join(last.more) for words in wanted)
+    assert len(statements(confirmation)) == 3
 
 
 def test_a_choice_without_its_rule_is_put_into_proportion(confirmation):
