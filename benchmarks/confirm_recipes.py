@@ -19,8 +19,9 @@ import torch
 from provenance import keep
 
 from encbench.confirm.backbone import WEIGHTS, shipped_backbone
+from encbench.confirm.config import cpu
 from encbench.confirm.experiment import features
-from encbench.confirm.plan import cpu, groups_for
+from encbench.confirm.plan import groups_for
 from encbench.confirm.scoring import PromptGroup, score_network
 from encbench.flow.config import TrainConfig, training_config
 from encbench.flow.data import load_training_images

@@ -20,13 +20,13 @@ from encbench.rules import (
     RankingRule,
     Term,
     describe_cell,
-    describe_record,
     find_record,
     load_rule,
     load_rules,
     read_records,
     save_record,
 )
+from encbench.sentences import describe_record
 from encbench.types import Cell
 
 OUTSIDE = """
