@@ -45,9 +45,16 @@ class RunConfig:
     )  # fmt: skip
     prompts: str | None = option(
         None,
-        "Long prompts, such as dpg:FOLDER, geneval:FILE or a prompt set of another package. See: "
+        "Long prompts of your own: a .txt with one a line, or a .csv or .jsonl with a column "
+        "'prompt'; or such as dpg:FOLDER, geneval:FILE or a prompt set of another package. See: "
         "encbench list prompt-sets.",
-        DATA, metavar="SPEC",
+        DATA, metavar="FILE|SPEC",
+    )  # fmt: skip
+    captions: Path | None = option(
+        None,
+        "Captions of your own, without images: a .csv or .jsonl with columns 'caption' and "
+        "'group', or a .txt with an empty line between groups. Captions of a group mean the same.",
+        DATA, metavar="FILE",
     )  # fmt: skip
     coco: Path | None = option(
         None,
@@ -115,7 +122,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for one, other in (("data", "coco"), ("prompts", "dpg")):
+        pairs = (("data", "coco"), ("data", "captions"), ("coco", "captions"), ("prompts", "dpg"))
+        for one, other in pairs:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"--{one} and --{other} are both given; give one of them")
 
@@ -124,6 +132,8 @@ class RunConfig:
         """The data set of images with captions that the options name."""
         if self.data is not None:
             return DatasetSpec.parse(self.data)
+        if self.captions is not None:
+            return DatasetSpec("captions", str(self.captions))
         if self.coco is not None:
             split = (("split", self.coco_split),) if self.coco_split else ()
             return DatasetSpec("coco", str(self.coco), options=split)
@@ -132,6 +142,8 @@ class RunConfig:
     @property
     def prompt_set(self) -> DatasetSpec | None:
         """The long prompts that the options name."""
+        if self.prompts is not None and Path(self.prompts).expanduser().is_file():
+            return DatasetSpec("dpg", self.prompts)
         if self.prompts is not None:
             return DatasetSpec.parse(self.prompts)
         return None if self.dpg is None else DatasetSpec("dpg", str(self.dpg))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import digest, read_csv, read_json_lines, read_text, split_lines
+from ..files import digest, read_json_lines, read_text, split_lines
 from ..listing import list_files
 from ..schema import check_text, describe_value
 from ..types import Prompt, PromptSet
 from .datasets import DatasetSpec, PromptFamily
+from .lines import TABLES, language_notes, require_column, table_rows
 
 IDS = ("item_id", "prompt_id", "id")
 TEXTS = ("text", "prompt")
@@ -41,7 +42,7 @@ def load_prompts(path: Path) -> PromptSet:
         found = list(_from_folder(path, notes))
     elif not path.exists():
         raise DataError(f"there are no prompts at {path}; {FETCH}, or check the path")
-    elif path.suffix.lower() in (".csv", ".tsv"):
+    elif path.suffix.lower() in TABLES:
         found = list(_from_table(path))
     elif path.suffix.lower() == ".txt":
         found = list(_from_list(path, notes))
@@ -59,6 +60,7 @@ def load_prompts(path: Path) -> PromptSet:
     empty = [prompt.prompt_id for prompt in prompts if not prompt.text]
     if empty:
         notes.append(f"{len(empty):,} prompts are empty (first: {empty[0]!r})")
+    notes += language_notes([prompt.text for prompt in prompts])
     pin = prompts_pin(prompts)
     name = "dpg-bench" if pin == PUBLISHED else path.stem
     return PromptSet(name, pin, prompts, tuple(notes))
@@ -113,16 +115,11 @@ def _from_lines(file: Path) -> Iterator[Prompt]:
 
 
 def _from_table(file: Path) -> Iterator[Prompt]:
-    columns, rows = read_csv(file, DataError)
+    names, rows = table_rows(file)
+    identity = next((key for key in IDS if key in names), None)
+    column = require_column(names, TEXTS, str(file))
     texts: dict[str, str] = {}
-    names = {name.strip().lower(): name for name in columns}
-    identity = next((names[key] for key in IDS if key in names), None)
-    column = next((names[key] for key in TEXTS if key in names), None)
-    if column is None:
-        has = ", ".join(map(ascii, list(names)[:12])) or "nothing"
-        raise DataError(f"{file} has no column '{TEXTS[0]}' or '{TEXTS[1]}' (it has {has})")
-    for number, row in enumerate(rows, 1):
-        where = f"row {number} of {file}"
+    for number, (where, row) in enumerate(rows, 1):
         prompt = _prompt(number if identity is None else row[identity], row[column], where)
         if texts.setdefault(prompt.prompt_id, prompt.text) != prompt.text:
             raise DataError(f"{where}: the id {prompt.prompt_id!r} stands for another text above")
