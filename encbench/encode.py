@@ -22,6 +22,7 @@ from .data.hub import ResolvedModel
 from .encoders import EncoderSpec, family_of, find_files, load_resolved
 from .encoders.checks import compare_answers, encode_checked
 from .encoders.control import shuffle_rows, shuffled_order
+from .encoders.local import public_spec
 from .encoders.prefix import hosts_by_text, reuses
 from .errors import EncbenchError
 from .files import digest, read_json, with_current_names, write_json
@@ -132,13 +133,16 @@ class StoredEncoder:
         if self.inner.dtype == "auto":
             options["dtype"] = f"auto on {self.device.type}"
         local = os.path.exists(self.inner.source)  # noqa: PTH110  (a spec's source may be no path at all)
+        named = public_spec(self.inner) if self.inner.pair else self.inner
         return {
             "family": self.inner.family,
             "version": self.family.version,
-            "source": "" if local else self.inner.source,
+            "source": "" if local else named.source,
             "revision": self.resolved.revision,
             "options": options,
             "padded": self.inner.pool == "mean-padded",
+            # only where there is one, so that vectors of earlier versions are still found
+            **({"prompt": self.resolved.prompt} if self.resolved.prompt else {}),
         }
 
     @property

@@ -1,4 +1,5 @@
-"""What a run will do and what it will cost, told before it starts, without the network."""
+"""What a run will do and what it will cost, told before it starts. Of a hub id without a family the
+config is downloaded; else the network is not used."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from .config import RunConfig
 from .context import Data, load_run_data
 from .data.fetch import fetch_plan
 from .data.hub import download_plan
+from .data.hub_facts import facts_of
 from .device import choose_device
 from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
 from .encoders.recipes import added_tokens
-from .errors import DataError, UnknownNameError, describe_error
+from .errors import DataError, describe_error
 from .pipeline import specs_of
-from .presets import CAPTION_COUNTS, PARAMETERS
+from .presets import CAPTION_COUNTS
 from .vision import reencoder_family
 
 CAPTION_TOKENS = 16  # a COCO caption with special tokens
@@ -179,13 +181,10 @@ def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> Planned
         family = family_of(spec)
         needed = family.requires(spec)
         tokens += texts * added_tokens(spec)
-    except UnknownNameError:
-        problem = f"missing: this version has no '{spec.family}:' encoders; name others"
-        return PlannedEncoder(str(spec), download=None, problem=problem)
     except (Exception, SystemExit) as error:  # an encoder's code raises anything
         return PlannedEncoder(str(spec), download=None, problem=describe_error(error))
     download, seen = _download(needed)
-    parameters = PARAMETERS.get(spec.source)
+    parameters = facts_of(spec.source).parameters
     if parameters is None and Path(spec.source).is_dir():
         parameters = sum(f.stat().st_size for f in Path(spec.source).glob("*.safetensors")) // 4
     seconds = 2 * parameters * tokens / rate if parameters else None
@@ -198,7 +197,7 @@ def _reencoder(config: RunConfig, images: int, rate: float) -> PlannedEncoder | 
         return None
     needed = family.requires(spec)
     download, seen = _download(needed)
-    parameters = next((PARAMETERS[repo] for repo, _ in needed if repo in PARAMETERS), None)
+    parameters = next(filter(None, (facts_of(repo).parameters for repo, _ in needed)), None)
     seconds = 2 * parameters * IMAGE_TOKENS * images / rate if parameters else None
     return PlannedEncoder(str(spec), download, parameters, seconds, seen)
 

@@ -22,6 +22,7 @@ from .device import card_name, choose_device
 from .encode import StoredEncoder, identity_of
 from .encoders import EncoderSpec, family_of
 from .encoders.control import CONTROLS
+from .encoders.detect import complete_spec
 from .encoders.local import folder_name, hide_folder, public_spec, save_place
 from .errors import (
     DataError,
@@ -103,8 +104,9 @@ def _check_family(spec: EncoderSpec) -> None:
 
 
 def candidates_of(config: RunConfig) -> tuple[str, ...]:
-    """The encoders that were named; where neither they nor data were, the zoo's."""
-    return config.encoders or (ENCODERS if config.on_scenes else ())
+    """The encoders that were named, with their families; where neither they nor data were, the
+    zoo's."""
+    return tuple(map(complete_spec, config.encoders)) or (ENCODERS if config.on_scenes else ())
 
 
 def _finished(spec: EncoderSpec) -> EncoderSpec:
@@ -120,6 +122,8 @@ def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
     def short(spec: EncoderSpec) -> str:
         if spec.shuffled:
             return f"shuffle({short(spec.shuffled)})"
+        if spec.pair:
+            return "+".join(map(short, spec.pair))
         if spec.family == "control":
             return spec.source
         if spec.family == "python":
@@ -206,10 +210,15 @@ def run(config: RunConfig) -> Outcome:
         UsageError: if the probe by which encoders are ranked is left out.
         EncbenchError: if nothing could be ranked.
     """
+    return run_with_records(config)[1]
+
+
+def run_with_records(config: RunConfig) -> tuple[list[Path], Outcome]:
+    """As :func:`run`, with the records of this run."""
     data = _check_rankable(config)
     records, failed = probe_all(config, data)
     prediction = rank(config.out, records=records, failed=failed, rule=config.rule)
-    return Outcome(prediction, report(config.out), tuple(failed))
+    return records, Outcome(prediction, report(config.out), tuple(failed))
 
 
 def _check_rankable(config: RunConfig) -> Data:
@@ -288,8 +297,8 @@ def load_probes(config: RunConfig) -> list[Probe]:
 def _missing(probe: Probe | type[Probe], data: Data) -> list[tuple[str, str]]:
     """What a probe needs that was not given, with the flag that gives it."""
     given = {
-        "captions": (data.captions, "captions", "--coco FOLDER"),
-        "prompts": (data.prompts, "long prompts", "--dpg PATH"),
+        "captions": (data.captions, "captions", "--coco FOLDER or --captions FILE"),
+        "prompts": (data.prompts, "long prompts", "--dpg PATH or --prompts FILE"),
     }
     return [given[kind][1:] for kind in probe.spec.needs if given[kind][0] is None]
 
@@ -333,20 +342,18 @@ class _Bench:
                 return written
             for layer, pool in _variants(self.config, spec):
                 encoder = main
-                if layer is not None or pool == "mean-padded":
-                    main.release()
-                    changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
-                    encoder = StoredEncoder(changed, self.store, self.device, pools)
                 variant = f"layer={layer}&pool={pool}" if layer else f"pool={pool}"
                 # the reader reads tokens: another pooling changes nothing for it
                 ranking = {"retrieval"} if pool != spec.pool else {"retrieval", "reader"}
-                for probe in self.probes:
-                    if probe.spec.name not in ranking:
-                        continue
-                    try:
+                try:
+                    if layer is not None or pool == "mean-padded":
+                        main.release()
+                        changed = spec.with_options(layer=layer or spec.get("layer"), pool=pool)
+                        encoder = StoredEncoder(changed, self.store, self.device, pools)
+                    for probe in (p for p in self.probes if p.spec.name in ranking):
                         written.append(self.record(encoder, pool, variant, public, name, probe))
-                    except UsageError as error:  # this encoder has no such layer or pooling
-                        log.info("%s, %s: left out, %s", name, variant, error)
+                except UsageError as error:  # this encoder has no such layer or pooling
+                    log.info("%s, %s: left out, %s", name, variant, error)
             return written
         finally:
             main.release()

@@ -23,17 +23,20 @@ def preset_values(presets: Presets, name: str) -> dict[str, Any]:
 
 
 def emf() -> dict[str, Any]:
-    """The four encoders and the protocol of EMF (arXiv 2604.18168, Tables 1 and 2).
+    """The five pretrained encoders and the protocol of EMF (arXiv 2604.18168, Tables 1 and 2).
 
     COCO 2017 train, 1,000 queries, all DPG-Bench prompts, DINOv3. The paper does not say
     which checkpoints it took; these are the ones that the generators named there use. T5 v1.1
-    XXL is taken from a repository that holds its encoder as safetensors.
+    XXL is taken from a repository that holds its encoder as safetensors; OpenUni is published as
+    a pickle, of which only tensors are read.
     """
     return {
         "encoders": (
             "blip3o:BLIP3o/BLIP3o-NEXT-SFT-3B?mode=text",
             "clip:ViT-L-14/openai",
             "gemma:google/gemma-2-2b-it?recipe=sana",
+            "queries:wusize/openuni/openuni_l_internvl3_2b_sana_1_6b_512_hf_blip3o60k.pth"
+            "?pickle=true",
             "t5:PixArt-alpha/PixArt-XL-2-1024-MS?subfolder=text_encoder",
         ),
         "coco_split": "train2017",
@@ -46,13 +49,3 @@ PRESETS: Presets = {"emf": emf}
 
 CAPTION_COUNTS = {"train2017": (591_753, 118_287), "val2017": (25_014, 5_000)}
 """Captions and images of the COCO 2017 splits."""
-
-PARAMETERS = {
-    "BLIP3o/BLIP3o-NEXT-SFT-3B": 1_720_000_000,
-    "ViT-L-14/openai": 123_000_000,
-    "google/gemma-2-2b-it": 2_610_000_000,
-    "PixArt-alpha/PixArt-XL-2-1024-MS": 4_760_000_000,
-    "timm/vit_large_patch16_dinov3.lvd1689m": 303_000_000,
-    "facebook/dinov2-large": 304_000_000,
-}
-"""About how many weights of each are used, for the estimate of time before anything is loaded."""

@@ -15,6 +15,7 @@ from .files import digest_file, read_json, with_current_names, write_json
 from .schema import get_field
 
 MANIFEST = "manifest.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> Path:
@@ -45,14 +46,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {key: get_field(found, key, kind, str(path), damaged) for key, kind in kinds.items()}
 
 
-def shipped(folder: Path) -> Path:
+def shipped(folder: Path, shared: Path | None = None) -> Path:
     """The folder, once every file that its manifest names is there and unchanged.
+
+    Args:
+        shared: folder of the tokenizer (:data:`TOKENIZER`), where that is not this one.
 
     Raises:
         ModelError: naming the file that is missing or differs.
     """
     for name, expected in read_manifest(folder)["files"].items():
-        path = folder / name
+        home = shared if shared is not None and name in TOKENIZER else folder
+        path = home / name
         if not path.is_file():
             raise ModelError(f"{path} is missing; {_AGAIN}")
         if digest_file(path) != expected:

@@ -116,7 +116,7 @@ def _split(text: str) -> tuple[str, str, str]:
         for source in (text[:end], text[:end].rpartition("@")[0]):
             revision = text[len(source) + 1 : end]
             odd = "?" in source or "@" in source
-            if odd and "?" not in revision and _on_disk(source):
+            if odd and "?" not in revision and is_on_disk(source):
                 return source, revision, text[end + 1 :]
     source, _, query = text.partition("?")
     name, at, revision = source.rpartition("@")
@@ -124,12 +124,12 @@ def _split(text: str) -> tuple[str, str, str]:
         source = name
     else:
         revision = ""
-    if not _on_disk(source):
+    if not is_on_disk(source):
         source = source.replace("%3F", "?").replace("%40", "@")
     return source, revision, query
 
 
-def _on_disk(source: str) -> bool:
+def is_on_disk(source: str) -> bool:
     """Whether it is a path here; of ``file.py:name`` the file."""
     file, _, name = source.rpartition(":")
     try:

@@ -54,6 +54,8 @@ class EncoderCard:
         parameters: number of weights used to encode text.
         stage: of training; 'final' by default.
         control: True for an encoder that is there for comparison only.
+        quantization: of the weights as they are stored, such as 'Q4_K_M'; '' = none. They are
+            computed with in ``dtype``.
     """
 
     spec: str
@@ -70,6 +72,7 @@ class EncoderCard:
     parameters: int = 0
     stage: str = "final"
     control: bool = False
+    quantization: str = ""
 
 
 @runtime_checkable

@@ -61,7 +61,7 @@ TABLE = (
     PublishedScores("Gemma (SANA-1.5)", 0.713, 0.987, 0.50, r"(gemma|causal):.*gemma-2-2b-it$"),
     # PixArt's repositories carry the same T5 encoder as safetensors.
     PublishedScores("T5 v1.1 XXL", 0.634, 0.893, None, r"t5:(.*t5-v1[_.-]1-xxl|pixart-alpha/)"),
-    PublishedScores("OpenUni (InternVL3)", 0.724, 0.996, 0.70, ""),
+    PublishedScores("OpenUni (InternVL3)", 0.724, 0.996, 0.70, r"queries:.*openuni_.*internvl3"),
     PublishedScores("Gemma after SFT", 0.694, 0.997, 0.47, ""),
 )  # fmt: skip
 

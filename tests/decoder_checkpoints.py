@@ -293,3 +293,127 @@ def pipeline(folder: Path, *, kind: str = "sd3") -> Path:
     name = {"sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline"}[kind]
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
     return checkpoints._card(folder)
+
+
+def gguf_gemma(path: Path) -> Path:
+    """Gemma 3 as llama.cpp writes it: matrices in Q8_0, norms plus 1, the tokenizer inside."""
+    import gguf
+    import transformers
+
+    torch.manual_seed(2)
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    kinds = [3, 3, 3, 2, *[6] * 256]  # control, unknown, byte
+    words = sorted({w.strip(",;.") for text in CORPUS for w in text.split()})
+    starts = {"\u2581" + word[:n] for word in words for n in range(1, len(word) + 1)}
+    letters = ["\u2581", *string.ascii_letters, *string.digits, *string.punctuation]
+    normal = [*letters, *sorted(starts, key=lambda piece: (len(piece), piece))]
+    pieces, kinds = pieces + normal, kinds + [1] * len(normal)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(pieces),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        sliding_window=512,
+        max_position_embeddings=4096,
+        initializer_range=0.1,
+    )
+    state = transformers.Gemma3ForCausalLM(config).state_dict()
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_name("tiny gemma")
+    writer.add_license("mit")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(1e6)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([-float(i) for i in range(len(pieces))])
+    writer.add_token_types(kinds)
+    for add, number in (("pad", 0), ("eos", 1), ("bos", 2), ("unk", 3)):
+        getattr(writer, f"add_{add}_token_id")(number)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_hidden_layers)
+    for name, value in state.items():
+        if name == "lm_head.weight":  # tied
+            continue
+        stored = names.get_name(name.removesuffix(".weight")) + ".weight"
+        if value.ndim == 1:
+            writer.add_tensor(stored, (value + 0.2 * torch.randn_like(value) + 1).numpy())
+        else:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            blocks = gguf.quantize(value.numpy(), kind)
+            writer.add_tensor(stored, blocks, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def internvl(folder: Path) -> Path:
+    """InternVL3 as its authors publish it: a Qwen2 language model, code of its own, a vision tower
+    (here one tensor, which is not to be read)."""
+    import transformers
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    size = len(qwen_tokenizer(folder, extra=("<img>", "</img>")))
+    shape = {k: v for k, v in TEXT.items() if k != "head_dim"}
+    config = transformers.Qwen2Config(vocab_size=size, **shape)
+    state = transformers.Qwen2ForCausalLM(config).state_dict()
+    state.pop("lm_head.weight")
+    whole = {f"language_model.{name}": value for name, value in state.items()}
+    whole["vision_model.embeddings.class_embedding"] = torch.zeros(1, 1, 8)
+    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    written = {
+        "model_type": "internvl_chat",
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"},
+        "llm_config": config.to_dict() | {"architectures": ["Qwen2ForCausalLM"]},
+    }
+    (folder / "config.json").write_text(json.dumps(written))
+    return checkpoints._card(folder)
+
+
+def openuni(path: Path, *, order: str = "enc_proj", queries: int = 6) -> Path:
+    """What OpenUni publishes beside a base of width 32: queries, connector, projector, and a
+    diffusion transformer (here one tensor)."""
+    torch.manual_seed(4)
+    width, inner = 32, 32 if order == "enc_proj" else 48
+    state = {"meta_queries": torch.randn(queries, width) / width**0.5}
+    for layer in range(2):
+        start = f"connector.layers.{layer}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            state[f"{start}.self_attn.{name}.weight"] = torch.randn(inner, inner) / inner**0.5
+            state[f"{start}.self_attn.{name}.bias"] = 0.1 * torch.randn(inner)
+        for name, rows, columns in (("fc1", 64, inner), ("fc2", inner, 64)):
+            state[f"{start}.mlp.{name}.weight"] = torch.randn(rows, columns) / columns**0.5
+            state[f"{start}.mlp.{name}.bias"] = 0.1 * torch.randn(rows)
+        for name in ("layer_norm1", "layer_norm2"):
+            state[f"{start}.{name}.weight"] = 1 + 0.2 * torch.randn(inner)
+            state[f"{start}.{name}.bias"] = 0.1 * torch.randn(inner)
+    sides = {
+        "enc_proj": {"": (20, inner)},
+        "proj_enc": {"": (inner, width)},
+        "proj_enc_proj": {"0.": (inner, width), "1.": (20, inner)},
+    }
+    for name, (rows, columns) in sides[order].items():
+        state[f"projector.{name}weight"] = torch.randn(rows, columns) / columns**0.5
+        state[f"projector.{name}bias"] = 0.1 * torch.randn(rows)
+    state["transformer.patch_embed.proj.weight"] = torch.zeros(3)
+    torch.save(state, path)
+    return path

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from encbench.cli import main
+from encbench.data.hub_facts import HUB_FACTS
 from encbench.encoders import checks, load_encoder, registry
-from encbench.encoders.table import PUBLISHED, filled
+from encbench.encoders.table import filled
 from encbench.encoders.table import main as write_table
 from encbench.records import read_prediction
 from encbench.zoo.catalog import zoo_folder
@@ -25,17 +26,17 @@ def test_the_table_is_what_the_registry_gives():
 
 def test_nothing_is_said_about_models_that_are_no_example():
     page = (DOCS / "encoders.md").read_text("utf-8")
-    for source in PUBLISHED:
+    for source in (name for name, known in HUB_FACTS.items() if known.width):
         repository = "/".join(source.split("/")[:2])
         assert repository in page
 
 
-@pytest.mark.parametrize("name", [n for n in PUBLISHED if "/" not in n])
+@pytest.mark.parametrize("name", [n for n in HUB_FACTS if "/" not in n])
 def test_what_is_said_of_the_shipped_encoders_is_what_their_cards_say(name):
     if not (zoo_folder(name) / "manifest.json").exists():
         pytest.skip(f"the weights of {name} are not here")
     card = load_encoder(f"zoo:{name}", "cpu").card
-    said = PUBLISHED[name]
+    said = HUB_FACTS[name][:4]
     assert (str(card.dim), str(card.max_tokens), card.license, card.recipe) == said
 
 

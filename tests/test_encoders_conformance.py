@@ -45,6 +45,23 @@ def own(folder: Path) -> str:
     return f"{folder / 'own.py'}:Letters"
 
 
+def pair(folder: Path) -> str:
+    bert = checkpoints.sentence_bert(folder / "bert")
+    return f"(st:{bert})+(t5:{checkpoints.t5(folder / 't5')})"
+
+
+def queries(folder: Path, order: str = "enc_proj") -> str:
+    base = decoder_checkpoints.internvl(folder / "base")
+    file = decoder_checkpoints.openuni(folder / "openuni.pth", order=order)
+    return f"{file}?base={base}&pickle=true"
+
+
+def gguf_gemma(folder: Path) -> Path:
+    pytest.importorskip("gguf", reason="pip install 'encbench[gguf]'")
+    folder.mkdir(parents=True)
+    return decoder_checkpoints.gguf_gemma(folder / "tiny.gguf")
+
+
 Build = Callable[[Path], Path | str]
 # A family that is registered needs a case here: what to build, and options to add.
 CASES: dict[str, dict[str, tuple[Build, str]]] = {
@@ -92,6 +109,7 @@ CASES: dict[str, dict[str, tuple[Build, str]]] = {
         "2, as sana": (decoder_checkpoints.gemma, "recipe=sana"),
         "3, text": (lambda f: decoder_checkpoints.gemma(f, kind="gemma3_text"), "layer=normavg"),
         "3": (lambda f: decoder_checkpoints.gemma(f, kind="gemma3"), "recipe=sana&max_length=30"),
+        "3, GGUF": (gguf_gemma, ""),
     },
     "blip3o": {
         "text": (decoder_checkpoints.blip3o, ""),
@@ -113,11 +131,17 @@ CASES: dict[str, dict[str, tuple[Build, str]]] = {
             "recipe=flux&max_length=40",
         ),
     },
+    "pair": {"bert and t5": (pair, "")},
     "python": {"class": (own, "")},
+    "queries": {
+        "states": (queries, ""),
+        "connector": (lambda f: f"{queries(f, 'proj_enc_proj')}&connector=true", ""),
+    },
     "zoo": {name: (lambda folder, name=name: name, "") for name in MINIS}
     | {"mini-clip, early": (lambda folder: "mini-clip", "step=20pct")},
 }
-DEFAULT_RECIPES = {"blip3o": "blip3o", "pipeline": "sd3"}
+DEFAULT_RECIPES = {"blip3o": "blip3o", "pipeline": "sd3", "queries": "openuni"}
+NO_PADDING = ("pair", "python", "queries")
 ALL = [
     pytest.param(family, case, id=f"{family}: {case}")
     for family, cases in CASES.items()
@@ -209,7 +233,7 @@ def test_no_prompts_at_all(
     [
         p
         for p in ALL
-        if p.values[0] != "python"
+        if p.values[0] not in NO_PADDING
         and p.values[1] not in CONTROLS[:2]
         and not str(p.values[1]).startswith("image")  # those have no padding, and say so
     ],

@@ -19,6 +19,7 @@ import pytest
 
 from encbench.data import hub
 from encbench.data.hub import download_plan, resolve_model
+from encbench.data.hub_facts import facts_of
 from encbench.errors import DownloadError, EncbenchError, ModelError, StoreError
 from encbench.files import digest_files
 
@@ -545,7 +546,7 @@ def test_plan_asks_nobody(server: FakeHub, tmp_path: Path) -> None:
     assert [p.cached for p in plan] == [False, False]
     assert [p.revision for p in plan] == [None, "c" * 40]
     assert plan[0].bytes is None
-    assert plan[1].bytes == hub.SIZES[known]
+    assert plan[1].bytes == facts_of(known).bytes
 
     folder = folder_with(tmp_path / "m", model__safetensors=b"12345")
     resolve_model(REPO, None, patterns=PATTERNS)

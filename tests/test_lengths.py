@@ -121,7 +121,7 @@ def test_a_prefix_and_written_tokens_count_among_the_positions(tmp_path: Path) -
     assert len(encoder.tokenize([LONG]).ids[0]) == 200
     gemma = decoder_checkpoints.gemma(tmp_path / "gemma")
     whole: Any = load_encoder(f"gemma:{gemma}?recipe=sana", "cpu")
-    room = whole._tokenizer.head_tokens + 10
+    room = whole.tokenizer.head_tokens + 10
     cut: Any = load_encoder(f"gemma:{limited(gemma, room)}?recipe=sana", "cpu")
     assert len(cut.tokenize([LONG]).ids[0]) == room
     assert cut.card.max_tokens == 12

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from encbench.cli import main
-from encbench.encoders import EncoderSpec, load_encoder
+from encbench.encoders import EncoderSpec, family_of, load_encoder
 from encbench.encoders import zoo as adapter
 from encbench.encoders.checks import assert_conforms
 from encbench.errors import ModelError, UnknownNameError, UsageError
@@ -40,7 +40,8 @@ LIMIT = 40e6  # bytes
 
 @pytest.mark.parametrize(("name", "stage"), ALL)
 def test_shipped_files_are_whole(name, stage):
-    about = read_manifest(shipped(zoo_folder(name, stage)))["about"]
+    folder = shipped(zoo_folder(name, stage), zoo_folder(name))
+    about = read_manifest(folder)["about"]
     assert (about["name"], about["stage"], about["seed"]) == (name, stage, 0)
     curve = [loss for _, loss in about["curve"]]
     if stage == "final":
@@ -57,6 +58,37 @@ def test_shipped_files_are_small_and_nothing_else_lies_there():
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LIMIT
     assert {path.parent for path in files} == {zoo_folder(*each) for each in ALL}
+
+
+def test_each_tokenizer_is_shipped_once():
+    found = [path.read_bytes() for path in WEIGHTS.rglob("tokenizer.json")]
+    assert len(found) == len(set(found)) == len(FAMILIES)
+
+
+REVISIONS = """
+zoo:mini-clip a26104666ffaaaa5f937baca5915a2b366d7dc09f83299d1b65346055de51e92
+zoo:mini-t5 0dd01b06dac2ec5fb0d8f404fb9cfacfb65b1a6aba7b8a2e424bc62f659712f9
+zoo:mini-gemma 6417ae3bec4b8e9968e0a66559e0dd45876da5bfe01f09cd603e52ad15840bbf
+zoo:mini-blip3o 78339f42f171516f4e9de17ffdac005b6ba3cdc52ac8898ff1e6e0ba88007989
+zoo:mini-clip?step=20pct d2e43291b7756261adcfda9ae5d270e3a7fc0b3354b80d1d605a3e4208fc908e
+zoo:mini-t5?step=20pct e1b5e9fb31291dbd968c2fd351d16fc002f4a39fc1d04032e6e5ac9fd71b02d8
+zoo:mini-gemma?step=20pct 6030eccefc7501cdf5f090dd189407703657fb038750f3c730c9c58c33febb82
+zoo:mini-blip3o?step=20pct d8337b77ad9a68a0b9edff1fc7786edd5c874fe268be627c5a05e7e6a09bac92
+zoo:mini-clip?step=3pct e56a800e80ffb056698b87137337982aaad1a8e770b52d7dd8241e4368b9b74a
+zoo:mini-t5?step=3pct a4189f89bce8e67415e3006bc29a5e65c27c82321736ee59a11d2131a57fa839
+zoo:mini-gemma?step=3pct 1b6e3eceeeb283bdeee30181c1e7c6a72e39c57cc6faa4000316c3600b634b66
+zoo:mini-blip3o?step=3pct f4172c1306685d07394d14d2ebd9c53ce05381301cc3ba72f5a36b827de9e4c9
+zoo:mini-blip3o?mode=image 78339f42f171516f4e9de17ffdac005b6ba3cdc52ac8898ff1e6e0ba88007989
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "revision"), [line.split() for line in REVISIONS.split("\n")[1:-1]]
+)
+def test_pins_of_earlier_versions_still_hold(spec, revision):
+    """Committed predictions and cached features name the shipped encoders by these hashes."""
+    parsed = EncoderSpec.parse(spec)
+    assert family_of(parsed).resolve(parsed).revision == revision
 
 
 @pytest.mark.parametrize("spec", ENCODERS)
@@ -196,7 +228,7 @@ def test_mini_clip_sees_images():
 @pytest.fixture
 def copied(tmp_path, monkeypatch) -> Path:
     """A copy of a folder that the adapters read in place of the shipped ones."""
-    for name in ("mini-t5-3pct", "mini-dinov3-3pct"):
+    for name in ("mini-t5", "mini-t5-3pct", "mini-dinov3-3pct"):
         shutil.copytree(WEIGHTS / name, tmp_path / name)
 
     def found(name: str, stage: str = "final") -> Path:
@@ -229,6 +261,12 @@ def test_a_file_that_is_not_as_shipped_is_named_and_refused(copied, harm, file):
         harm(copied / folder / file)
         with pytest.raises(ModelError, match=f"{folder}/{file}.*install encbench again"):
             load()
+
+
+def test_a_shared_tokenizer_that_is_not_as_shipped_is_named_and_refused(copied):
+    _change(copied / "mini-t5" / "tokenizer.json")
+    with pytest.raises(ModelError, match=r"mini-t5/tokenizer\.json is not the file"):
+        load_encoder("zoo:mini-t5?step=3pct", "cpu")
 
 
 def test_unknown_names_and_options_are_told():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,7 +86,9 @@ def _print_kind(kind: str) -> None:
         spec, examples = getattr(thing, "spec", None), getattr(thing, "examples", ())
         title = getattr(thing if spec is None else spec, "title", "")
         text = getattr(thing, "summary", "") or title or summary(thing)
-        rows.append((name, text, getattr(spec, "main_metric", ""), "\n".join(examples)))
+        rows.append(
+            (name, text, getattr(spec, "main_metric", ""), "\n".join(map(shlex.quote, examples)))
+        )
         options[name] = getattr(thing, "options", {})
     _print_table(("name", "what it is", "main metric", "examples"), rows)
     for name, texts in options.items():

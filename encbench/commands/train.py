@@ -22,8 +22,10 @@ def train(config: TrainConfig, dry_run: DryRun = False) -> None:
     accelerate launch --multi_gpu -m encbench train ... More: docs/training.md.
     """
     from ..config import default_store
+    from ..encoders.detect import complete_spec
 
-    config = replace(config, store=config.store or default_store())
+    store, encoder = config.store or default_store(), complete_spec(config.encoder)
+    config = replace(config, store=store, encoder=encoder)
     if dry_run:
         from ..estimate import matrix_rate
         from ..flow.estimate import plan_training

@@ -23,6 +23,7 @@ from ..errors import DownloadError, EncbenchError, ModelError, StoreError, first
 from ..files import digest_file, read_json, read_text, write_json
 from ..progress import log
 from ..schema import check_value, get_field, read_model_config
+from .hub_facts import facts_of
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 SAFETENSORS = "*.safetensors"
@@ -31,20 +32,6 @@ ADAPTER = "adapter_config.json"
 CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-SIZES: Mapping[str, int] = {
-    "BLIP3o/BLIP3o-NEXT-SFT-3B": 10_000_000_000,
-    "facebook/dinov2-large": 1_220_000_000,
-    "PixArt-alpha/PixArt-XL-2-1024-MS": 19_060_000_000,
-    "google/gemma-2-2b-it": 5_250_000_000,
-    "google/t5-v1_1-xxl": 44_500_000_000,
-    "openai/clip-vit-large-patch14": 1_710_000_000,
-    "sentence-transformers/all-MiniLM-L6-v2": 91_000_000,
-    "timm/vit_large_patch14_clip_224.openai": 1_710_000_000,
-    "timm/vit_large_patch16_dinov3.lvd1689m": 1_210_000_000,
-}
-"""Approximate bytes that encbench fetches of a repository, as their file lists on the hub show
-them (one set of weights and the tokenizer); only ever told, never relied on."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +42,17 @@ class ResolvedModel:
         path: folder with the files; None where there are none (controls, Python code).
         revision: 40-hex hub revision, or a content hash.
         license: as the model card says; 'unknown' if it doesn't.
+        tokenizer: folder of the tokenizer where that is not ``path``.
+        prompt: text that the model puts before every prompt; vectors depend on it.
+        quantization: of the weights as they are stored, such as 'Q4_K_M'; '' = none.
     """
 
     path: Path | None
     revision: str
     license: str = "unknown"
+    tokenizer: Path | None = None
+    prompt: str = ""
+    quantization: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,7 @@ def resolve_model(
     if folder.is_dir():
         return _resolve_folder(folder, revision, wanted)
     if folder.exists():
-        raise ModelError(f"{source} is a file; name the folder that it lies in")
+        raise ModelError(f"{source} is a file; name the folder that it lies in, or a .gguf file")
     if source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
         raise ModelError(f"there is no folder {source}; check the path, or name a hub repository")
     return _resolve_repository(source, revision, wanted)
@@ -144,7 +137,7 @@ def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownlo
             folder = home / "snapshots" / revision if revision else None
         files = _select(folder, ["*"], ()) if folder and folder.is_dir() else {}
         cached = any(_matches(name, [SAFETENSORS, *PICKLES]) for name in files)
-        size = sum(p.stat().st_size for p in files.values()) if cached else SIZES.get(repo)
+        size = sum(p.stat().st_size for p in files.values()) if cached else facts_of(repo).bytes
         plan.append(PlannedDownload(repo, revision, cached, size))
     return plan
 
@@ -153,7 +146,7 @@ def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownlo
 
 
 def _resolve_folder(folder: Path, revision: str | None, wanted: WantedFiles) -> ResolvedModel:
-    content = _combined(digest_each(wanted.choose(folder, (), str(folder))))
+    content = combine_hashes(digest_each(wanted.choose(folder, (), str(folder))))
     if revision and not content.startswith(revision):
         raise ModelError(
             f"{folder} has content hash {content[:12]}..., not {revision}; "
@@ -341,7 +334,7 @@ def _memory(path: Path) -> dict[str, tuple[int, int, str]]:
     return {}
 
 
-def _combined(hashes: Mapping[str, str]) -> str:
+def combine_hashes(hashes: Mapping[str, str]) -> str:
     """One hash over names and contents; the same as ``files.digest_files`` over the files."""
     text = "".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes, key=Path))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -393,8 +386,8 @@ def _fetch(repo: str, revision: str | None, allow: Sequence[str], ignore: Sequen
             except LocalEntryNotFoundError:
                 pass
         if not download_plan([(repo, revision)])[0].cached:
-            size = f" (about {SIZES[repo] / 1e9:.1f} GB)" if repo in SIZES else ""
-            log.info("downloading %s%s", repo, size)
+            size = facts_of(repo).bytes
+            log.info("downloading %s%s", repo, f" (about {size / 1e9:.1f} GB)" if size else "")
         return Path(download(endpoint=os.environ.get("HF_ENDPOINT") or None))
     except Exception as error:  # the hub's client raises a dozen kinds, its http client more
         raise _translated(error, repo, revision) from error

@@ -47,6 +47,8 @@ class EncoderFamily:
         version: raised when the same weights and options would give other features.
         control: True if its encoders are there for comparison only.
         real_weights: what has been run with real pretrained weights, in words.
+        marks: names of files by which a folder is known to be for this family.
+        model_types: of config.json, by which a folder without such a file is.
     """
 
     name: str
@@ -59,6 +61,8 @@ class EncoderFamily:
     version: int = 1
     control: bool = False
     real_weights: str = "no; tiny random checkpoints in the published format only"
+    marks: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
 
 
 def family_of(spec: EncoderSpec) -> EncoderFamily:
@@ -105,7 +109,8 @@ def load_encoder(text: str, device: str | torch.device = "auto") -> TextEncoder:
             hub unreachable, license not accepted.
     """
     from ..device import choose_device
+    from .detect import complete_spec
 
-    spec = EncoderSpec.parse(text)
+    spec = EncoderSpec.parse(complete_spec(text))
     family = family_of(spec)
     return family.load(spec, family.resolve(spec), choose_device(device))

@@ -163,8 +163,3 @@ def replace_surrogates(prompt: str) -> str:
     if prompt.isascii():
         return prompt
     return prompt.encode("utf-8", "replace").decode()
-
-
-def default_batch_tokens(device: torch.device) -> int:
-    """Padded tokens in one forward pass: a GPU wants large ones, a CPU's caches small ones."""
-    return 16_384 if device.type == "cuda" else 4_096

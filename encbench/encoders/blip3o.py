@@ -26,7 +26,7 @@ from ..schema import read_model_config
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
-from .decoder import SUBFOLDER, DecoderEncoder, dress, require_causal, resolve
+from .decoder import SUBFOLDER, DecoderEncoder, dress, last_positions, require_causal, resolve
 from .decoder_weights import StoredTensor, below, load_from_tensors, stored_weights
 from .hf import (
     DEVICE_OPTIONS,
@@ -36,6 +36,9 @@ from .hf import (
     model_folder,
     parts_of,
     quiet,
+    require_kind,
+    requires_source,
+    tokenizer_folder,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .recipes import IMAGE_TOKENS, PromptRecipe, option_of, prompt_recipe
@@ -165,16 +168,8 @@ class Blip3oImageEncoder(Blip3oEncoder):
         return torch.stack(rows).to(ids.device)
 
     def _image_positions(self, features: TextFeatures) -> TextFeatures:
-        """The last count + 1 real positions of each prompt: ``<S0>`` and the image tokens."""
-        if not len(features.mask):
-            return features
-        kept = self.count + 1
-        first = features.mask.sum(1) - kept
-        where = first[:, None] + torch.arange(kept, device=first.device)
-        rows = torch.arange(len(first), device=first.device)[:, None]
-        return replace(
-            features, tokens=features.tokens[rows, where], mask=features.mask[rows, where]
-        )
+        """``<S0>`` and the image tokens."""
+        return last_positions(features, self.count + 1)
 
 
 def sample_token(
@@ -202,16 +197,11 @@ def sample_token(
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> Blip3oEncoder:
-    recipe = prompt_recipe(spec, "blip3o")
+    recipe = prompt_recipe(spec)
     drawn = _options(spec)
-    model_part, tokenizer_part = parts_of(spec)
-    folder = model_folder(resolved) / model_part
+    folder = model_folder(resolved) / parts_of(spec)[0]
+    require_kind(folder, KINDS)
     raw = read_model_config(folder)
-    if raw.get("model_type") not in KINDS:
-        raise ModelError(
-            f"{folder}: model_type '{raw.get('model_type')}' is none of {', '.join(KINDS)}; use "
-            "another family, e.g. causal (see: encbench list encoders)"
-        )
     import transformers
 
     config = transformers.Qwen3Config.from_dict(
@@ -220,7 +210,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> B
         | {"model_type": "qwen3", "rope_scaling": None}
     )
     with quiet():  # transformers looks into config.json, too, and does not know its model_type
-        tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
+        tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
     end = [_token_id(raw, "image_start_tag_id", folder), _scale_id(raw, tokenizer, folder)]
     weights = stored_weights(spec, folder)
     language = {n: w for n, w in weights.items() if n.startswith(LANGUAGE)}
@@ -345,9 +335,10 @@ FAMILY = EncoderFamily(
         "blip3o:BLIP3o/BLIP3o-NEXT-GRPO-Geneval-3B?mode=image",
         "blip3o:BLIP3o/BLIP3o-NEXT-SFT-3B?mode=image&decode=greedy&image_tokens=64&connector=true",
     ),
+    model_types=KINDS,
     resolve=resolve,
     load=_load,
-    requires=lambda spec: [(spec.source, spec.revision)],
+    requires=requires_source,
     options={
         "mode": "text: states of the prompt (default); image: of the image tokens written for it",
         "image_tokens": f"mode=image: how many are written (default {IMAGE_TOKENS})",

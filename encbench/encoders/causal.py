@@ -7,8 +7,8 @@ import torch
 
 from ..data.hub import ResolvedModel
 from . import EncoderFamily
-from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of
+from .decoder import INTERN, SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
+from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of, requires_source, tokenizer_folder
 from .hub_tokenizer import load_tokenizer
 from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
@@ -16,9 +16,9 @@ from .spec import EncoderSpec
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> DecoderEncoder:
     recipe = prompt_recipe(spec)
-    model_part, tokenizer_part = parts_of(spec)
-    tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
-    model = load_decoder(spec, model_folder(resolved) / model_part, dtype_of(spec, device))
+    tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
+    folder = model_folder(resolved) / parts_of(spec)[0]
+    model = load_decoder(spec, folder, dtype_of(spec, device))
     return build(spec, resolved, model, tokenizer, device, recipe)
 
 
@@ -30,8 +30,9 @@ FAMILY = EncoderFamily(
         "causal:Qwen/Qwen2.5-VL-3B-Instruct",
         "causal:meta-llama/Llama-3.2-1B?layer=penultimate",
     ),
+    model_types=(INTERN,),
     resolve=resolve,
     load=_load,
-    requires=lambda spec: [(spec.source, spec.revision)],
+    requires=requires_source,
     options={"recipe": option_of("causal"), "subfolder": SUBFOLDER, **DEVICE_OPTIONS},
 )

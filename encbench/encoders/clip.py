@@ -19,21 +19,22 @@ from ..data.hub import ResolvedModel, resolve_model
 from ..errors import ModelError
 from ..schema import read_model_config
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
+from .batching import Hidden
 from .guard import one_line_errors
 from .hf import (
     TOKENIZER_FILES,
-    card_of,
     count_parameters,
     dtype_of,
     load_transformers,
     model_folder,
     parts_of,
-    patterns_of,
     readable_errors,
+    resolve_parts,
+    tokenizer_folder,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .lengths import choose_length, embedding_rows, positions_of
+from .loaded import LoadedEncoder
 from .openclip import CONFIG, ImageTower, Towers, library_of, load_open_clip, repository_of, tag_of
 from .pooling import select_layer
 from .spec import EncoderSpec
@@ -41,7 +42,7 @@ from .spec import EncoderSpec
 IMAGE_BATCH = 32
 
 
-class ClipEncoder(BatchedEncoder):
+class ClipEncoder(LoadedEncoder):
     """Tokens are the text tower's hidden states, up to and including the end-of-text token;
     ``pooled`` is its projected embedding, as the library gives it (not normalized)."""
 
@@ -52,28 +53,18 @@ class ClipEncoder(BatchedEncoder):
         towers: Towers,
         device: torch.device,
     ) -> None:
-        tower, tokenizer = towers.text, towers.tokenizer
-        self.tower = tower
-        self.towers = towers
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
-        self.tokenizer = tokenizer
-        self.pad_id = tokenizer.pad_id
-        self.ends = tokenizer.ends
-        self.padded = spec.pool == "mean-padded"
-        self.width = tower.width or (tokenizer.max_length if self.padded else None)
-        self.card = card_of(
+        self.towers, self.tower = towers, towers.text
+        super().__init__(
             spec,
             resolved,
-            tower.dtype,
+            device,
+            dtype=self.tower.dtype,
             dim=towers.dim,
-            max_tokens=tokenizer.max_length,
-            parameters=tower.parameters,
+            max_tokens=towers.tokenizer.max_length,
+            parameters=self.tower.parameters,
+            tokenizer=towers.tokenizer,
+            width=self.tower.width,
         )
-
-    def tokenize(self, prompts: list[str]) -> Tokenized:
-        found: Tokenized = self.tokenizer(prompts)
-        return found
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         hidden: Hidden = self.tower(ids, mask)
@@ -146,7 +137,7 @@ def _load_hub(
     projected = vision is not None or "CLIPTextModelWithProjection" in (
         config.get("architectures") or ()
     )
-    tokenizer = load_tokenizer(spec, model_folder(resolved) / parts_of(spec)[1])
+    tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
     model_class = (
         transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     )
@@ -194,11 +185,10 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
     pickle = spec.flag("pickle")
     if not named:
         if spec.get("subfolder"):
-            return resolve_model(source, spec.revision, patterns=patterns_of(spec), pickle=pickle)
+            return resolve_parts(spec)
         about = resolve_model(source, spec.revision, patterns=small)
         if not (model_folder(about) / CONFIG).is_file():
-            patterns = patterns_of(spec, "preprocessor_config.json")
-            return resolve_model(source, spec.revision, patterns=patterns, pickle=pickle)
+            return resolve_parts(spec, "preprocessor_config.json")
     first = resolve_model(
         source, spec.revision, patterns=[*small, "open_clip*.safetensors"], weights_in=()
     )
@@ -228,6 +218,8 @@ FAMILY = EncoderFamily(
         "clip:openai/clip-vit-large-patch14?layer=penultimate",
         "clip:stabilityai/stable-diffusion-xl-base-1.0?subfolder=text_encoder_2",
     ),
+    marks=(CONFIG,),
+    model_types=("clip", "clip_text_model"),
     resolve=_resolve,
     load=_load,
     requires=_requires,

@@ -19,9 +19,10 @@ from ..data.hub import ResolvedModel
 from ..errors import EncbenchError, ModelError, UnknownNameError, UsageError
 from ..files import digest
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
-from .hf import card_of, count_parameters, dtype_of
+from .batching import Hidden, Tokenized
+from .hf import count_parameters, dtype_of
 from .lengths import DEFAULT_LENGTH, choose_length
+from .loaded import LoadedEncoder
 from .pooling import select_layer
 from .spec import EncoderSpec
 
@@ -71,7 +72,7 @@ def shuffled_order(count: int, seed: int) -> Int[np.ndarray, " N"]:
     return np.random.default_rng(seed).permutation(count)
 
 
-class ControlEncoder(BatchedEncoder):
+class ControlEncoder(LoadedEncoder):
     """A control by its name in :data:`NAMES`.
 
     ``constant`` gives every prompt the same vector. ``random`` gives each prompt a vector of
@@ -85,18 +86,13 @@ class ControlEncoder(BatchedEncoder):
     def __init__(self, spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> None:
         self.name = spec.source
         self.dim, self.seed = _dim(spec), _seed(spec)
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
         self.dtype = dtype_of(spec, device)
         if self.name != "random-transformer" and spec.layer != "last":
             raise UsageError(f"layer={spec.layer} of '{spec}': this control has no layers")
-        self.layer = spec.layer
         length: int | None = None
         if self.name not in WHOLE_PROMPT:
             length = choose_length(spec, DEFAULT_LENGTH)
             self.positions = positions(length, self.dim).to(device)
-            self.padded = spec.pool == "mean-padded"
-            self.width = length if self.padded else None
         elif spec.max_length is not None:
             raise UsageError(f"max_length of '{spec}': this control reads the whole prompt")
         self.length = length
@@ -104,10 +100,11 @@ class ControlEncoder(BatchedEncoder):
         self._table = torch.zeros(1024, self.dim, device=device)
         self._row("")  # also stands for padding
         self.net = self._transformer() if self.name == "random-transformer" else None
-        self.card = card_of(
+        super().__init__(
             spec,
             resolved,
-            self.dtype,
+            device,
+            dtype=self.dtype,
             dim=self.dim,
             max_tokens=length,
             parameters=count_parameters(self.net),
@@ -160,7 +157,7 @@ class ControlEncoder(BatchedEncoder):
                     weight.copy_(drawn.view_as(weight) / weight.shape[1] ** 0.5)
                 else:
                     weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        return layers.eval().requires_grad_(False).to(self.device, self.dtype)
+        return layers.eval().requires_grad_(False).to(self._table.device, self.dtype)
 
 
 def _dim(spec: EncoderSpec) -> int:

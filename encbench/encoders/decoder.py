@@ -16,34 +16,36 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..data.hub import ResolvedModel, resolve_model
+from ..data.hub import ResolvedModel
 from ..errors import ModelError, UsageError
 from ..schema import read_model_config
 from ..types import TextFeatures
-from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
+from .batching import Hidden
 from .decoder_weights import load_from_tensors, stored_weights, text_weights
+from .gguf import is_gguf
 from .hf import (
-    card_of,
-    count_parameters,
-    freeze,
     load_transformers,
-    patterns_of,
     readable_errors,
     refuse_remote_code,
+    resolve_parts,
 )
 from .hub_tokenizer import HubTokenizer, text_around
 from .lengths import DEFAULT_LENGTH, LONGEST, choose_length, embedding_rows, positions_of
+from .loaded import TransformersEncoder
 from .pooling import select_layer
 from .recipes import PromptRecipe, sana_positions
 from .spec import EncoderSpec
 
+INTERN = "internvl_chat"
+"""InternVL as its authors publish it: ``llm_config`` is a config of transformers, and the code that
+comes with it is not needed for the language model."""
 SUBFOLDER = (
     "where the encoder lies in a diffusers folder, e.g. text_encoder (its tokenizer is then read "
     "from tokenizer)"
 )
 
 
-class DecoderEncoder(BatchedEncoder):
+class DecoderEncoder(TransformersEncoder):
     """Tokens are the hidden states of a decoder-only language model; there is no vector of its
     own, and no logits are computed.
 
@@ -54,39 +56,7 @@ class DecoderEncoder(BatchedEncoder):
     """
 
     causal: bool = True
-
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        resolved: ResolvedModel,
-        model: Any,
-        tokenizer: HubTokenizer,
-        device: torch.device,
-        recipe: PromptRecipe,
-        keep: Callable[[TextFeatures], TextFeatures] | None = None,
-    ) -> None:
-        self.model = freeze(model, device)
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
-        self.layer = spec.layer
-        self.keep = keep
-        self._tokenizer = tokenizer
-        self.pad_id = tokenizer.pad_id
-        self.ends = tokenizer.ends
-        self.padded = spec.pool == "mean-padded"
-        self.width = tokenizer.max_length if self.padded else None
-        card = card_of(
-            spec,
-            resolved,
-            model.dtype,
-            dim=model.config.hidden_size,
-            max_tokens=tokenizer.max_length,
-            parameters=count_parameters(model),
-        )
-        self.card = replace(card, recipe=recipe.name)
-
-    def tokenize(self, prompts: list[str]) -> Tokenized:
-        return self._tokenizer(prompts)
+    keep: Callable[[TextFeatures], TextFeatures] | None = None
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         return Hidden(self.states(ids, mask), None)
@@ -111,6 +81,16 @@ class DecoderEncoder(BatchedEncoder):
         return select_layer(out.hidden_states or (), out.last_hidden_state, self.layer)
 
 
+def last_positions(features: TextFeatures, count: int) -> TextFeatures:
+    """The last ``count`` real positions of each prompt."""
+    if not len(features.mask):
+        return features
+    first = features.mask.sum(1) - count
+    where = first[:, None] + torch.arange(count, device=first.device)
+    rows = torch.arange(len(first), device=first.device)[:, None]
+    return replace(features, tokens=features.tokens[rows, where], mask=features.mask[rows, where])
+
+
 # -------------------------------------------------------------------------------- loading
 
 
@@ -125,9 +105,19 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as ENCODER_DECODERS,
     )
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    if "auto_map" in read_model_config(folder):
+    if is_gguf(folder):  # the names of tensors are known for models with a head
+        whole = load_transformers(transformers.AutoModelForCausalLM, spec, folder, dtype)
+        return require_causal(whole.base_model, folder)
+    raw = read_model_config(folder)
+    if raw.get("model_type") == INTERN:
+        inner = dict(raw.get("llm_config") or {})
+        inner.pop("auto_map", None)
+        if inner.get("model_type") not in transformers.CONFIG_MAPPING:
+            raise ModelError(f"{folder}: transformers knows no {inner.get('model_type')} model")
+        text = transformers.CONFIG_MAPPING[inner["model_type"]].from_dict(inner)
+        return _load_language(text, spec, folder, dtype)
+    if "auto_map" in raw:
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "config"):
         config = transformers.AutoConfig.from_pretrained(
@@ -143,13 +133,20 @@ def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
         return require_causal(
             load_transformers(transformers.AutoModel, spec, folder, dtype), folder
         )
-    if type(text) not in MODEL_MAPPING:
+    return _load_language(text, spec, folder, dtype)
+
+
+def _load_language(config: Any, spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
+    """The language model of a checkpoint with several modalities."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING:
         raise ModelError(
-            f"{folder}: transformers has no model for the language part '{text.model_type}' alone"
+            f"{folder}: transformers has no model for the language part '{config.model_type}' alone"
         )
     weights = text_weights(stored_weights(spec, folder), folder)
-    kind = MODEL_MAPPING[type(text)]
-    return require_causal(load_from_tensors(kind, text, weights, spec, folder, dtype), folder)
+    kind = MODEL_MAPPING[type(config)]
+    return require_causal(load_from_tensors(kind, config, weights, spec, folder, dtype), folder)
 
 
 def require_causal(model: Any, folder: Path) -> Any:
@@ -219,10 +216,10 @@ def build(
 ) -> DecoderEncoder:
     """An encoder of a loaded model under a recipe."""
     tokenizer = dress(spec, tokenizer, recipe, model)
+    encoder = DecoderEncoder(spec, resolved, model, tokenizer, device, recipe)
     if not recipe.prefix:
-        return DecoderEncoder(spec, resolved, model, tokenizer, device, recipe)
-    keep = partial(sana_positions, prefix=tokenizer.head_tokens)
-    encoder = DecoderEncoder(spec, resolved, model, tokenizer, device, recipe, keep)
+        return encoder
+    encoder.keep = partial(sana_positions, prefix=tokenizer.head_tokens)
     kept = tokenizer.max_length - tokenizer.head_tokens + 2
     encoder.card = replace(encoder.card, max_tokens=kept)
     return encoder
@@ -230,9 +227,4 @@ def build(
 
 def resolve(spec: EncoderSpec) -> ResolvedModel:
     """Find the files of a decoder-only model."""
-    return resolve_model(
-        spec.source,
-        spec.revision,
-        patterns=patterns_of(spec, "chat_template.jinja"),
-        pickle=spec.flag("pickle"),
-    )
+    return resolve_parts(spec, "chat_template.jinja")

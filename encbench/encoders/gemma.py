@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 
 from ..data.hub import ResolvedModel
-from ..errors import ModelError, UsageError
-from ..schema import read_model_config
+from ..errors import UsageError
 from . import EncoderFamily
 from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of
+from .hf import (
+    DEVICE_OPTIONS,
+    dtype_of,
+    model_folder,
+    parts_of,
+    require_kind,
+    requires_source,
+    tokenizer_folder,
+)
 from .hub_tokenizer import load_tokenizer
 from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
@@ -22,15 +29,9 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> D
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': Gemma overflows in float16; use dtype=bfloat16 or float32")
-    model_part, tokenizer_part = parts_of(spec)
-    folder = model_folder(resolved) / model_part
-    kind = str(read_model_config(folder).get("model_type"))
-    if kind not in KINDS:
-        raise ModelError(
-            f"{folder}: model_type '{kind}' is none of {', '.join(KINDS)}; use another family, "
-            "e.g. causal (see: encbench list encoders)"
-        )
-    tokenizer = load_tokenizer(spec, model_folder(resolved) / tokenizer_part)
+    folder = model_folder(resolved) / parts_of(spec)[0]
+    require_kind(folder, KINDS)
+    tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
     return build(spec, resolved, load_decoder(spec, folder, dtype), tokenizer, device, recipe)
 
 
@@ -40,10 +41,12 @@ FAMILY = EncoderFamily(
     examples=(
         "gemma:google/gemma-2-2b-it?recipe=sana",
         "gemma:google/gemma-3-4b-it?layer=normavg",
+        "gemma:unsloth/gemma-3-270m-it-GGUF/gemma-3-270m-it-Q8_0.gguf",
         "gemma:Efficient-Large-Model/Sana_1600M_1024px_diffusers?subfolder=text_encoder&recipe=sana",
     ),
+    model_types=KINDS,
     resolve=resolve,
     load=_load,
-    requires=lambda spec: [(spec.source, spec.revision)],
+    requires=requires_source,
     options={"recipe": option_of("gemma"), "subfolder": SUBFOLDER, **DEVICE_OPTIONS},
 )

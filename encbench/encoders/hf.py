@@ -12,19 +12,19 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter
+from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter, resolve_model
 from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
 from ..files import read_json, split_lines
 from ..schema import check_value, read_model_config
-from ..types import EncoderCard
+from .gguf import hub_parts, is_gguf, pretrained_place, read_header, resolve_gguf
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -66,33 +66,6 @@ def dtype_of(spec: EncoderSpec, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def card_of(
-    spec: EncoderSpec,
-    resolved: ResolvedModel,
-    dtype: torch.dtype,
-    *,
-    dim: int,
-    max_tokens: int | None,
-    parameters: int,
-    control: bool = False,
-) -> EncoderCard:
-    """A card with what the spec and the resolved files say filled in."""
-    return EncoderCard(
-        spec=str(spec),
-        family=spec.family,
-        source=spec.source,
-        revision=resolved.revision,
-        dim=dim,
-        max_tokens=max_tokens,
-        license=resolved.license,
-        layer=spec.layer,
-        pooling=spec.pool,
-        dtype=str(dtype).removeprefix("torch."),
-        parameters=parameters,
-        control=control,
-    )
-
-
 def count_parameters(*modules: Any) -> int:
     """Number of distinct weights of modules; a tied one counts once."""
     found = {id(p): p.numel() for m in modules if m is not None for p in m.parameters()}
@@ -104,6 +77,32 @@ def model_folder(resolved: ResolvedModel) -> Path:
     if resolved.path is None:
         raise ModelError(f"revision {resolved.revision} has no files")
     return resolved.path
+
+
+def read_own_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json; of a GGUF file, its ``model_type`` alone.
+
+    Raises:
+        ModelError: naming the file, if it is missing or damaged.
+    """
+    if is_gguf(folder) and folder.is_file():
+        return {"model_type": read_header(folder).model_type}
+    return read_model_config(folder)
+
+
+def require_kind(folder: Path, kinds: Iterable[str]) -> str:
+    """The ``model_type`` of a folder's config, which must be one of those that a family reads.
+
+    Raises:
+        ModelError: naming it.
+    """
+    kind = str(read_own_config(folder).get("model_type"))
+    if kind not in kinds:
+        raise ModelError(
+            f"{folder}: model_type '{kind}' is none of {', '.join(kinds)}; use another family, "
+            "e.g. causal (see: encbench list encoders)"
+        )
+    return kind
 
 
 def refuse_remote_code(spec: EncoderSpec, what: str) -> None:
@@ -175,17 +174,22 @@ def load_transformers(
         ModelError: if weights are missing, broken or only pickled, or it brings its own code.
     """
     refuse_adapter(folder)
-    if "auto_map" in read_model_config(folder):
+    if "auto_map" in read_own_config(folder):
         refuse_remote_code(spec, "auto_map in config.json")
     with readable_errors(spec, folder, "model"), quiet():
+        place, given = pretrained_place(folder)
+        if given:  # transformers would keep the blocks of some architectures as they are
+            from transformers import GgufConfig
+
+            given["quantization_config"] = GgufConfig(dequantize=True)
         model, info = kind.from_pretrained(
-            folder,
+            place,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=None if spec.flag("pickle") else True,
             trust_remote_code=spec.flag("remote_code"),
             output_loading_info=True,
-            **{**spread_arguments(spec), **more},
+            **{**spread_arguments(spec), **given, **more},
         )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -231,6 +235,11 @@ def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None
         text = str(error)
         if "trust_remote_code" in text:
             refuse_remote_code(spec, f"its {what}")
+        if is_gguf(folder):
+            raise ModelError(
+                f"cannot read the {what} of {spec}: {_one_line(error)} (transformers reads only "
+                "some GGUF architectures and types; use the model's safetensors)"
+            ) from error
         if "does not recognize this architecture" in text or "Unrecognized model" in text:
             kind = _model_type(folder)
             raise ModelError(
@@ -294,6 +303,11 @@ def parts_of(spec: EncoderSpec) -> tuple[str, str]:
     return folder, folder.replace("text_encoder", "tokenizer")
 
 
+def tokenizer_folder(spec: EncoderSpec, resolved: ResolvedModel) -> Path:
+    """Where the tokenizer of a model lies: beside it, unless the files were found elsewhere."""
+    return (resolved.tokenizer or model_folder(resolved)) / parts_of(spec)[1]
+
+
 def patterns_of(spec: EncoderSpec, *more: str) -> list[str]:
     """The files that a transformers text encoder consists of, for ``resolve_model``."""
     model, tokenizer = (f"{part}/" if part else "" for part in parts_of(spec))
@@ -304,3 +318,23 @@ def patterns_of(spec: EncoderSpec, *more: str) -> list[str]:
         *more,
         *code,
     ]
+
+
+def resolve_parts(spec: EncoderSpec, *more: str) -> ResolvedModel:
+    """Find the files of a transformers text encoder and its tokenizer, or its GGUF file.
+
+    Args:
+        more: patterns of further files.
+    """
+    if is_gguf(spec.source):
+        return resolve_gguf(spec)
+    patterns = patterns_of(spec, *more)
+    return resolve_model(spec.source, spec.revision, patterns=patterns, pickle=spec.flag("pickle"))
+
+
+def requires_source(spec: EncoderSpec) -> list[tuple[str, str | None]]:
+    """What :func:`resolve_parts` would download."""
+    if not is_gguf(spec.source):
+        return [(spec.source, spec.revision)]
+    named = hub_parts(spec.source)
+    return [(named[0], spec.revision)] if named else []

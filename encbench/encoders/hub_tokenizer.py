@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError, UsageError, first_line
 from ..schema import read_model_config
 from .batching import Tokenized
+from .gguf import is_gguf, pretrained_place
 from .hf import readable_errors, refuse_remote_code
 from .lengths import require_rows
 from .spec import EncoderSpec
@@ -133,7 +134,7 @@ class HubTokenizer:
 
 
 def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, from tokenizer.json or a sentencepiece model.
+    """The tokenizer of a folder, from tokenizer.json or a sentencepiece model; or of a GGUF file.
 
     Raises:
         ModelError: if it is missing, broken, or brings its own code.
@@ -144,11 +145,12 @@ def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
     if settings.is_file() and "auto_map" in read_model_config(folder, settings.name):
         refuse_remote_code(spec, "its tokenizer")
     known = ("tokenizer.json", "*.model", "vocab.*", "tokenizer_config.json")
-    if not any(any(folder.glob(pattern)) for pattern in known):
+    if not is_gguf(folder) and not any(any(folder.glob(pattern)) for pattern in known):
         raise ModelError(f"{folder} holds no tokenizer (looked for {', '.join(known)})")
     with readable_errors(spec, folder, "tokenizer"):
+        place, given = pretrained_place(folder)
         return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=spec.flag("remote_code")
+            place, local_files_only=True, trust_remote_code=spec.flag("remote_code"), **given
         )
 
 

@@ -28,6 +28,12 @@ def public_spec(spec: S, revision: str = "") -> S:
     if isinstance(spec, EncoderSpec) and spec.shuffled is not None:
         inner = public_spec(spec.shuffled, revision)
         return dataclasses.replace(spec, source=f"shuffle({inner})")
+    if isinstance(spec, EncoderSpec) and spec.pair is not None:
+        inside = [public_spec(part) for part in spec.pair]
+        source = "+".join(f"({part})" for part in inside)
+        if source == spec.source:
+            return spec
+        return dataclasses.replace(spec, source=source, revision=revision[:12] or spec.revision)
     path, colon, attribute = spec.source, "", ""
     if spec.family == "python":
         path, colon, attribute = spec.source.rpartition(":")
@@ -39,6 +45,8 @@ def public_spec(spec: S, revision: str = "") -> S:
 
 def hide_folder(text: str, spec: EncoderSpec) -> str:
     """A text about an encoder without the absolute folder that its own folder lies in."""
+    for part in spec.pair or ():
+        text = hide_folder(text, part)
     above = Path(spec.source).expanduser().parent
     return text.replace(f"{above}/", "") if above.is_absolute() else text
 

@@ -22,19 +22,20 @@ from ..errors import ModelError, UsageError
 from ..schema import read_model_config
 from ..types import TextFeatures
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
+from .batching import Hidden, Tokenized
 from .hf import (
     DEVICE_OPTIONS,
-    card_of,
     count_parameters,
     dtype_of,
     freeze,
     load_transformers,
     model_folder,
     patterns_of,
+    requires_source,
 )
 from .hub_tokenizer import HubTokenizer, load_tokenizer
 from .lengths import choose_length, embedding_rows, positions_of
+from .loaded import LoadedEncoder
 from .recipes import RECIPES, PromptRecipe, option_of, prompt_recipe
 from .spec import EncoderSpec
 
@@ -87,7 +88,7 @@ LAYOUTS = {
 }
 
 
-class PipelineEncoder(BatchedEncoder):
+class PipelineEncoder(LoadedEncoder):
     """Token ids of a prompt are those of all tokenizers, each padded to its own length, one after
     the other. A prompt counts as truncated where no encoder of token features read all of it."""
 
@@ -102,20 +103,20 @@ class PipelineEncoder(BatchedEncoder):
     ) -> None:
         self.models = [freeze(model, device) for model in models]
         self.tokenizers = list(tokenizers)
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
         self.layout = LAYOUTS[recipe.name]
         self.lengths = [tokenizer.max_length for tokenizer in tokenizers]
         self.positions = sum(self.lengths[i] for i in self.layout.tokens)
-        card = card_of(
+        super().__init__(
             spec,
             resolved,
-            models[-1].dtype,
+            device,
+            dtype=models[-1].dtype,
             dim=models[-1].config.d_model,
             max_tokens=self.positions,
             parameters=count_parameters(*models),
+            recipe=recipe.name,
         )
-        self.card = replace(card, recipe=recipe.name)
+        self.padded, self.width = False, None  # always padded, and masked nowhere
 
     def tokenize(self, prompts: list[str]) -> Tokenized:
         found = [tokenizer(prompts) for tokenizer in self.tokenizers]
@@ -241,9 +242,10 @@ FAMILY = EncoderFamily(
         "pipeline:stabilityai/stable-diffusion-3.5-large?recipe=sd3",
         "pipeline:black-forest-labs/FLUX.1-schnell?recipe=flux&pool=own",
     ),
+    marks=(INDEX,),
     resolve=_resolve,
     load=_load,
-    requires=lambda spec: [(spec.source, spec.revision)],
+    requires=requires_source,
     options={
         "recipe": option_of("pipeline") + " (default: that of the pipeline's class)",
         **DEVICE_OPTIONS,

@@ -17,6 +17,7 @@ from .spec import EncoderSpec
 
 OPTION = "how the prompt is dressed, as the generator does it: "
 IMAGE_TOKENS = 729  # of BLIP3o-NEXT: 27 x 27, one SigLIP-2 token each
+QUERY_TOKENS = 256  # of OpenUni
 CLEANED = 4096  # characters of a prompt that are cleaned: enough for 300 tokens, and bounded work
 
 
@@ -127,6 +128,12 @@ RECIPES = {
             ),
         ),
         PromptRecipe(
+            "openuni",
+            ("queries",),
+            source="OpenUni, arXiv 2505.23661; prompt from wusize/OpenUni",
+            prefix="Generate an image: ",
+        ),
+        PromptRecipe(
             "pixart",
             ("t5",),
             source="PixArt-Sigma, arXiv 2403.04692",
@@ -141,13 +148,17 @@ RECIPES = {
 }
 
 
-def prompt_recipe(spec: EncoderSpec, default: str = "plain") -> PromptRecipe:
+DEFAULTS = {"blip3o": "blip3o", "queries": "openuni"}
+"""The recipe of a family where the spec names none and it isn't plain."""
+
+
+def prompt_recipe(spec: EncoderSpec) -> PromptRecipe:
     """The recipe that a spec asks for.
 
     Raises:
         UsageError: if there is none of that name, or it does not fit the family.
     """
-    name = spec.get("recipe") or default
+    name = spec.get("recipe") or DEFAULTS.get(spec.family, "plain")
     fitting = [recipe.name for recipe in RECIPES.values() if spec.family in recipe.families]
     if name not in fitting:
         what = "does not fit" if name in RECIPES else "is unknown to"
@@ -173,8 +184,10 @@ def added_tokens(spec: EncoderSpec) -> int:
     if spec.family == "pipeline":  # always padded to the full length
         recipe = RECIPES["sd3"] if not spec.get("recipe") else prompt_recipe(spec)
         return spec.max_length or recipe.length or 0
-    recipe = prompt_recipe(spec, "blip3o" if spec.family == "blip3o" else "plain")
+    recipe = prompt_recipe(spec)
     around = sum(map(len, recipe.chat)) // 4 + 16 if recipe.chat else len(recipe.prefix) // 4
+    if spec.family == "queries":
+        around += QUERY_TOKENS
     if spec.get("mode") == "image":  # each written once, and read once more
         around += 2 * int(spec.get("image_tokens") or IMAGE_TOKENS)
     return around

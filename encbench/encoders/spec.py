@@ -25,8 +25,8 @@ class EncoderSpec(Spec):
     """A parsed encoder spec, ``family:source[@revision][?option=value&...]``."""
 
     HINT = (
-        "write family:source[@revision][?option=value&...], for example clip:ViT-L-14/openai "
-        "(see: encbench list encoders)"
+        "write family:source[@revision][?option=value&...], for example clip:ViT-L-14/openai, or a "
+        "hub id or folder (see: encbench list encoders)"
     )
 
     @classmethod
@@ -44,6 +44,12 @@ class EncoderSpec(Spec):
                 raise UsageError(f"'{text}' lacks its closing bracket: control:shuffle(<spec>)")
             inner = cls.parse(rest[len("shuffle(") : -1])
             return cls(family, f"shuffle({inner})")
+        if family == "pair":
+            first, second, tail = _split_pair(rest)
+            whole = super().parse(f"pair:both{tail}")
+            whole._check(text)
+            source = f"({cls.parse(first)})+({cls.parse(second)})"
+            return dataclasses.replace(whole, source=source)
         spec: EncoderSpec = super().parse(text)
         named = spec.get("revision")  # the same thing, said as an option
         if named is not None:
@@ -102,7 +108,58 @@ class EncoderSpec(Spec):
             return EncoderSpec.parse(self.source[len("shuffle(") : -1])
         return None
 
+    @property
+    def pair(self) -> tuple[EncoderSpec, EncoderSpec] | None:
+        """The specs inside ``pair:(<spec>)+(<spec>)``, else None."""
+        if self.family != "pair":
+            return None
+        first, second, _ = _split_pair(self.source)
+        return EncoderSpec.parse(first), EncoderSpec.parse(second)
+
     def __str__(self) -> str:
         if self.shuffled:  # the inner spec is in canonical form already
             return f"{self.family}:{self.source}"
+        if self.family == "pair":
+            return _pair_text(self)
         return super().__str__()
+
+
+def _pair_text(spec: EncoderSpec) -> str:
+    """The canonical form: what is inside the brackets is in it already."""
+    outer = str(Spec(spec.family, "both", spec.revision, spec.options))
+    return outer.replace("both", spec.source, 1)
+
+
+def _split_pair(text: str) -> tuple[str, str, str]:
+    """Two specs, each in brackets or not, and what follows the second one's bracket.
+
+    Raises:
+        UsageError: if there are not two.
+    """
+    depth, plus = 0, -1
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "+" and depth == 0 and ":" in text[:place] and ":" in text[place:]:
+            plus = place
+            break
+    first, second, tail = text[:plus], text[plus + 1 :], ""
+    if second.startswith("("):
+        end = _closing(second) + 1
+        second, tail = second[:end], second[end:]
+    bare = [part[1:-1] if part[:1] + part[-1:] == "()" else part for part in (first, second)]
+    if plus < 0 or not all(bare) or (tail and tail[0] not in "?@"):
+        raise UsageError(
+            f"'pair:{text}' does not hold two encoders; write pair:(SPEC)+(SPEC), such as "
+            "'pair:(clip:ViT-L-14/openai)+(t5:google/flan-t5-xl)'"
+        )
+    return bare[0], bare[1], tail
+
+
+def _closing(text: str) -> int:
+    """Where the bracket that a text begins with is closed; -1 if it isn't."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return place
+    return -1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import registry
-from ..data.hub import ResolvedModel
+from ..data.hub import ResolvedModel, combine_hashes
 from ..errors import UnknownNameError, UsageError
 from ..schema import read_model_config
 from ..shipped import read_manifest, shipped
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..types import TextEncoder
 
 OWN = ("step",)
+UNREAD = ("README.md", "generation_config.json")
+"""Files that no adapter reads, so they are no part of the pin."""
 
 
 def _stage(spec: EncoderSpec) -> str:
@@ -47,8 +49,13 @@ def _folder(spec: EncoderSpec) -> Path:
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
     if spec.revision:
         raise UsageError(f"'{spec}': the zoo's weights come with encbench and have no revision")
-    folder = shipped(_folder(spec))
-    return replace(_adapter(spec).resolve(_inner(spec, folder)), license=_license(folder))
+    folder, whole = _folder(spec), zoo_folder(spec.source)  # all stages read its tokenizer
+    _adapter(spec)
+    shipped(folder, whole)
+    manifest = read_manifest(folder)
+    used = {n: h for n, h in manifest["files"].items() if n not in UNREAD}
+    license = str(manifest["about"].get("license", "unknown"))
+    return ResolvedModel(folder, combine_hashes(used), license, tokenizer=whole)
 
 
 def _adapter(spec: EncoderSpec) -> EncoderFamily:
@@ -72,10 +79,6 @@ def _inner(spec: EncoderSpec, folder: Path) -> EncoderSpec:
     if inner.get("mode") == "image" and not inner.get("image_tokens"):
         inner = inner.with_options(image_tokens=str(read_model_config(folder)["image_tokens"]))
     return inner
-
-
-def _license(folder: Path) -> str:
-    return str(read_manifest(folder)["about"].get("license", "unknown"))
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> TextEncoder:

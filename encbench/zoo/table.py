@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
-from ..shipped import read_manifest, shipped
+from ..shipped import TOKENIZER, read_manifest, shipped
 from .catalog import NAMES, WEIGHTS, stages_of, zoo_folder
 
 
@@ -34,7 +34,8 @@ def _row(name: str, stage: str, root: Path) -> ZooRow:
     folder = zoo_folder(name, stage, root)
     problem = ""
     try:
-        shipped(folder)
+        own = (folder / TOKENIZER[0]).is_file()  # one that was trained here, stage by stage
+        shipped(folder, None if own else zoo_folder(name, root=root))
     except ModelError as error:
         problem = str(error)
     try:
