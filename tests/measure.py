@@ -4,18 +4,17 @@ python tests/measure.py [FILE...]     # of the files named, or of all; goes on w
 python tests/measure.py --choose      # writes tests/slow.txt from what was measured
 
 A test costs CPU seconds, its own and those of processes that it starts, so a busy machine matters
-little. What it gives are the lines of encbench, probes and reports that it runs. The times and the
-coverage of each file of tests are kept in build/measure.
+little. What it gives are the lines of encbench, probes and reports that it runs. Both are kept in
+build/measure.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import coverage
@@ -23,58 +22,53 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "measure"
+TIMES = KEPT / "times.jsonl"
 SLOW = ROOT / "tests" / "slow.txt"
 BUDGET = 90.0  # CPU seconds of all fast tests: two cores take half of it and import encbench
 ALWAYS = 0.2  # CPU seconds up to which a test is fast whatever it covers
 
 
-# ------------------------------------------------------------- in the process that runs tests
+# ----------------------------------------------------------------------------------- measure
 
 
-def cpu_seconds() -> float:
-    return sum(os.times()[:4])
+def measure(files: Sequence[str]) -> None:
+    """Become pytest under coverage, with this file as a plugin."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "coverage", "run", "--parallel-mode"]
+    command += [f"--data-file={KEPT / 'lines'}", "-m", "pytest", "-n", "0", "-p", "measure", *files]
+    os.chdir(ROOT)
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(ROOT / "tests")})
+
+
+def read_times() -> dict[str, float]:
+    """CPU seconds by test, all of its parameters together."""
+    seconds: dict[str, float] = defaultdict(float)
+    for line in TIMES.read_text().splitlines() if TIMES.exists() else ():
+        name, cost = json.loads(line)
+        seconds[name.partition("[")[0]] += cost
+    return seconds
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was measured before."""
+    lines = TIMES.read_text().splitlines() if TIMES.exists() else ()
+    known = {json.loads(line)[0] for line in lines}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in known])
+    items[:] = [item for item in items if item.nodeid not in known]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Note what a test covers and costs; its first user pays for a fixture."""
-    name, _, _ = item.nodeid.partition("[")
     measured = coverage.Coverage.current()
     assert measured is not None
-    measured.switch_context(name)
-    before = cpu_seconds()
+    measured.switch_context(item.nodeid.partition("[")[0])
+    before = sum(os.times()[:4])
     result = yield
-    with Path(os.environ["MEASURED"]).open("a") as file:
-        file.write(json.dumps([name, cpu_seconds() - before]) + "\n")
+    with TIMES.open("a") as file:
+        file.write(json.dumps([item.nodeid, sum(os.times()[:4]) - before]) + "\n")
     measured.switch_context("")
     return result
-
-
-# ----------------------------------------------------------------------------------- measure
-
-
-def measure(file: Path) -> None:
-    times, data = KEPT / f"{file.stem}.jsonl", KEPT / f"{file.stem}.coverage"
-    if data.exists():
-        return
-    times.unlink(missing_ok=True)
-    command = [
-        "coverage",
-        "run",
-        f"--data-file={data}.part",
-        "-m",
-        "pytest",
-        "-n",
-        "0",
-        "-p",
-        "measure",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(file)], cwd=ROOT, check=False,
-        env={**os.environ, "MEASURED": str(times), "PYTHONPATH": str(ROOT / "tests")},
-    )  # fmt: skip
-    print(file.name, "ended with", done.returncode, flush=True)
-    Path(f"{data}.part").rename(data)
 
 
 # ------------------------------------------------------------------------------------ choose
@@ -82,13 +76,9 @@ def measure(file: Path) -> None:
 
 def choose() -> None:
     """Tests in the order of new lines for their seconds, up to the budget; the rest is slow."""
-    seconds: dict[str, float] = defaultdict(float)
-    for path in KEPT.glob("*.jsonl"):
-        for line in path.read_text().splitlines():
-            name, cost = json.loads(line)
-            seconds[name] += cost
+    seconds = read_times()
     lines: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for path in KEPT.glob("*.coverage"):
+    for path in KEPT.glob("lines.*"):
         data = coverage.CoverageData(str(path))
         data.read()
         for file in data.measured_files():
@@ -120,15 +110,5 @@ def choose() -> None:
     )
 
 
-def main() -> None:
-    if sys.argv[1:] == ["--choose"]:
-        choose()
-        return
-    KEPT.mkdir(parents=True, exist_ok=True)
-    names = sys.argv[1:] or sorted(map(str, (ROOT / "tests").rglob("test_*.py")))
-    for name in names:
-        measure(Path(name))
-
-
 if __name__ == "__main__":
-    main()
+    choose() if sys.argv[1:] == ["--choose"] else measure(sys.argv[1:])
