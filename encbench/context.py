@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -165,52 +165,41 @@ class Images:
             "revision": self.card.revision,
             "version": reencoder_family(self.card.spec)[0].version,
         }
-        return self._rows(
-            who,
-            images,
-            self.reencoder.encode,
-            lambda: self.card.dim,
-            f"images by {self.card.spec}",
-            ImageJob(self.card.spec, self.card.revision, self.device.type),
-        )
+        job = ImageJob(self.card.spec, self.card.revision, self.device.type)
+        return self._rows(who, images, job, lambda: _of_reencoder(self.reencoder))
 
     def joint(self, encoder: StoredEncoder, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
         """Image vectors of an encoder's joint space; NaN as above."""
-
-        return self._rows(
-            {"joint space": encoder.identity},
-            images,
-            lambda batch: _embed(encoder.encoder, batch),
-            lambda: _joint_width(encoder.encoder),
-            f"images by {encoder.inner}",
-            ImageJob(encoder.inner, encoder.resolved.revision, encoder.device.type),
-        )
+        job = ImageJob(encoder.inner, encoder.resolved.revision, encoder.device.type)
+        who = {"joint space": encoder.identity}
+        return self._rows(who, images, job, lambda: _of_joint_space(encoder.encoder))
 
     def _rows(
         self,
         who: Mapping[str, Any],
         images: Sequence[ImageRecord],
-        encode: Callable[[Sequence[ImageRecord]], Tensor],
-        width: Callable[[], int],
-        what: str,
-        elsewhere: ImageJob,
+        job: ImageJob,
+        load: Callable[[], Embedder],
     ) -> Tensor:
         hashes = digest_of_files([image.path for image in images if image.path is not None])
-        job = dataclasses.replace(
-            elsewhere,
-            images=tuple(dataclasses.replace(image, instances=None) for image in images),
-            skip_broken=self.skip_broken,
-        )
         return self.store.rows(
             {**who, "images": digest(hashes)},
             len(images),
-            lambda span: _vectors(encode, width, [images[i] for i in span], self.skip_broken),
-            what=what,
-            elsewhere=job,
+            lambda span: _vectors(load(), [images[i] for i in span], self.skip_broken),
+            what=f"images by {job.who}",
+            elsewhere=dataclasses.replace(
+                job,
+                images=tuple(dataclasses.replace(image, instances=None) for image in images),
+                skip_broken=self.skip_broken,
+            ),
         )
 
 
-Encode = Callable[[Sequence[ImageRecord]], Tensor]
+class Embedder(NamedTuple):
+    """What makes vectors of images, and how wide they are."""
+
+    encode: Callable[[Sequence[ImageRecord]], Tensor]
+    width: Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -230,17 +219,15 @@ class ImageJob:
     skip_broken: bool = False
 
     def __call__(self, span: range) -> Tensor:
-        encode, width = self._load()
         batch = [self.images[i] for i in span]
-        return _vectors(encode, width, batch, self.skip_broken).float().cpu()
+        return _vectors(self._load(), batch, self.skip_broken).float().cpu()
 
-    def _load(self) -> tuple[Encode, Callable[[], int]]:
+    def _load(self) -> Embedder:
         if isinstance(self.who, EncoderSpec):
-            encoder = held_encoder(self.who, self.revision, self.device)
-            return partial(_embed, encoder), partial(_joint_width, encoder)
+            return _of_joint_space(held_encoder(self.who, self.revision, self.device))
         reencoder = _held_reencoder(self.who, self.device)
         require_revision(self.who, reencoder.card.revision, self.revision)
-        return reencoder.encode, lambda: reencoder.card.dim
+        return _of_reencoder(reencoder)
 
 
 @lru_cache(maxsize=1)
@@ -248,36 +235,36 @@ def _held_reencoder(text: str, device: str) -> ReEncoder:
     return load_reencoder(text, torch.device(device))
 
 
-def _embed(encoder: TextEncoder, batch: Sequence[ImageRecord]) -> Tensor:
+def _of_reencoder(reencoder: ReEncoder) -> Embedder:
+    return Embedder(reencoder.encode, lambda: reencoder.card.dim)
+
+
+def _of_joint_space(encoder: TextEncoder) -> Embedder:
     assert isinstance(encoder, JointEncoder)
-    return encoder.encode_images([open_image(image) for image in batch])
+    return Embedder(
+        lambda batch: encoder.encode_images([open_image(image) for image in batch]),
+        lambda: encoder.encode_images([new_image("RGB", (8, 8))]).shape[1],
+    )
 
 
-def _joint_width(encoder: TextEncoder) -> int:
-    assert isinstance(encoder, JointEncoder)
-    return encoder.encode_images([new_image("RGB", (8, 8))]).shape[1]
-
-
-def _vectors(
-    encode: Encode, width: Callable[[], int], batch: Sequence[ImageRecord], skip_broken: bool
-) -> Tensor:
+def _vectors(embedder: Embedder, batch: Sequence[ImageRecord], skip_broken: bool) -> Tensor:
     """Vectors of images; if one is broken, an error or a row of NaN for it."""
     try:
-        return encode(batch)
+        return embedder.encode(batch)
     except ImageError as error:
         if not skip_broken:
             raise ImageError(
                 f"{error}; restore it, or leave broken images unscored by --allow-missing-images"
             ) from error
-    return torch.stack([_vector(encode, width, image) for image in batch])
+    return torch.stack([_vector(embedder, image) for image in batch])
 
 
-def _vector(encode: Encode, width: Callable[[], int], image: ImageRecord) -> Tensor:
+def _vector(embedder: Embedder, image: ImageRecord) -> Tensor:
     try:
-        return encode([image])[0].cpu()
+        return embedder.encode([image])[0].cpu()
     except ImageError as error:
         log.warning("%s; unscored", error)
-        return torch.full((width(),), float("nan"))
+        return torch.full((embedder.width(),), float("nan"))
 
 
 def load_images(config: RunConfig, data: Data, store: Store, device: torch.device) -> Images | None:
