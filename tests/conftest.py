@@ -30,7 +30,7 @@ SLOW = {line.split()[1] for line in (ROOT / "tests" / "slow.txt").read_text().sp
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.partition("[")[0] in SLOW:
+        if SLOW & {item.nodeid.partition("[")[0], item.nodeid.partition("::")[0]}:
             item.add_marker("slow")
 
 
