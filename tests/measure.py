@@ -101,8 +101,13 @@ def choose() -> None:
         fast.add(best)
         spent += seconds[best]
         covered |= lines[best]
-    slow = sorted(set(seconds) - fast)
-    SLOW.write_text("".join(f"{seconds[name]:6.1f} {name}\n" for name in slow))
+    slow = {name: f"{seconds[name]:6.1f}" for name in set(seconds) - fast}
+    measured = set(seconds) | {name.partition("::")[0] for name in seconds}
+    for line in SLOW.read_text().splitlines():
+        time, name = line.split()
+        if name not in measured:
+            slow[name] = f"{time:>6}"
+    SLOW.write_text("".join(f"{slow[name]} {name}\n" for name in sorted(slow)))
     print(
         f"{len(fast)} of {len(seconds)} tests are fast: {spent:.0f} of {sum(seconds.values()):.0f} "
         f"CPU seconds, {len(covered):,} of {len(everything):,} lines "
