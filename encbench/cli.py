@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
         again = shlex.join(["encbench", *arguments])
         _fail(f"interrupted; finished work is kept, go on with: {again}", INTERRUPTED)
     except SystemExit as error:  # of code that a spec names; a 0 would look like success
+        if isinstance(error.__context__, BrokenPipeError):  # what rich makes of it
+            sys.exit(1)
         _fail(f"a module that was loaded called sys.exit({error.code!r}); nothing follows", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,8 @@
 """The command line: help, several values, TOML, one line for each mistake."""
 
 import errno
+import subprocess
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -143,6 +145,14 @@ def test_list_and_doctor_say_what_is_there(run):
     done = run("doctor")
     assert "faiss wheel" in done.out
     assert done.code == 0, done.out
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "encbench", "list"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as `| head` does
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
 
 
 def test_the_papers_preset_is_planned_offline(run):
