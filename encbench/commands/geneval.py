@@ -43,8 +43,10 @@ def prompts(config: PromptsConfig) -> None:
     chosen = choose_prompts(
         config.source, classes=config.classes, per_task=config.per_task, seed=config.seed
     )
-    write = write_geneval if config.out.suffix == ".jsonl" else write_prompts
-    write(chosen, config.out)
+    if config.out.suffix == ".jsonl":
+        write_geneval(chosen, config.out)
+    else:
+        write_prompts(chosen, config.out)
     typer.echo(f"{len(chosen):,} prompts are in {config.out}")
 
 

@@ -76,7 +76,8 @@ def _print_kind(kind: str) -> None:
     from ..errors import EncbenchError
     from .options import summary
 
-    rows, options = [], {f"every {kind}": COMMON_OPTIONS if kind == "encoder" else {}}
+    rows: list[tuple[str, str, str, str]] = []
+    options = {f"every {kind}": COMMON_OPTIONS if kind == "encoder" else {}}
     for name in registry.names(kind):
         try:
             thing = registry.get(kind, name)
