@@ -143,7 +143,7 @@ def _as_rgb(opened: Image.Image, path: Path) -> Image.Image:
     elif opened.mode == "F":
         import numpy as np
 
-        values = np.asarray(opened)
+        values = np.asarray(opened.copy())  # a turned TIFF itself claims the size it gets later
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
             raise ImageError(

@@ -40,6 +40,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ import test_data_fetch
 import test_flow_train
 import test_pipeline
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from encbench import pipeline, probes, records, registry, reports
+from encbench import context, pipeline, probes, records, registry, reports
 from encbench.cli import main
 from encbench.data import fetch
 from encbench.data.geneval import TASKS
@@ -64,7 +66,6 @@ from encbench.files import write_json
 from encbench.metrics import score
 from encbench.metrics.geneval.generate import write_prompts
 from encbench.records import find_records, read_record, write_record
-from encbench.reports import figures
 
 MEMORY = Path("/dev/shm")  # a kill loses nothing that a disk would keep, and fsync costs nothing
 FULL = re.compile("disk is full|free some space")
@@ -216,7 +217,7 @@ def start(command: Command, folder: Path, log: Path, fatal: int = 0, renamed: Pa
         os.chdir(folder)
         torch.manual_seed(0)
         stop_clock()
-        figures.DPI = 30
+        Figure.savefig = _write_name  # type: ignore[method-assign]
         _count_renames(fatal, renamed)
         command.before()
         for arguments in command.arguments:
@@ -259,6 +260,12 @@ def stop_clock() -> None:
     for module in list(sys.modules.values()):
         if module.__name__.startswith("encbench.") and getattr(module, "datetime", 0) is datetime:
             module.datetime = _Noon  # type: ignore[attr-defined]
+
+
+def _write_name(figure: Figure, file: Any, **how: Any) -> None:
+    """Instead of drawing, which takes most of a report's time: one write all the same."""
+    title = " ".join(axes.get_title() for axes in figure.axes)
+    file.write(f"a figure as {how['format']}: {title}".encode())
 
 
 def _count_renames(fatal: int, names: Path | None) -> None:
@@ -322,6 +329,26 @@ def differences(one: dict[str, str], two: dict[str, str]) -> list[str]:
 # -------------------------------------------------------------------------------- trials
 
 
+class Diary:
+    """Trials of one command at one commit, so that a later run goes on: one JSON object a line."""
+
+    def __init__(self, path: Path | None, command: str) -> None:
+        self.path, self.of = path, {"command": command, **records._commit()}
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        self.rows = [row for row in rows if row | self.of == row]
+
+    def add(self, **row: Any) -> None:
+        self.rows.append(self.of | row)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
+
+    @property
+    def kills(self) -> int:
+        return sum(row["kills"] for row in self.rows)
+
+
 @dataclass
 class Torture:
     """All trials of one command.
@@ -334,6 +361,7 @@ class Torture:
     command: Command
     base: Path
     rng: random.Random
+    diary: Diary
     kills: int = 0
     aimed: int = 0
     equal: int = 0
@@ -401,20 +429,22 @@ class Torture:
             shutil.copytree(self.folder, target, symlinks=True)
             (target / "WHAT").write_text(what + "\n" + self.log.read_text(errors="replace"))
 
-    def compare(self, what: str) -> None:
+    def compare(self, what: str) -> bool:
         self.trials += 1
         if not self.finish(what):
-            return
+            return False
         unequal = differences(self.whole, snapshot(self.folder))
         self.differing.update(unequal)
         self.equal += not unequal
         if unequal:
             print(f"{self.command.name}, {what}: {', '.join(unequal)}", flush=True)
             self.keep(what)
+        return not unequal
 
     def kill_aimed(self, end: float) -> None:
         """One kill right after each rename, in random order; none after the moment ``end``."""
-        places = list(enumerate(self.renamed, 1))
+        done = {row["rename"] for row in self.diary.rows if row["rename"]}
+        places = [place for place in enumerate(self.renamed, 1) if place[0] not in done]
         self.rng.shuffle(places)
         for number, name in places:
             if time.monotonic() > end:
@@ -424,22 +454,25 @@ class Torture:
             if status != -signal.SIGKILL:
                 self.faults.append(f"rename {number} ({name}) was not reached: status {status}")
             self.aimed += 1
-            self.compare(f"killed after rename {number}, {name}")
+            equal = self.compare(f"killed after rename {number}, {name}")
+            self.diary.add(rename=number, kills=0, equal=equal)
 
     def kill_randomly(self, kills: int, end: float) -> None:
         """Trials of one to four kills each, at moments spread over the length of a run; none
         after the moment ``end``."""
-        while self.kills < kills and time.monotonic() < end:
+        last = self.kills + kills
+        while self.kills < last and time.monotonic() < end:
             self.fresh()
             moments = []
-            for _ in range(min(self.rng.randint(1, CHAIN), kills - self.kills)):
+            for _ in range(min(self.rng.randint(1, CHAIN), last - self.kills)):
                 moment = self.rng.uniform(0, self.seconds)
                 if wait(self.start(), moment) is not None:
                     break  # it came to its end before
                 moments.append(moment)
             if moments:
                 self.kills += len(moments)
-                self.compare("killed after " + ", ".join(f"{m:.3f} s" for m in moments))
+                equal = self.compare("killed after " + ", ".join(f"{m:.3f} s" for m in moments))
+                self.diary.add(rename=0, kills=len(moments), equal=equal)
 
     def fill_disk(self) -> str:
         """A disk that is full at some point: one line; with more room it goes on."""
@@ -514,6 +547,8 @@ def preload() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     torch.set_num_threads(1)
+    context.scene_captions = cache(context.scene_captions)  # the same in each trial, and slow
+    context.scene_captions()
     commit = records._commit()  # asked once: somebody may commit while this runs
     records._commit = lambda: commit
     threads = len(list(Path("/proc/self/task").iterdir()))
@@ -528,14 +563,24 @@ def torture(arguments: argparse.Namespace, base: Path) -> list[Torture]:
         if arguments.only and command.name not in arguments.only:
             continue
         begun = time.monotonic()
-        trial = Torture(command, base / command.name, random.Random(arguments.seed))
+        diary = Diary(arguments.diary, command.name)
+        rng = random.Random(1000 * arguments.seed + len(diary.rows))
+        trial = Torture(command, base / command.name, rng, diary)
         done.append(trial)
         if not trial.faults:
-            print(f"{command.name}: two at once: {trial.start_two()}", flush=True)
-            print(f"{command.name}: full disk: {trial.fill_disk()}", flush=True)
-            if not arguments.no_aim:
-                trial.kill_aimed(begun + 60 * arguments.minutes / 2)
-            trial.kill_randomly(arguments.kills, begun + 60 * arguments.minutes)
+            if not diary.rows:
+                print(f"{command.name}: two at once: {trial.start_two()}", flush=True)
+                print(f"{command.name}: full disk: {trial.fill_disk()}", flush=True)
+            trial.kill_randomly(arguments.kills - diary.kills, begun + 30 * arguments.minutes)
+            trial.kill_aimed(begun + 60 * arguments.minutes)
+            trial.kill_randomly(arguments.kills - diary.kills, begun + 60 * arguments.minutes)
+            equal = sum(row["equal"] for row in diary.rows)
+            aimed = sum(row["rename"] > 0 for row in diary.rows)
+            print(
+                f"{command.name}: so far {diary.kills} random kills, {aimed} of "
+                f"{len(trial.renamed)} aimed, {equal} of {len(diary.rows)} trials equal",
+                flush=True,
+            )  # fmt: skip
         for fault in trial.faults:
             print(f"{command.name}: FAULT: {fault}", flush=True)
         print(f"{command.name}: {time.monotonic() - begun:.0f} s", flush=True)
@@ -556,13 +601,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=100, help="random kills of each command")
     parser.add_argument("--only", nargs="+", choices=["run", "train", "confirm", "score", "fetch"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-aim", action="store_true", help="no kills right after renames")
+    parser.add_argument("--diary", type=Path, help="a file of trials done, to go on with")
     parser.add_argument(
-        "--minutes",
-        type=float,
-        default=float("inf"),
-        help="stop a command's kills then; at half of it those right after renames",
-    )
+        "--minutes", type=float, default=float("inf"),
+        help="stop a command's kills then; the random ones at half of it, if others are left",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="leave the folders there")
     return parser.parse_args()
 

@@ -6,6 +6,8 @@ number beyond its range), and then maybe in its bytes. ``make fuzz`` runs 50,000
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -14,28 +16,57 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
+from encbench.checkpoint import find_damage, read_tensors
+from encbench.config import run_config
+from encbench.confirm.bank import read_bank
+from encbench.confirm.config import parse_settings
+from encbench.confirm.experiment import ScoredTraining, _curve, gap
+from encbench.confirm.plan import read_plan
+from encbench.data import hub
 from encbench.data.coco import load_coco
 from encbench.data.dpg import load_prompts
 from encbench.data.fetch import Archive, _unpack
 from encbench.data.folder import load_folder
 from encbench.data.geneval import load_geneval
 from encbench.data.spec import DatasetSpec
+from encbench.encode import EncoderFacts
+from encbench.encoders import EncoderSpec
+from encbench.encoders.hf import device_map_of
+from encbench.encoders.local import PLACES, read_places
+from encbench.encoders.sentence import _modules
 from encbench.errors import EncbenchError
 from encbench.files import read_json, read_toml
+from encbench.flow.checkpoint import read_state
+from encbench.flow.config import training_config
+from encbench.flow.meters import read_log
 from encbench.images import open_image
 from encbench.listing import list_images, number_names
-from encbench.records import read_prediction, read_record, read_verdict
+from encbench.lock import _is_alive, _machine
+from encbench.media import write_gallery
+from encbench.metrics.folder import read_folder
+from encbench.metrics.geneval.metric import Judgment
+from encbench.metrics.score import load_scoring
+from encbench.records import read_items, read_prediction, read_record, read_verdict
+from encbench.reports.load import read_object
+from encbench.rules import read_records
+from encbench.schema import read_dataclass, read_model_config
+from encbench.shipped import shipped
+from encbench.store import Store
 from encbench.types import ImageRecord
+from encbench.validate import load_outcomes
 
 INPUTS = int(os.environ.get("ENCBENCH_FUZZ_INPUTS", "2000"))
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -101,6 +132,22 @@ def change_json(content: bytes, data: st.DataObject) -> bytes:
     lines = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
     changed = "\n".join(lines).encode("utf-8", "surrogatepass")
     return change_bytes(changed, data) if data.draw(st.integers(0, 3)) == 0 else changed
+
+
+def change_gzip(content: bytes, data: st.DataObject) -> bytes:
+    """The text inside changed, or the archive."""
+    if data.draw(st.booleans()):
+        return change_bytes(content, data)
+    return gzip.compress(change_bytes(gzip.decompress(content), data))
+
+
+def change_tensors(content: bytes, data: st.DataObject) -> bytes:
+    """A safetensors file with its header changed, or its bytes."""
+    if data.draw(st.booleans()):
+        return change_bytes(content, data)
+    length = int.from_bytes(content[:8], "little")
+    header = change_json(content[8 : 8 + length], data)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 # --------------------------------------------------------------------------------- readers
@@ -189,7 +236,224 @@ GENEVAL = _json(
      "position": ["left of", 0]}], "exclude": [{"class": "cat", "count": 2}], "prompt": "b"},
 )  # fmt: skip
 TABLE = b'item_id,text,keywords\r\np1,"A dog, on a mat.",1\r\np1,"A dog, on a mat.",2\r\np2,x,3\r\n'
+
+
+def _tensors(**metadata: str) -> bytes:
+    return save({"rows": torch.arange(6.0).reshape(2, 3)}, metadata=metadata)
+
+
+def _read_shard(path: Path) -> object:
+    """Damaged shards are made again, so rows come back whatever lies there."""
+    store = Store(path.parent)
+    entry = store.entry({"a": 1})
+    path.rename(entry.path(0, "rows"))
+    made = store.rows({"a": 1}, 2, lambda span: torch.ones(len(span), 3), what="rows")
+    assert made.shape == (2, 3)
+    return made
+
+
+def _shard() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        entry = Store(Path(folder)).entry({"a": 1})
+        entry.write(0, "rows", {"rows": torch.arange(6.0).reshape(2, 3)}, {})
+        return entry.path(0, "rows").read_bytes()
+
+
+def _read_items(path: Path) -> object:
+    return read_items(path, replace(read_record(RECORD), items=path.name))
+
+
+def _read_cache(read: Callable[[], object]) -> Callable[[Path], object]:
+    def call(path: Path) -> object:
+        with mock.patch.object(hub, "cache_dir", return_value=path.parent):
+            return read()
+
+    return call
+
+
+def _hash_again(path: Path) -> object:
+    (path.parent / "w").write_bytes(b"weights")
+    content = path.read_bytes().replace(b"PLACE", os.fsencode(path.parent / "w"))
+    path.write_bytes(content)
+    with mock.patch.object(hub, "cache_dir", return_value=path.parent):
+        return hub.digest_each({"w": path.parent / "w"})
+
+
+def _read_scores(path: Path) -> object:
+    for name, content in (("scoring.json", SCORING), ("prompts/00000.json", KEPT)):
+        place = path.parents[path.parent.name == "prompts"] / name
+        place.parent.mkdir(exist_ok=True)
+        if not place.exists():
+            place.write_bytes(content)
+    return load_scoring(path.parents[path.parent.name == "prompts"], Judgment)
+
+
+def _read_layout(path: Path) -> object:
+    (path.parent / "samples").mkdir()
+    (path.parent / "samples" / "0000.png").write_bytes(b"")
+    return read_folder(path.parents[1])
+
+
+def _read_gallery(path: Path) -> object:
+    example = {"query": {"image_id": 1}, "retrieved": [{"image_id": 2}]}
+    write_gallery(path.parents[1], "a:b", {"best": [example]}, _read_coco_of(path.parents[1]))
+    return path.read_bytes()
+
+
+def _read_coco_of(root: Path) -> Any:
+    place = root / "annotations" / "captions_val.json"
+    place.parent.mkdir()
+    place.write_bytes(COCO)
+    return _read_coco(place)
+
+
+def _model_config(path: Path) -> object:
+    return read_model_config(path.parent)
+
+
+def _golden_card() -> Any:
+    return json.loads(RECORD.read_bytes())["card"]
+
+
+RECORD = sorted(GOLDEN.rglob("records/**/*.json"))[0]
+SCORING = _json({
+    "version": 1, "metric": "geneval:?detector=scenes&colors=none", "path": "..", "prompts": [0],
+    "notes": ["a"],
+})  # fmt: skip
+KEPT = _json({
+    "key": "k", "prompt_id": 0,
+    "metadata": {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a"},
+    "images": [{
+        "file": "a.png", "size": [4, 4], "sha256": "0" * 64, "value": 1.0,
+        "objects": [{"label": "dog", "box": [0, 0, 1, 1], "score": 0.5}],
+        "verdict": {"correct": True, "reason": "", "clauses": []},
+    }],
+})  # fmt: skip
+LOG = _json(
+    {"step": 1, "stage": "flow-matching", "loss": 1.0},
+    {"step": 2, "stage": "emf", "loss": 0.5, "gap_by_t": [0.1, None] * 5},
+)
+BANK = (
+    b"encoder,revision,layer,stage,control,features,recipe,seed,repeat,metric,steps,tier,combos,"
+    b"score,prompts,images,source,commit,created,phase\n"
+    b"a:b,r,last,final,False,,30ee,0,0,geneval,1,A,seen,0.15,82,2,x,c,2026-11-27T23:50:14+00:00,\n"
+    b"a:c,r,last,final,False,,30ee,0,0,geneval,1,A,seen,0.25,82,2,x,c,2026-11-27T23:50:14+00:00,\n"
+)
+STATE = _json({
+    "schema": 1, "files": {}, "step": 3, "instantaneous": False, "config": {"a": 1},
+    "encoder": {"spec": "a:b", "revision": "r", "tokens": 4, "pooled": 4},
+    "data": {"name": "x", "pin": "y"}, "seconds": 1.5,
+    "meters": {"sums": [[0.5] * 10] * 4, "loss": [1.0]},
+    "spikes": {"norms": [1.0], "in_a_row": 0, "skipped": 0},
+})  # fmt: skip
 READERS = {
+    "items": Reader(
+        gzip.compress(b"item,one,right\n1,1,0.5\nNA,2,\n"), change_gzip, "x.csv.gz", _read_items
+    ),
+    "about an encoder": Reader(
+        _json({"card": _golden_card(), "joint": True, "pooled": False, "latency_ms": 1.5,
+               "notes": ["x"], "causal": False}),
+        change_json, "about.json", lambda path: read_dataclass(EncoderFacts, path),
+    ),
+    "shard": Reader(_shard(), change_tensors, "x.safetensors", _read_shard),
+    "tensors": Reader(_tensors(), change_tensors, "model.safetensors", read_tensors),
+    "state of a training": Reader(
+        STATE, change_json, "state.json",
+        lambda path: (read_state(path.parent), find_damage(path.parent)),
+    ),
+    "plan": Reader(
+        _json(json.loads(_golden("verdict.json"))["plan"]), change_json, "plan.json", read_plan
+    ),
+    "result": Reader(
+        _json({"key": "k", "right": {"steps=1&tier=A&combos=seen": [0.5, None]}, "parent": {},
+               "curve": [{"step": 1, "stage": "meanflow", "value": 0.5}],
+               "gap": [{"t": 0.05, "value": 0.1}], "training_seconds": 1, "scoring_seconds": 2,
+               "device": "cpu"}),
+        change_json, "result.json", lambda path: read_dataclass(ScoredTraining, path),
+    ),
+    "curve": Reader(_json({"1": 0.5, "2": 0.25}), change_json, "curve.json", _curve),
+    "log": Reader(LOG, change_json, "log.jsonl", lambda path: (read_log(path.parent), gap(path))),
+    "bank": Reader(BANK, change_bytes, "bank.csv", read_bank),
+    "outcomes.csv": Reader(
+        b"spec,score,seed\na:b,0.5,0\na:c,0.25,0\n", change_bytes, "x.csv", load_outcomes
+    ),
+    "outcomes.jsonl": Reader(
+        _json({"spec": "a:b", "score": 0.5, "seed": 0}, {"spec": "a:c", "score": 0.25}),
+        change_json, "x.jsonl", load_outcomes,
+    ),
+    "track records": Reader(
+        _json([{"rule": "reader", "version": 1, "cell": "steps=4&tier=A&combos=seen",
+                "recipe": "30ee", "encoders": 20, "sets": 12, "correlation": 0.9, "low": 0.7,
+                "high": 0.98, "source": "x", "commit": "c"}]),
+        change_json, "x.json", read_records,
+    ),
+    "scoring": Reader(SCORING, change_json, "scoring.json", _read_scores),
+    "scored prompt": Reader(KEPT, change_json, "prompts/00000.json", _read_scores),
+    "metadata of a layout": Reader(
+        GENEVAL.split(b"\n")[0], change_json, "00000/metadata.jsonl", _read_layout
+    ),
+    "gallery": Reader(
+        _json({"images": {"1": {"thumb": "media/1.jpg", "caption": "a"}}, "encoders": {"a:b": {}}}),
+        change_json, "media/gallery.json", _read_gallery,
+    ),
+    "object of a report": Reader(_json({"a": [1], "b": {}}), change_json, "x.json", read_object),
+    "manifest": Reader(
+        _json({"files": {"a": hashlib.sha256(b"").hexdigest()}, "about": {"license": "MIT"}}),
+        change_json, "manifest.json",
+        lambda path: (path.with_name("a").touch(), shipped(path.parent)),
+    ),
+    "model config": Reader(
+        _json({"model_type": "t5", "d_model": 4, "auto_map": None}), change_json, "config.json",
+        _model_config,
+    ),
+    "modules": Reader(
+        _json([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.X"}]),
+        change_json, "modules.json",
+        lambda path: _modules(EncoderSpec.parse("st:x"), path.parent),
+    ),
+    "index of weights": Reader(
+        _json({"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}), change_json,
+        "model.safetensors.index.json", hub.read_weight_map,
+    ),
+    "hub lock": Reader(
+        _json({"a/b": {"revision": "0" * 40, "files": {"x": "1"}}}), change_json, "hub-lock.json",
+        _read_cache(lambda: hub._locked("a/b", None)),
+    ),
+    "hashes of weights": Reader(
+        _json({"PLACE": [7, 1, "x"]}), change_json, "file-hashes.json", _hash_again
+    ),
+    "folders of encoders": Reader(
+        _json({"st:m@1": "st:/a/m"}), change_json, "encoders.json",
+        lambda path: (path.rename(path.with_name(PLACES)), read_places(path.parent)),
+    ),
+    "lock": Reader(
+        _json({"machine": _machine(), "host": "h", "process": 1, "started": 1.5, "token": "t"}),
+        change_json, "x", lambda path: _is_alive(path.read_bytes()),
+    ),
+    "device map": Reader(
+        _json({"model.layers": 0, "lm_head": "cpu"}), change_json, "x.json",
+        lambda path: device_map_of(EncoderSpec.parse(f"causal:x?device_map={path}")),
+    ),
+    "settings of a run": Reader(
+        b'encoders = ["a:b"]\nqueries = 7\nks = [1, 2]\nseed = 3\n', change_bytes, "x.toml",
+        lambda path: run_config(read_toml(path)),
+    ),
+    "config of a run": Reader(
+        _json({"encoders": ["a:b"], "queries": 7, "ks": [1], "out": "x", "seed": 0}), change_json,
+        "x.json", lambda path: run_config(read_object(path)),
+    ),
+    "settings of a training": Reader(
+        b'encoder = "a:b"\nsteps = 7\nlr = 0.1\nnetwork = "dit-16x1x1"\n', change_bytes, "x.toml",
+        lambda path: training_config(read_toml(path)),
+    ),
+    "--set": Reader(
+        b"steps=[1, 2.5, 'x']", change_bytes, "x",
+        lambda path: parse_settings([path.read_bytes().decode("utf-8", "surrogateescape")]),
+    ),
+    "encoder spec": Reader(
+        b"st:a/b@main?layer=-1&pool=mean&dtype=auto", change_bytes, "x",
+        lambda path: EncoderSpec.parse(path.read_bytes().decode("utf-8", "surrogateescape")),
+    ),
     "coco captions": Reader(COCO, change_json, "annotations/captions_val.json", _read_coco),
     "coco instances": Reader(INSTANCES, change_json, "annotations/instances_val.json", _read_coco),
     "captions.jsonl": Reader(
@@ -221,6 +485,15 @@ READERS = {
                            ("WEBP", "RGB"), ("PPM", "L"))
     },
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_unchanged_file_is_read(tmp_path: Path, name: str) -> None:
+    """Else nothing but the first check of a reader would be tried."""
+    path = tmp_path / READERS[name].name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(READERS[name].content)
+    READERS[name].read(path)
 
 
 @pytest.mark.parametrize("name", READERS)
