@@ -186,7 +186,7 @@ def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> Planned
     download, seen = _download(needed)
     parameters = facts_of(spec.source).parameters
     if parameters is None and Path(spec.source).is_dir():
-        parameters = sum(f.stat().st_size for f in Path(spec.source).glob("*.safetensors")) // 4
+        parameters = sum(f.stat().st_size for f in Path(spec.source).glob("[!.]*.safetensors")) // 4
     seconds = 2 * parameters * tokens / rate if parameters else None
     return PlannedEncoder(str(spec), download, parameters, seconds, seen)
 

@@ -677,8 +677,10 @@ def _map_texts(items: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFram
 
 
 def find_records(folder: Path) -> list[Path]:
-    """All record files under a run's folder, sorted."""
-    return sorted((folder / "records").rglob("*.json"))
+    """All record files under a run's folder, sorted; hidden ones of macOS or Jupyter are none."""
+    root = folder / "records"
+    names = (path.relative_to(root).parts for path in root.rglob("*.json"))
+    return sorted(root.joinpath(*parts) for parts in names if all(p[0] != "." for p in parts))
 
 
 def body_hash(record: Prediction | Verdict) -> str:

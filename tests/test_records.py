@@ -126,3 +126,13 @@ def test_a_cell_is_read_from_its_key_with_and_without_a_metric():
 
 def test_there_is_a_golden_run():
     assert list(GOLDEN.glob("run-v*/records/*/*.json"))
+
+
+@pytest.mark.parametrize("name", ["._a.json", ".a.json", ".ipynb_checkpoints/a.json"])
+def test_hidden_files_beside_records_are_no_records(tmp_path, name):
+    """macOS leaves ._x.json beside x.json on other disks, and Jupyter copies of what it opened."""
+    for each in ("b.json", name):
+        path = tmp_path / "records" / "x" / each
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x00\x05\x16\x07")
+    assert find_records(tmp_path) == [tmp_path / "records" / "x" / "b.json"]

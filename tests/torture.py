@@ -70,7 +70,7 @@ from encbench.records import find_records, read_record, write_record
 MEMORY = Path("/dev/shm")  # a kill loses nothing that a disk would keep, and fsync costs nothing
 FULL = re.compile("disk is full|free some space")
 CHAIN = 4  # at most so many kills before a trial may end
-LONGEST = 300.0  # seconds after which a child counts as hanging
+LONGEST = 1200.0  # seconds after which a child counts as hanging
 
 
 @dataclass

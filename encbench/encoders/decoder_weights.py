@@ -54,7 +54,7 @@ def stored_weights(spec: EncoderSpec, folder: Path) -> dict[str, StoredTensor]:
         if (folder / INDEX).is_file() and not single.is_file():
             shards = read_weight_map(folder / INDEX)
             return {n: StoredTensor(folder / s, n) for n, s in shards.items()}
-        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+        files = [single] if single.is_file() else sorted(folder.glob("[!.]*.safetensors"))
         if not files:
             raise ModelError(f"{folder} has only pickled weights; this adapter reads safetensors")
         found: dict[str, StoredTensor] = {}

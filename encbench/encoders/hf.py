@@ -265,7 +265,7 @@ def _model_type(folder: Path) -> str:
 def _broken_safetensors(folder: Path) -> Path | None:
     from safetensors import SafetensorError, safe_open
 
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.rglob("[!.]*.safetensors")):
         try:
             with safe_open(path, "pt"):
                 pass

@@ -213,7 +213,7 @@ def load_diffusers_part(model: Any, folder: Path, name: str) -> Any:
     said = read_model_config(home).get("_class_name", "nothing")
     if said != model.__name__:
         raise ModelError(f"{home} holds no {model.__name__} (its config.json says: {said})")
-    if not list(home.glob("*.safetensors")):
+    if not list(home.glob("[!.]*.safetensors")):
         raise ModelError(f"{home} holds no safetensors weights; pickled ones are not read")
     try:
         net, info = model.from_pretrained(
