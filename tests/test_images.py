@@ -228,6 +228,19 @@ def test_floats_from_0_to_1_are_scaled(tmp_path: Path, size: tuple[int, int]) ->
     assert np.abs(found / 255 - values).max() < 1 / 255
 
 
+@pytest.mark.parametrize("value", range(1, 9))
+def test_floats_are_turned(tmp_path: Path, value: int) -> None:
+    values = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    tags = Image.Exif()
+    tags[0x112] = value
+    Image.fromarray(values).save(tmp_path / "x.tiff", exif=tags)
+    opened = open_image(record(tmp_path / "x.tiff"))
+    assert opened.size == ((6, 4) if value < 5 else (4, 6))
+    assert sorted(np.asarray(opened)[..., 0].ravel()) == pytest.approx(
+        (values * 255).ravel(), abs=1
+    )
+
+
 @pytest.mark.parametrize(
     "values",
     [

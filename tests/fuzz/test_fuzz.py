@@ -173,7 +173,10 @@ def _picture(kind: str, mode: str = "RGB", **how: Any) -> bytes:
     exif = Image.Exif()
     exif[0x112], exif[0x10E] = 6, "text"
     with_exif = {} if kind in ("GIF", "BMP", "PPM") else {"exif": exif}
-    Image.fromarray(values).convert(mode).save(buffer, kind, **with_exif, **how)
+    image = Image.fromarray(values).convert(mode)
+    if mode == "F":  # from 0 to 1
+        image = Image.fromarray(np.asarray(image) / 256)
+    image.save(buffer, kind, **with_exif, **how)
     return buffer.getvalue()
 
 
