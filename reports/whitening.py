@@ -48,7 +48,7 @@ class Change:
     def gain(self) -> Estimate:
         """The intervals are combined as if both scores were independent: they share their
         prompts, so this is rather too wide."""
-        value = self.whitened["value"] - self.plain["value"]
+        value = self.whitened.value - self.plain.value
         ends = [interval_ends(entry) or (math.nan, math.nan) for entry in self.entries]
         half = math.hypot(*((high - low) / 2 for low, high in ends))
         return Estimate(value, value - half, value + half)
@@ -65,13 +65,13 @@ def changes(run: Run) -> list[Change]:
         plain, whitened = (run.score(row.spec, probe, SCORE) for probe in PROBES)
         if plain and whitened:
             pairs[row.spec] = (row, plain, whitened)
-    values = {spec: plain["value"] for spec, (_, plain, _) in pairs.items()}
+    values = {spec: plain.value for spec, (_, plain, _) in pairs.items()}
 
     def place(spec: str, value: float) -> int:
         return 1 + sum(other > value for name, other in values.items() if name != spec)
 
     found = [
-        Change(row, plain, white, place(spec, plain["value"]), place(spec, white["value"]))
+        Change(row, plain, white, place(spec, plain.value), place(spec, white.value))
         for spec, (row, plain, white) in pairs.items()
     ]
     return sorted(found, key=lambda change: (change.place, change.row.spec))
@@ -87,10 +87,10 @@ def whitening_advice(run: Run) -> Iterator[str]:
         return run.brief.get(change.row.spec, text.clean_text(change.row.spec))
 
     best = found[0]
-    white = max(found, key=lambda change: change.whitened["value"])
-    as_it_is = f"{named(best)} as it is ({text.number(best.plain['value'])})"
-    whitened = f"{named(white)} with whitened features ({text.number(white.whitened['value'])}"
-    if white.whitened["value"] > best.plain["value"]:
+    white = max(found, key=lambda change: change.whitened.value)
+    as_it_is = f"{named(best)} as it is ({text.number(best.plain.value)})"
+    whitened = f"{named(white)} with whitened features ({text.number(white.whitened.value)}"
+    if white.whitened.value > best.plain.value:
         yield (
             f"By the reader, use {as_it_is}, or {whitened}; train with --condition-scaling "
             "whitened)."
@@ -126,10 +126,10 @@ def draw_whitening(run: Run) -> Drawing | str:
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, left, 0.36, WIDTH - left - 0.1, height)
         for y, change in enumerate(found):
-            ends = [entry["value"] for entry in change.entries]
+            ends = [entry.value for entry in change.entries]
             axes.plot(ends, [y, y], color=ORANGE, linewidth=0.8, zorder=1)
             for style, entry in zip(STYLES.values(), change.entries, strict=True):
-                draw_point(axes, style, entry["value"], y, across=entry, width=1.1)
+                draw_point(axes, style, entry.value, y, across=entry, width=1.1)
         label_rows(axes, rows, names)
         axes.grid(axis="x")
         axes.set_xlabel("share of prompts of which the reader gets everything right")
@@ -141,8 +141,8 @@ def draw_whitening(run: Run) -> Drawing | str:
             "--condition-scaling whitened.",
             "Dots joined by lines, as it is and whitened: "
             + "; ".join(
-                f"{names[c.row.spec]} {text.number(c.plain['value'])} and "
-                f"{text.number(c.whitened['value'])}"
+                f"{names[c.row.spec]} {text.number(c.plain.value)} and "
+                f"{text.number(c.whitened.value)}"
                 for c in found
             )
             + ".",
