@@ -54,6 +54,17 @@ class ResolvedModel:
     prompt: str = ""
     quantization: str = ""
 
+    @property
+    def folder(self) -> Path:
+        """``path`` of a model that has one.
+
+        Raises:
+            ModelError: if it has no files.
+        """
+        if self.path is None:
+            raise ModelError(f"revision {self.revision} has no files")
+        return self.path
+
 
 @dataclass(frozen=True)
 class PlannedDownload:

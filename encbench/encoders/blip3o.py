@@ -33,7 +33,6 @@ from .hf import (
     count_parameters,
     dtype_of,
     freeze,
-    model_folder,
     parts_of,
     quiet,
     require_kind,
@@ -199,7 +198,7 @@ def sample_token(
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> Blip3oEncoder:
     recipe = prompt_recipe(spec)
     drawn = _options(spec)
-    folder = model_folder(resolved) / parts_of(spec)[0]
+    folder = resolved.folder / parts_of(spec)[0]
     require_kind(folder, KINDS)
     raw = read_model_config(folder)
     import transformers

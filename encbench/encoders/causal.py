@@ -8,7 +8,7 @@ import torch
 from ..data.hub import ResolvedModel
 from . import EncoderFamily
 from .decoder import INTERN, SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
-from .hf import DEVICE_OPTIONS, dtype_of, model_folder, parts_of, requires_source, tokenizer_folder
+from .hf import DEVICE_OPTIONS, dtype_of, parts_of, requires_source, tokenizer_folder
 from .hub_tokenizer import load_tokenizer
 from .recipes import option_of, prompt_recipe
 from .spec import EncoderSpec
@@ -17,7 +17,7 @@ from .spec import EncoderSpec
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> DecoderEncoder:
     recipe = prompt_recipe(spec)
     tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
-    folder = model_folder(resolved) / parts_of(spec)[0]
+    folder = resolved.folder / parts_of(spec)[0]
     model = load_decoder(spec, folder, dtype_of(spec, device))
     return build(spec, resolved, model, tokenizer, device, recipe)
 

@@ -26,7 +26,6 @@ from .hf import (
     count_parameters,
     dtype_of,
     load_transformers,
-    model_folder,
     parts_of,
     readable_errors,
     resolve_parts,
@@ -169,7 +168,7 @@ def _load_hub(
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> ClipEncoder:
-    folder = model_folder(resolved) / parts_of(spec)[0]
+    folder = resolved.folder / parts_of(spec)[0]
     if tag_of(spec) or (folder / CONFIG).is_file():
         towers = load_open_clip(spec, folder, device)
     else:
@@ -187,12 +186,12 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
         if spec.get("subfolder"):
             return resolve_parts(spec)
         about = resolve_model(source, spec.revision, patterns=small)
-        if not (model_folder(about) / CONFIG).is_file():
+        if not (about.folder / CONFIG).is_file():
             return resolve_parts(spec, "preprocessor_config.json")
     first = resolve_model(
         source, spec.revision, patterns=[*small, "open_clip*.safetensors"], weights_in=()
     )
-    if any(model_folder(first).glob("open_clip*.safetensors")):
+    if any(first.folder.glob("open_clip*.safetensors")):
         return first
     weights = ["model.safetensors", "open_clip*.bin", "open_clip*.pt", "pytorch_model.bin", file]
     patterns = [*small, *filter(None, weights)]

@@ -18,7 +18,7 @@ from ..schema import read_model_config
 from ..specs import is_on_disk
 from . import EncoderFamily
 from .gguf import is_gguf, read_header, resolve_gguf
-from .hf import model_folder, parts_of
+from .hf import parts_of
 from .spec import EncoderSpec
 
 CONFIG = "config.json"
@@ -47,7 +47,7 @@ def complete_spec(text: str) -> str:
             marks = [mark for each in _families() for mark in each.marks]
             config = "/".join(filter(None, (parts_of(spec)[0], CONFIG)))
             found = resolve_model(spec.source, spec.revision, patterns=[config, *marks])
-            folder, commit = model_folder(found), found.revision
+            folder, commit = found.folder, found.revision
         family = _family_of_folder(spec, folder)
     chosen = dataclasses.replace(spec, family=family)
     pinned = dataclasses.replace(chosen, revision=commit or spec.revision)
@@ -101,5 +101,5 @@ def _family_of_folder(spec: EncoderSpec, folder: Path) -> str:
 
 def _family_of_gguf(spec: EncoderSpec) -> str:
     """By the architecture that the file names."""
-    kind = read_header(model_folder(resolve_gguf(spec))).model_type
+    kind = read_header(resolve_gguf(spec).folder).model_type
     return next((f.name for f in _families() if kind in f.model_types), FALLBACKS[0])

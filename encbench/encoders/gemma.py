@@ -11,7 +11,6 @@ from .decoder import SUBFOLDER, DecoderEncoder, build, load_decoder, resolve
 from .hf import (
     DEVICE_OPTIONS,
     dtype_of,
-    model_folder,
     parts_of,
     require_kind,
     requires_source,
@@ -29,7 +28,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> D
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': Gemma overflows in float16; use dtype=bfloat16 or float32")
-    folder = model_folder(resolved) / parts_of(spec)[0]
+    folder = resolved.folder / parts_of(spec)[0]
     require_kind(folder, KINDS)
     tokenizer = load_tokenizer(spec, tokenizer_folder(spec, resolved))
     return build(spec, resolved, load_decoder(spec, folder, dtype), tokenizer, device, recipe)

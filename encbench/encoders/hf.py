@@ -72,13 +72,6 @@ def count_parameters(*modules: Any) -> int:
     return sum(found.values())
 
 
-def model_folder(resolved: ResolvedModel) -> Path:
-    """The folder of a model that has one."""
-    if resolved.path is None:
-        raise ModelError(f"revision {resolved.revision} has no files")
-    return resolved.path
-
-
 def read_own_config(folder: Path) -> dict[str, Any]:
     """A model's config.json; of a GGUF file, its ``model_type`` alone.
 
@@ -305,7 +298,7 @@ def parts_of(spec: EncoderSpec) -> tuple[str, str]:
 
 def tokenizer_folder(spec: EncoderSpec, resolved: ResolvedModel) -> Path:
     """Where the tokenizer of a model lies: beside it, unless the files were found elsewhere."""
-    return (resolved.tokenizer or model_folder(resolved)) / parts_of(spec)[1]
+    return (resolved.tokenizer or resolved.folder) / parts_of(spec)[1]
 
 
 def patterns_of(spec: EncoderSpec, *more: str) -> list[str]:

@@ -20,7 +20,6 @@ from .hf import (
     TOKENIZER_FILES,
     count_parameters,
     dtype_of,
-    model_folder,
     quiet,
     readable_errors,
 )
@@ -275,7 +274,7 @@ def _tokenizer(
     if text.get("tokenizer_mode"):
         raise ModelError(f"{spec}: tokenizer mode '{text['tokenizer_mode']}' is not supported")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        folder = model_folder(resolve_model(name, None, patterns=TOKENIZER_FILES))
+        folder = resolve_model(name, None, patterns=TOKENIZER_FILES).folder
     clean = library_of().tokenizer.get_clean_fn(options.get("clean", "whitespace"))
     kind = SepStripped if options.get("strip_sep_token") else HubTokenizer
     return kind(load_tokenizer(spec, folder), length, rows, clean=clean)

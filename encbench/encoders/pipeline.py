@@ -29,7 +29,6 @@ from .hf import (
     dtype_of,
     freeze,
     load_transformers,
-    model_folder,
     patterns_of,
     requires_source,
 )
@@ -142,7 +141,7 @@ class PipelineEncoder(LoadedEncoder):
 
 
 def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> PipelineEncoder:
-    folder = model_folder(resolved)
+    folder = resolved.folder
     recipe = _recipe(spec, folder)
     if spec.layer != "last":
         raise UsageError(f"layer={spec.layer} of '{spec}': recipe={recipe.name} says which layers")
@@ -219,7 +218,7 @@ def _names(number: int) -> tuple[str, str]:
 
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
     configs = [INDEX, "text_encoder*/config.json", "tokenizer*/tokenizer_config.json"]
-    folder = model_folder(resolve_model(spec.source, spec.revision, patterns=configs))
+    folder = resolve_model(spec.source, spec.revision, patterns=configs).folder
     recipe = _recipe(spec, folder)
     parts = []
     for number, kind in enumerate(LAYOUTS[recipe.name].kinds):

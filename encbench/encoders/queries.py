@@ -33,7 +33,6 @@ from .hf import (
     DEVICE_OPTIONS,
     count_parameters,
     dtype_of,
-    model_folder,
     readable_errors,
     resolve_parts,
     tokenizer_folder,
@@ -254,7 +253,7 @@ def _resolve_file(spec: EncoderSpec) -> tuple[Path, str, str]:
         found = resolve_model(
             repository, spec.revision, patterns=[name], pickle=True, weights_in=()
         )
-        return model_folder(found) / name, found.revision, found.license
+        return found.folder / name, found.revision, found.license
     if not file.is_file():
         raise ModelError(f"there is no file {file}; check the path, or write owner/name/file.pth")
     return file, combine_hashes(digest_each({file.name: file})), "unknown"
@@ -281,7 +280,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> Q
     base, dtype = base_spec(spec), dtype_of(spec, device)
     path, _, _ = _resolve_file(spec)
     state = read_trained(spec, path)
-    folder = model_folder(resolved)
+    folder = resolved.folder
     model = load_decoder(base, folder, dtype)
     width = model.config.hidden_size
     queries = state[QUERIES].to(dtype)

@@ -20,7 +20,6 @@ from .hf import (
     WEIGHT_FILES,
     count_parameters,
     dtype_of,
-    model_folder,
     quiet,
     readable_errors,
     refuse_adapter,
@@ -241,7 +240,7 @@ def _check_complete(spec: EncoderSpec, folder: Path, model: Any) -> None:
 def _load(
     spec: EncoderSpec, resolved: ResolvedModel, device: torch.device
 ) -> SentenceEncoder | StaticEncoder:
-    folder, dtype = model_folder(resolved), dtype_of(spec, device)
+    folder, dtype = resolved.folder, dtype_of(spec, device)
     first = folder / _modules(spec, folder)[0][1]
     refuse_adapter(first)
     if (first / "config.json").is_file() and "auto_map" in read_model_config(first):
@@ -280,7 +279,7 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
     """Weights are looked for module by module: each has its own."""
     small = [*SMALL_FILES, *(["*.py"] if spec.flag("remote_code") else [])]
     about = resolve_model(spec.source, spec.revision, patterns=small)
-    modules = _modules(spec, model_folder(about))
+    modules = _modules(spec, about.folder)
     folders = [f"{part}/" if part else "" for _, part in modules]
     below = [f"{part}*/" for part in folders if part]
     weights = [part + name for part in (*folders, *below) for name in WEIGHT_FILES]
@@ -291,7 +290,7 @@ def _resolve(spec: EncoderSpec) -> ResolvedModel:
         pickle=spec.flag("pickle"),
         weights_in=[part for kind, part in modules if kind in WEIGHTED],
     )
-    return replace(found, prompt=prompt_of(spec, model_folder(found)).text)
+    return replace(found, prompt=prompt_of(spec, found.folder).text)
 
 
 FAMILY = EncoderFamily(

@@ -14,7 +14,6 @@ from .hf import (
     DEVICE_OPTIONS,
     dtype_of,
     load_transformers,
-    model_folder,
     parts_of,
     require_kind,
     requires_source,
@@ -49,7 +48,7 @@ def _load(spec: EncoderSpec, resolved: ResolvedModel, device: torch.device) -> T
     dtype = dtype_of(spec, device)
     if dtype == torch.float16:
         raise UsageError(f"'{spec}': T5 overflows in float16; use dtype=bfloat16 or float32")
-    folder = model_folder(resolved) / parts_of(spec)[0]
+    folder = resolved.folder / parts_of(spec)[0]
     kind = require_kind(folder, CLASSES)
     import transformers
 

@@ -71,13 +71,12 @@ def _enlarged(x: Tensor, side: int) -> Tensor:
 
 def _folder(name: str, source: str) -> Path:
     try:
-        found = resolve_model(source, None, patterns=PATTERNS).path
+        found = resolve_model(source, None, patterns=PATTERNS).folder
     except DownloadError as error:
         raise DownloadError(
             f"the perceptual loss '{name}' needs the network {source}: {error}; a folder is named "
             f"by {name}:FOLDER, or train without this loss"
         ) from error
-    assert found is not None  # resolve_model always gives one
     if not (found / "model.safetensors").is_file():
         raise ModelError(f"{found} lacks model.safetensors")
     return found

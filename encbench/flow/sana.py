@@ -183,8 +183,7 @@ def load_sana(source: str, cond_dim: int | None, revision: str | None = None) ->
     """
     model = diffusers("A pretrained SANA").SanaTransformer2DModel
     resolved = resolve_model(source, revision, patterns=PATTERNS)
-    assert resolved.path is not None  # resolve_model always gives one
-    return SanaVelocity(load_diffusers_part(model, resolved.path, "transformer"), cond_dim)
+    return SanaVelocity(load_diffusers_part(model, resolved.folder, "transformer"), cond_dim)
 
 
 def diffusers(what: str) -> Any:

@@ -84,10 +84,9 @@ class LatentSpace:
     ) -> None:
         library = diffusers("A latent space")
         resolved = resolve_model(source, revision, patterns=PATTERNS)
-        assert resolved.path is not None  # resolve_model always gives one
         self.revision = resolved.revision
-        name = _class_name(resolved.path)
-        model = load_diffusers_part(getattr(library, name), resolved.path, "vae")
+        name = _class_name(resolved.folder)
+        model = load_diffusers_part(getattr(library, name), resolved.folder, "vae")
         self.model = model.to(device).eval().requires_grad_(False)
         self.device, self.side = torch.device(device), side
         config: Any = model.config

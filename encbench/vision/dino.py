@@ -111,8 +111,7 @@ class Kind:
     def load(
         self, spec: ReEncoderSpec, resolved: ResolvedModel, device: torch.device
     ) -> DinoReEncoder:
-        folder = resolved.path
-        assert folder is not None  # resolve_model always gives one
+        folder = resolved.folder
         config = read_model_config(folder)
         architecture = str(config.get("architecture", ""))
         if self.name in architecture:

@@ -27,7 +27,6 @@ from ...encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
     load_transformers,
-    model_folder,
     readable_errors,
 )
 from ...encoders.spec import EncoderSpec
@@ -230,7 +229,7 @@ def load_mask2former(spec: ReEncoderSpec, device: torch.device) -> Mask2FormerDe
         patterns=["config.json", "preprocessor_config.json", *WEIGHT_FILES],
         pickle=full.flag("pickle"),
     )
-    folder = model_folder(resolved)
+    folder = resolved.folder
     config = read_model_config(folder)
     if config.get("model_type") != "mask2former":
         raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is no mask2former")

@@ -4,8 +4,7 @@ import torch
 
 from encbench.data.hub import ResolvedModel
 from encbench.encoders import EncoderFamily
-from encbench.encoders.hf import card_of
-from encbench.types import TextFeatures
+from encbench.types import EncoderCard, TextFeatures
 
 
 class Letters:
@@ -13,9 +12,10 @@ class Letters:
         width = int(spec.source)
         generator = torch.Generator().manual_seed(0)
         self.table = torch.randn(128, width, generator=generator)
-        self.card = card_of(
-            spec, resolved, torch.float32, dim=width, max_tokens=None, parameters=self.table.numel()
-        )
+        self.card = EncoderCard(
+            str(spec), spec.family, spec.source, resolved.revision, width, max_tokens=None,
+            license=resolved.license, parameters=self.table.numel(),
+        )  # fmt: skip
 
     def encode(self, prompts):
         rows = [[ord(letter) % 128 for letter in prompt] or [0] for prompt in prompts]
