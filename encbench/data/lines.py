@@ -104,14 +104,14 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
     if suffix in TABLES:
         names, rows = table_rows(path)
         text = require_column(names, TEXTS, str(path))
-        group = next((name for name in GROUPS if name in names), None)
+        column = next((name for name in GROUPS if name in names), None)
         for number, (where, row) in enumerate(rows):
-            yield where, number if group is None else row[group], row[text]
+            yield where, number if column is None else row[column], row[text]
     elif suffix == ".txt":
-        group = 0
+        paragraph = 0
         for number, line in enumerate(split_lines(read_text(path, DataError)), 1):
-            group += not line.strip()
-            yield f"line {number} of {path}", group, line
+            paragraph += not line.strip()
+            yield f"line {number} of {path}", paragraph, line
     else:
         for number, (where, row) in enumerate(read_json_lines(path, DataError)):
             if not isinstance(row, dict):

@@ -133,6 +133,7 @@ def _quantization(file_type: Any) -> str:
     try:
         from gguf import LlamaFileType
 
-        return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        name: str = LlamaFileType(file_type).name
+        return name.removeprefix("MOSTLY_").removeprefix("ALL_")
     except (ImportError, ValueError):
         return "of an unknown type" if file_type is None else f"type {file_type}"
