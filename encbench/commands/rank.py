@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
+
+from ..options import option
+from .options import add_command
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command("rank")
-def rank(
-    out: Annotated[Path, typer.Argument(help="Folder of a run, with records in it.")],
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            help="Rule to rank by. See: encbench list rules.  [default: reader; emf-retrieval "
-            "where the reader probe was left out]"
-        ),
-    ] = None,
-) -> None:
+@dataclass(frozen=True)
+class RankConfig:
+    out: Path = option(MISSING, "Folder of a run, with records in it.", argument=True)
+    rule: str | None = option(
+        None, "Rule to rank by. See: encbench list rules.",
+        shown="reader; emf-retrieval where the reader probe was left out",
+    )  # fmt: skip
+
+
+@add_command(app, "rank", RankConfig, toml=False)
+def rank(config: RankConfig) -> None:
     """Rank the encoders of a run from all its records, into prediction.json."""
-    from ..pipeline import rank as rank_records
-    from ..progress import show_log
+    from ..pipeline import rank
     from . import show
 
-    show_log()
-    show.ranking(rank_records(out, rule=rule))
-    typer.echo(f"prediction: {out / 'prediction.json'}")
+    show.ranking(rank(config.out, rule=config.rule))
+    typer.echo(f"prediction: {config.out / 'prediction.json'}")
