@@ -157,8 +157,8 @@ def questions_of(groups: Sequence[PromptGroup], ranked_by: Cell | None) -> tuple
     cells = {g.tier: g.cell(PRIMARY_STEPS) for g in groups if g.combos == "seen"}
     if not {"A", "B"} <= set(cells):
         return groups[0].cell(PRIMARY_STEPS), None
-    asked = [cells["A"], cells["B"]]
-    return tuple(asked[::-1] if ranked_by == cells["B"] else asked)  # type: ignore[return-value]
+    trained, other = cells["A"], cells["B"]
+    return (other, trained) if ranked_by == other else (trained, other)
 
 
 def order_by(prediction: Prediction, rule: str) -> RuleOrder:
