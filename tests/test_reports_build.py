@@ -114,7 +114,7 @@ def test_every_format_is_there(full):
 def test_the_advice_is_the_first_line(full):
     advice = read_prediction(full / "prediction.json").advice.text
     assert advice.startswith("Use CLIP ViT-L/14. Can't tell whether MiniLM-L6")
-    assert advice.endswith("cheapest of these: MiniLM-L6.")
+    assert advice.endswith("the smallest of these is MiniLM-L6.")
     page = page_of(full)
     assert page.words[0] == advice
     markdown = (full / "report" / "report.md").read_text("utf-8")
