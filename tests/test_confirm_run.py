@@ -73,7 +73,7 @@ def test_one_command_ranks_and_confirms_in_any_number_of_processes(
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "the choice:" in done.stdout
+    assert "choice:" in done.stdout
     prediction = read_prediction(tmp_path / "run" / "prediction.json")
     verdict = read_verdict(tmp_path / "run" / "verdict.json")
     assert verdict.prediction == prediction.hash
