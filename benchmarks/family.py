@@ -15,8 +15,9 @@ from pathlib import Path
 from encbench.files import write_atomic
 from encbench.records import Ranked
 from encbench.reports.load import Run, load_run, shuffled_spec
+from encbench.reports.published import SCORES
 from encbench.reports.text import NOTHING, count, format_score, markdown
-from encbench.reports.words import ASKING, PUBLISHED, disagreements
+from encbench.reports.words import CONTENT, disagreements
 from encbench.shipped import read_manifest
 from encbench.zoo.catalog import STAGES, zoo_folder
 
@@ -25,8 +26,10 @@ DOCS = Path(__file__).parent.parent / "docs" / "family.md"
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
     """Title, probe and score: the published two, their calibrated forms, the two that ask."""
-    chosen = [(probe, metric.format(k=run.k)) for probe, metric in PUBLISHED]
-    chosen += [("retrieval", f"scaled@{run.k}"), ("ablation", "calibrated"), *ASKING]
+    chosen = [(probe, metric) for _, probe, metric in SCORES]
+    chosen += [("retrieval", "scaled@2"), ("ablation", "calibrated")]
+    asking = [probe for probe in run.probes.values() if probe.display.section == CONTENT]
+    chosen += [(probe.name, probe.main_metric) for probe in asking]
     return [(f"{probe}, {metric}", probe, metric) for probe, metric in chosen]
 
 
@@ -56,8 +59,8 @@ def gains(run: Run, family: list[Ranked]) -> list[str]:
                 if early is None:
                     continue
                 pairs += 1
-                above += rows[0]["low"] > early["high"]
-                below += rows[0]["high"] < early["low"]
+                above += rows[0].low > early.high
+                below += rows[0].high < early.low
         lines.append(f"- {title}: clearly above in {above} and clearly below in {below} of {pairs}")
     return lines
 
@@ -86,7 +89,7 @@ def main() -> None:
         texts[row.spec] = count(about["scenes"])
     controls = [row for row in run.controls if shuffled_spec(row.spec) is None]
     n = {p: run.score(family[0].spec, p, m) for _, p, m in columns(run)}
-    queries = ", ".join(f"{probe} {count(entry['n'])}" for probe, entry in n.items() if entry)
+    queries = ", ".join(f"{probe} {count(entry.n)}" for probe, entry in n.items() if entry)
     lines = [
         "# The family through all probes",
         "",

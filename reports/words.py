@@ -53,6 +53,12 @@ def run_warnings(run: Run) -> list[str]:
     return list(dict.fromkeys([*map(clean_text, run.prediction.warnings), *own]))
 
 
+def disagreements(run: Run) -> list[str]:
+    """Of the warnings, those on the published two probes against their calibrated form and
+    against the probes that ask what the prompt says."""
+    return [*_disentanglement(run), *_content(run)]
+
+
 def _names(run: Run, specs: Iterable[str]) -> str:
     return listing(run.brief.get(spec, clean_text(spec)) for spec in specs)
 
