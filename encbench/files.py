@@ -23,7 +23,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from .errors import EncbenchError, RecordError, UsageError, from_os_error
+from .errors import EncbenchError, RecordError, UsageError, first_line, from_os_error
 
 MakeError = Callable[[str], EncbenchError]
 TEMPORARY = ".encbench-"  # how the names of files begin that are being written
@@ -267,6 +267,23 @@ def read_csv(path: Path, error: MakeError = RecordError) -> tuple[list[str], lis
         return [name or "" for name in rows.fieldnames or ()], list(rows)
     except csv.Error as problem:
         raise error(f"line {rows.line_num} of {path} is broken ({problem})") from problem
+
+
+def read_table(path: Path, error: MakeError = RecordError) -> Any:
+    """A NumPy array of two dimensions from a .npy, as a memory map; nothing pickled is read.
+
+    Raises:
+        error: naming the file, if it is missing or damaged.
+    """
+    import numpy as np
+
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind != "f":
+            raise ValueError("it is no table of floating-point numbers")
+        return table
+    except Exception as problem:  # a damaged header makes NumPy raise a dozen kinds
+        raise error(f"cannot read {path} ({first_line(problem)})") from problem
 
 
 def read_toml(path: Path) -> dict[str, Any]:

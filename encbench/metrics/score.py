@@ -22,7 +22,15 @@ from PIL import Image
 
 from .. import distributed
 from ..errors import DataError, EncbenchError, ImageError, ModelError, RecordError
-from ..files import digest, digest_file, read_json, write_atomic, write_json
+from ..files import (
+    digest,
+    digest_file,
+    read_json,
+    read_table,
+    replace_on_success,
+    write_atomic,
+    write_json,
+)
 from ..images import count_pixels
 from ..progress import bar, log
 from ..schema import get_field, load_dataclass
@@ -344,37 +352,30 @@ def load_features(out: Path) -> Float[np.ndarray, "N F"]:
     Raises:
         RecordError: if they are missing or damaged.
     """
-    try:
-        found: Float[np.ndarray, "N F"] = np.load(out / FEATURES, mmap_mode="r")
-        return found
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"cannot read {out / FEATURES} ({error}); score the images again"
-        ) from error
+    found: Float[np.ndarray, "N F"] = read_table(out / FEATURES, _damaged)
+    return found
 
 
 def _gather_features(out: Path, results: Sequence[PromptResult]) -> None:
     counts, path, row = scored_counts(results), out / FEATURES, 0
     width = 0
     for result in results:  # the first that has a scored image
-        part = np.load(_place(out, result.prompt.prompt_id).with_suffix(".npy"), mmap_mode="r")
+        part = read_table(_place(out, result.prompt.prompt_id).with_suffix(".npy"), _damaged)
         if len(part):
             width = part.shape[1]
             break
     if not width:
         path.unlink(missing_ok=True)
         return
-    part_path = path.with_name(f"{FEATURES}.part")
-    table = np.lib.format.open_memmap(part_path, "w+", np.float32, (sum(counts), width))
-    for result, count in zip(results, counts, strict=True):
-        if count:
-            table[row : row + count] = np.load(
-                _place(out, result.prompt.prompt_id).with_suffix(".npy")
-            )
-            row += count
-    table.flush()
-    del table
-    part_path.replace(path)
+    with replace_on_success(path) as temporary:
+        table = np.lib.format.open_memmap(temporary, "w+", np.float32, (sum(counts), width))
+        for result, count in zip(results, counts, strict=True):
+            if count:
+                place = _place(out, result.prompt.prompt_id).with_suffix(".npy")
+                table[row : row + count] = read_table(place, _damaged)
+                row += count
+        table.flush()
+        del table
 
 
 def _load(sample: SampleFile) -> tuple[Image.Image | None, str, str]:
@@ -449,7 +450,7 @@ def _read_kept(
         if before != [(s.file, _sha256(s)) for s in samples]:
             return None
         if isinstance(metric, SetMetric):
-            features = np.load(path.with_suffix(".npy"), mmap_mode="r")
+            features = read_table(path.with_suffix(".npy"))
             return result if [len(features)] == scored_counts([result]) else None
         return result
     except (EncbenchError, OSError, ValueError):

@@ -48,7 +48,7 @@ from encbench.encoders.hf import device_map_of
 from encbench.encoders.local import PLACES, read_places
 from encbench.encoders.sentence import _modules
 from encbench.errors import EncbenchError
-from encbench.files import read_json, read_toml
+from encbench.files import read_json, read_table, read_toml
 from encbench.flow.checkpoint import read_state
 from encbench.flow.config import training_config
 from encbench.flow.meters import read_log
@@ -255,6 +255,12 @@ def _read_shard(path: Path) -> object:
     return made
 
 
+def _array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(6, dtype=np.float32).reshape(2, 3))
+    return buffer.getvalue()
+
+
 def _shard() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         entry = Store(Path(folder)).entry({"a": 1})
@@ -390,6 +396,7 @@ READERS = {
                 "high": 0.98, "source": "x", "commit": "c"}]),
         change_json, "x.json", read_records,
     ),
+    "features": Reader(_array(), change_bytes, "x.npy", read_table),
     "scoring": Reader(SCORING, change_json, "scoring.json", _read_scores),
     "scored prompt": Reader(KEPT, change_json, "prompts/00000.json", _read_scores),
     "metadata of a layout": Reader(
