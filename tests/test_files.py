@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from encbench.errors import DataError, RecordError, StoreError, UsageError
@@ -20,6 +22,7 @@ from encbench.files import (
     read_json,
     read_json_lines,
     read_lines,
+    read_table,
     read_toml,
     replace_on_success,
     split_lines,
@@ -194,3 +197,34 @@ def test_formulas_in_csv_stay_text_and_are_read_back(tmp_path, text):
 def test_csv_of_any_text_is_read_back(tmp_path, text, end):
     write_text(tmp_path / "x.csv", to_csv(["a"], [[text], ["next"]], end))
     assert read_csv(tmp_path / "x.csv") == (["a"], [{"a": text}, {"a": "next"}])
+
+
+def _npy(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+TABLE = _npy(np.ones((2, 3), np.float32))
+BROKEN_TABLES = {
+    "empty": b"",
+    "cut in its header": TABLE[:40],
+    "cut in its values": TABLE[:-1],
+    "text": b"not a table\n" * 20,
+    "zip": b"PK\x03\x04" + bytes(40),
+    "pickled objects": _npy(np.array([[{}]], object)),
+    "one dimension": _npy(np.ones(3, np.float32)),
+    "whole numbers": _npy(np.ones((2, 2), np.int64)),
+    "a huge shape": TABLE.replace(b"(2, 3)", b"(9" + b"9" * 20 + b",3)"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_TABLES)
+def test_a_damaged_table_is_one_line(tmp_path, name):
+    path = tmp_path / "x.npy"
+    path.write_bytes(BROKEN_TABLES[name])
+    with pytest.raises(RecordError, match=r"cannot read .*x\.npy") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(TABLE)
+    assert read_table(path).tolist() == [[1, 1, 1], [1, 1, 1]]
