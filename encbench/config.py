@@ -10,8 +10,10 @@ from typing import Any
 from .data.hub import cache_dir
 from .data.spec import DatasetSpec
 from .device import DEVICE_HELP
-from .errors import UsageError
+from .errors import RecordError, UsageError
+from .files import read_json
 from .options import check_options, from_values, option, to_values
+from .schema import check_value
 
 DATA, PROBES, RUN = "Data", "Probes", "Run"
 
@@ -172,6 +174,19 @@ class RunConfig:
             names = ("draws", "shares", "units", "places")
             return {name: getattr(self, name) for name in names}
         return {}
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The ``config.json`` of a run's folder.
+
+    Raises:
+        RecordError: naming the file, if it is damaged.
+    """
+    values = read_json(path)
+    try:
+        return run_config(check_value(dict[str, Any], values, "it"))
+    except (RecordError, UsageError) as error:
+        raise RecordError(f"{path} is damaged ({error}); remove it and run again") from error
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:

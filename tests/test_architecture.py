@@ -44,7 +44,7 @@ ALLOWED = {
     "encbench.ranking": BASE | {"records", "intervals", "rules", "sentences", "specs"},
     "encbench.sentences": BASE | {"records"},
     "encbench.options": {"errors", "schema"},
-    "encbench.config": BASE | {"data", "device", "options"},
+    "encbench.config": BASE | {"data", "device", "files", "options", "schema"},
     "encbench.presets": {"errors"},
     "encbench.media": STORE | {"vision"},
     "encbench.doctor": ENGINE,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import distributed, registry
-from ..config import run_config as run_config
+from ..config import read_run_config
 from ..context import load_run_data
 from ..device import choose_device, device_name
 from ..encoders import EncoderSpec
 from ..encoders.local import read_places
 from ..errors import DataError, EncbenchError, RecordError, UsageError
-from ..files import digest, read_json, slug
+from ..files import digest, slug
 from ..flow.config import TrainConfig
 from ..flow.config import training_config as train_config
 from ..lock import lock_folder
@@ -325,7 +325,7 @@ def _check_data(run: Path, prediction: Prediction) -> None:
     if not path.exists():
         log.warning("%s is missing: whether the data are still the same is not checked", path)
         return
-    data = load_run_data(run_config(read_json(path)))
+    data = load_run_data(read_run_config(path))
     for name, pin in data.pins.items():
         was = prediction.data.get(name)
         if was is not None and was != pin:

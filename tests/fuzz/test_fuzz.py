@@ -30,7 +30,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from encbench.checkpoint import find_damage, read_tensors
-from encbench.config import run_config
+from encbench.config import read_run_config, run_config
 from encbench.confirm.bank import read_bank
 from encbench.confirm.config import parse_settings
 from encbench.confirm.experiment import ScoredTraining, _curve, gap
@@ -450,7 +450,7 @@ READERS = {
     ),
     "config of a run": Reader(
         _json({"encoders": ["a:b"], "queries": 7, "ks": [1], "out": "x", "seed": 0}), change_json,
-        "x.json", lambda path: run_config(read_object(path)),
+        "x.json", read_run_config,
     ),
     "settings of a training": Reader(
         b'encoder = "a:b"\nsteps = 7\nlr = 0.1\nnetwork = "dit-16x1x1"\n', change_bytes, "x.toml",
