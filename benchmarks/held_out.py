@@ -155,9 +155,10 @@ def judge(row: Agreement, tier: str, spread: float) -> str:
 
 def outcomes_table(a: Validation, b: Validation, clear: list[str]) -> str:
     lines = [
-        "| encoder | rule A | GenEval A | rule B | GenEval B | above the constant in B |",
-        "|---|---|---|---|---|---|",
+        "| no. | encoder | rule A | GenEval A | rule B | GenEval B | above the constant in B |",
+        "|---|---|---|---|---|---|---|",
     ]
+    number = {row.spec: place for place, row in enumerate(a.encoders, 1)}  # as in the plot
     other = {row.spec: row for row in b.encoders}
     for row in sorted(a.encoders, key=lambda row: -row.mean):
         seeds = [
@@ -166,7 +167,7 @@ def outcomes_table(a: Validation, b: Validation, clear: list[str]) -> str:
         ]
         values = [found.scores[RULE[tier]][row.spec].value for tier, found in (("A", a), ("B", b))]
         lines.append(
-            f"| `{row.spec}` | {values[0]:.3f} | {seeds[0]} | {values[1]:.3f} | {seeds[1]} | "
+            f"| {number[row.spec]} | `{row.spec}` | {values[0]:.3f} | {seeds[0]} | {values[1]:.3f} | {seeds[1]} | "
             f"{'yes' if row.spec in clear else 'no'} |"
         )
     return "\n".join(lines) + "\n"
