@@ -167,8 +167,8 @@ def outcomes_table(a: Validation, b: Validation, clear: list[str]) -> str:
         ]
         values = [found.scores[RULE[tier]][row.spec].value for tier, found in (("A", a), ("B", b))]
         lines.append(
-            f"| {number[row.spec]} | `{row.spec}` | {values[0]:.3f} | {seeds[0]} | {values[1]:.3f} | "
-            f"{seeds[1]} | {'yes' if row.spec in clear else 'no'} |"
+            f"| {number[row.spec]} | `{row.spec}` | {values[0]:.3f} | {seeds[0]} | "
+            f"{values[1]:.3f} | {seeds[1]} | {'yes' if row.spec in clear else 'no'} |"
         )
     return "\n".join(lines) + "\n"
 
