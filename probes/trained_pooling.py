@@ -60,7 +60,10 @@ class TrainedPoolingProbe:
         caption uses."""
         share = 1.0 if limit is None else min(1.0, 16 * limit / CAPTIONS)
         language = language_for(context.captions)(seed, max(BATCH, round(share * CAPTIONS)))
-        asked = {name: language.prompts[name][:limit] for name in (SEEN, OTHER_WORDS)}
+        asked = {  # of one thing alone the true statement would be the prompt itself
+            name: [prompt for prompt in language.prompts[name] if len(prompt.include) == 2][:limit]
+            for name in (SEEN, OTHER_WORDS)
+        }
         choices = [statements(prompt, language, seed) for prompt in asked[SEEN]]
         pairs = [(caption.text, prompt_text(caption.include)) for caption in language.captions]
         texts = list(dict.fromkeys(
