@@ -23,8 +23,8 @@ from . import __version__, distributed
 from .errors import EncbenchError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
-    "run", "probe", "rank", "confirm", "validate", "report", "train", "sample", "geneval", "zoo",
-    "list", "data", "doctor",
+    "run", "probe", "rank", "replace", "confirm", "validate", "report", "train", "sample",
+    "geneval", "zoo", "list", "data", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130  # exit status after Ctrl-C, by custom of the shell
 

@@ -70,6 +70,7 @@ ALLOWED = {
         "intervals",
         "flow",  # the reader has the generator's own connector
     },
+    "encbench.replacement": BASE | {"files", "ranking", "records", "rules"},
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records"},
     "encbench.context": ENGINE | {"config"},
@@ -88,6 +89,7 @@ ALLOWED = {
         "pipeline",
         "estimate",
         "doctor",
+        "replacement",
         "validate",
     },
     "encbench.cli": {"errors", "distributed"},  # commands are loaded by name

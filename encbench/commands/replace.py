@@ -1,0 +1,63 @@
+"""``encbench replace``"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from ..config import RunConfig
+from ..presets import PRESETS
+from .options import DryRun, add_command
+
+app = typer.Typer(add_completion=False)
+
+
+@add_command(app, "replace", RunConfig, PRESETS)
+def replace(
+    config: RunConfig,
+    base: Annotated[str, typer.Argument(help="Encoder that is used now.", metavar="BASE")],
+    candidates: Annotated[
+        list[str],
+        typer.Option(
+            "--with",
+            help="Encoders that could take its place, several after one flag. A layer or another "
+            "dtype of the base is a candidate of its own: BASE?layer=penultimate.",
+            metavar="SPEC...",
+        ),
+    ],
+    dry_run: DryRun = False,
+) -> None:
+    """Say what is lost if another encoder takes the place of BASE, and what it saves.
+
+    Probes all of them as encbench run does, then sets each candidate against BASE on every probe,
+    paired, with intervals. Writes replacement.md and replacement.json beside the report.
+    """
+    from .. import distributed
+    from ..errors import UsageError
+    from .run import plan_only
+
+    if config.encoders:
+        raise UsageError("--encoders: give the encoders as BASE and --with")
+    config = dataclasses.replace(config, encoders=(base, *candidates))
+    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config))
+
+
+def _carry_out(config: RunConfig) -> None:
+    from ..errors import UsageError
+    from ..pipeline import names_of, run_with_records, specs_of
+    from ..replacement import compare_with_base, page, write_replacement
+    from . import show
+
+    specs = specs_of(config)
+    names = names_of(specs)
+    base, *others = specs[: len(config.encoders)]
+    if any(spec.family == "control" for spec in (base, *others)):
+        raise UsageError("controls are added by themselves; name encoders")
+    records, outcome = run_with_records(config)
+    found = compare_with_base(names[base], [names[spec] for spec in others], records)
+    written = write_replacement(config.out, found)
+    typer.echo(page(found))
+    typer.echo(f"written: {written}; report: {outcome.report}")
+    show.failures(outcome.failed)

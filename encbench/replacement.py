@@ -1,0 +1,224 @@
+"""What is lost, and what is saved, if another encoder takes the place of one: from a run's records.
+
+Each candidate is set against the base on the main score of every probe, on the same items,
+resampled together; the p-values of one probe are corrected over its candidates by Holm's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .errors import EncbenchError
+from .files import write_atomic, write_json
+from .ranking import Entrant, compare_encoders, load, paired_differences
+from .records import clean
+from .rules import Term
+
+FILE, PAGE = "replacement.json", "replacement.md"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A candidate against the base on one probe's main score.
+
+    Attributes:
+        probe, score: which.
+        base, value: of the base and of the candidate, on the items that both have.
+        difference: value - base, with its 95 % interval; ``low`` and ``high`` are None where a
+            score has no items that could be resampled.
+        outcome: 'better', 'worse', or 'same' where the two cannot be told apart; 'unknown'
+            without an interval.
+    """
+
+    probe: str
+    score: str
+    base: float
+    value: float
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    outcome: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """An encoder with what it costs, and its changes against the base (none for the base).
+
+    Attributes:
+        memory: of the weights as they are computed with, in bytes.
+        milliseconds: for one prompt; None where the diagnostics probe did not run.
+    """
+
+    spec: str
+    name: str
+    parameters: int
+    memory: float
+    milliseconds: float | None
+    license: str
+    quantization: str = ""
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def loses(self) -> tuple[str, ...]:
+        """Probes on which it is worse, beyond chance."""
+        return tuple(change.probe for change in self.changes if change.outcome == "worse")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """All candidates against the base. ``smallest`` is the name of the one with the fewest
+    parameters, fewer than the base's, that is worse on no probe; '' = none."""
+
+    base: Replaced
+    candidates: tuple[Replaced, ...]
+    smallest: str
+
+
+def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) -> Replacement:
+    """Set candidates against the base.
+
+    Args:
+        base: its name in the records.
+        names: of the candidates, in the order in which they are shown.
+        paths: of the records of a run.
+
+    Raises:
+        EncbenchError: if the base or all candidates have no records.
+    """
+    main, _ = load(paths)
+    by_probe: dict[str, dict[str, Entrant]] = {}
+    for entrant in main:
+        by_probe.setdefault(entrant.record.probe.name, {})[entrant.record.name] = entrant
+    there = [name for name in names if any(name in rows for rows in by_probe.values())]
+    if not there or not any(base in rows for rows in by_probe.values()):
+        missing = "its candidates" if any(base in rows for rows in by_probe.values()) else base
+        raise EncbenchError(f"nothing was measured of {missing}, so nothing can be compared")
+    changes: dict[str, list[Change]] = {name: [] for name in there}
+    for probe, rows in by_probe.items():
+        others = [name for name in there if name in rows]
+        if base in rows and others:
+            for name, change in zip(others, _changes(probe, rows, base, others), strict=True):
+                changes[name].append(change)
+    rows = {
+        name: _replaced(name, by_probe, tuple(changes.get(name, ()))) for name in [base, *there]
+    }
+    smaller = [
+        rows[name]
+        for name in there
+        if not rows[name].loses and rows[name].parameters < rows[base].parameters
+    ]
+    smallest = min(smaller, key=lambda row: row.parameters).name if smaller else ""
+    return Replacement(rows[base], tuple(rows[name] for name in there), smallest)
+
+
+def _changes(probe: str, rows: dict[str, Entrant], base: str, names: Sequence[str]) -> list[Change]:
+    record = rows[base].record
+    score = record.probe.main_metric
+    sign = 1 if record.probe.direction == "higher" else -1
+    if not all(score in rows[name].record.item_scores for name in [base, *names]):
+        return [Change(probe, score, *_values(rows[base], rows[name], score)) for name in names]
+    field = {rows[name].spec: {probe: rows[name]} for name in [base, *names]}
+    comparison = compare_encoders(field, [Term(probe, score)], record.seed)
+    pairs = [(rows[name].spec, rows[base].spec) for name in names]
+    found = []
+    for pair in paired_differences(comparison, pairs):
+        outcome = "same"
+        if pair.distinguishable:
+            outcome = "better" if pair.difference * sign > 0 else "worse"
+        values = [comparison.score(spec).value for spec in (pair.b, pair.a)]
+        found.append(Change(probe, score, *values, pair.difference, pair.low, pair.high, outcome))
+    return found
+
+
+def _values(base: Entrant, other: Entrant, score: str) -> tuple[float, float, float]:
+    one, two = (entrant.record.scores[score].value for entrant in (base, other))
+    return one, two, two - one
+
+
+def _replaced(
+    name: str, by_probe: dict[str, dict[str, Entrant]], changes: tuple[Change, ...]
+) -> Replaced:
+    entrants = [rows[name] for rows in by_probe.values() if name in rows]
+    card = entrants[0].record.card
+    costs = [e.record.series["cost"] for e in entrants if "cost" in e.record.series]
+    cost = costs[0] if costs else {}
+    size = {"float32": 4, "bfloat16": 2, "float16": 2}.get(card.dtype, 4)
+    return Replaced(
+        card.spec,
+        name,
+        card.parameters,
+        float(cost.get("memory_bytes") or card.parameters * size),
+        cost.get("latency_ms"),
+        card.license,
+        card.quantization,
+        changes,
+    )
+
+
+# ------------------------------------------------------------------------------ written down
+
+
+def write_replacement(folder: Path, found: Replacement) -> Path:
+    """Write the comparison as JSON and as a page; returns the page.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    write_json(folder / FILE, clean(asdict(found)))
+    write_atomic(folder / PAGE, page(found).encode())
+    return folder / PAGE
+
+
+def verdict(found: Replacement) -> str:
+    """The answer in a sentence or two."""
+    base = found.base.name
+    if not found.smallest:
+        return (
+            f"Every candidate that is smaller than {base} is worse than it on at least one probe, "
+            "or there is none."
+        )
+    row = next(row for row in found.candidates if row.name == found.smallest)
+    saved = 100 * (1 - row.parameters / max(1, found.base.parameters))
+    return (
+        f"The smallest candidate that is worse than {base} on no probe: {row.name}, with "
+        f"{saved:.0f} % fewer parameters. The intervals say how much could still be lost."
+    )
+
+
+def page(found: Replacement) -> str:
+    """The comparison in Markdown: costs, then a table for each probe."""
+    base = found.base
+    lines = [f"# In place of {base.name}", "", verdict(found), ""]
+    lines += [
+        "| encoder | parameters | memory | ms a prompt | license | stored as |",
+        "|---" * 6 + "|",
+    ]
+    for row in (base, *found.candidates):
+        time = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
+        lines.append(
+            f"| {row.name} | {row.parameters / 1e6:,.1f} M | {row.memory / 1e6:,.0f} MB | {time} | "
+            f"{row.license} | {row.quantization or '-'} |"
+        )
+    probes = dict.fromkeys((c.probe, c.score) for row in found.candidates for c in row.changes)
+    for probe, score in probes:
+        lines += ["", f"## {probe}: {score}", ""]
+        lines += [f"| encoder | score | minus {base.name} | 95 % interval | |", "|---" * 5 + "|"]
+        for row in found.candidates:
+            for change in row.changes:
+                if change.probe != probe:
+                    continue
+                span = "" if change.low is None else f"{change.low:+.3f} to {change.high:+.3f}"
+                lines.append(
+                    f"| {row.name} | {change.value:.3f} | {change.difference:+.3f} | {span} | "
+                    f"{change.outcome} |"
+                )
+    lines += [
+        "",
+        f"Differences are of the same items ({base.name} and the candidates resampled together, 95 "
+        "% intervals, p-values corrected by Holm's method within a probe). 'same' means that the "
+        "two could not be told apart on these items, not that they are equal.",
+        "",
+    ]
+    return "\n".join(lines)
