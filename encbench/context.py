@@ -46,11 +46,6 @@ class Data:
     captions: ImageTextDataset | None
     prompts: PromptSet | None
 
-    @property
-    def pins(self) -> dict[str, str]:
-        sets = (self.captions, self.prompts)
-        return {s.name: s.pin for s in sets if s is not None}
-
     def of(self, spec: ProbeSpec) -> str:
         """The data that a probe's scores depend on, as 'name@pin'."""
         kinds = (("captions", self.captions), ("prompts", self.prompts))

@@ -408,13 +408,19 @@ def test_a_missing_or_tampered_prediction_is_refused(run: Path, tmp_path: Path) 
 def test_data_that_changed_since_the_ranking_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prediction = json.loads((run / "prediction.json").read_text())
-    (name,) = [key for key in prediction["data"] if "scenes" not in key][:1]
-
-    changed = SimpleNamespace(pins={name: "another pin"})
-    monkeypatch.setattr("encbench.confirm.run.load_run_data", lambda config: changed)
-    with pytest.raises(DataError, match=f"{name} is not what the encoders were ranked on"):
-        prepare(config(run))
+    was = read_prediction(run / "prediction.json").data["retrieval"]
+    name, _, pin = was.rpartition("@")
+    for now, same in ((pin, True), ("ef" * 32, False)):
+        data = SimpleNamespace(captions=SimpleNamespace(name=name, pin=now), prompts=None)
+        monkeypatch.setattr("encbench.confirm.run.load_run_data", lambda config, data=data: data)
+        with (
+            nullcontext()
+            if same
+            else pytest.raises(
+                DataError, match=rf"{name} is not what the encoders were ranked on \(it was abab"
+            )
+        ):
+            prepare(config(run))
 
 
 @pytest.mark.parametrize(

@@ -326,12 +326,15 @@ def _check_data(run: Path, prediction: Prediction) -> None:
         log.warning("%s is missing: whether the data are still the same is not checked", path)
         return
     data = load_run_data(read_run_config(path))
-    for name, pin in data.pins.items():
-        was = prediction.data.get(name)
-        if was is not None and was != pin:
+    now = {kept.name: kept.pin for kept in (data.captions, data.prompts) if kept is not None}
+    pins = {f"{kept.name}@{kept.pin}" for kept in (data.captions, data.prompts) if kept is not None}
+    for used in " + ".join(prediction.data.values()).split(" + "):
+        name, _, was = used.rpartition("@")
+        if name in now and used not in pins:
             raise DataError(
                 f"the data set {name} is not what the encoders were ranked on (it was "
-                f"{was[:12]}, is {pin[:12]}); restore it or rank again: encbench run --out {run}"
+                f"{was[:12]}, is {now[name][:12]}); restore it or rank again: "
+                f"encbench run --out {run}"
             )
 
 
