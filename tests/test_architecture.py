@@ -80,6 +80,7 @@ ALLOWED = {
     "encbench.commands": ENGINE
     | RUN
     | {
+        "cli",  # docs/options.md is made of all commands
         "confirm",
         "flow",
         "metrics",
