@@ -456,6 +456,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
         main([*arguments(run), "--dry-run"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    for word in ("prediction", "training", "time", "smallest p", "the choice", "the rule"):
+    for word in ("prediction", "training", "time", "smallest p", "\nchoice ", "\nrule "):
         assert word in printed
     assert sorted(run.rglob("*")) == before

@@ -141,7 +141,7 @@ def test_metric_detector_objective_and_times_confirm(run, ranked, monkeypatch):
     assert verdict.plan.detector == "circles"
     assert {row.spec for row in verdict.encoders} == {"letters:16", "letters:32"}
     for row in verdict.encoders:
-        assert {p.stage for p in row.curve} == {"flow-matching", "halved"}
+        assert {p.stage for p in row.curve} == {"flow-matching", "meanflow"}
         cells = [cell for cell in row.scores if cell.metric == "brightness"]
         assert len(cells) == len(row.scores) / 3 > 0
         assert all(0 < row.scores[cell].value < 1 for cell in cells)
