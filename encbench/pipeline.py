@@ -267,7 +267,7 @@ def rank(
         raise EncbenchError(f"no records under {folder}; run 'encbench probe --out {folder}' first")
     with lock_folder(folder):
         return write_prediction(
-            folder / "prediction.json", predict(records, rule=rule, failed=failed)
+            folder / "prediction.json", predict(sorted(records), rule=rule, failed=failed)
         )
 
 

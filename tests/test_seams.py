@@ -151,7 +151,7 @@ def test_metric_detector_objective_and_times_confirm(run, ranked, monkeypatch):
         assert all(0 < value < 128 for value in sets)
     # the detector sees one red circle in whatever is drawn: one object is right, two never are
     tasks = verdict.encoders[0].tasks[Cell("geneval", 4, "A", "seen")]
-    assert tasks["two_object"].value == tasks["position"].value == 0
+    assert tasks["two_object"] == tasks["position"] == 0
     page = (out / "report" / "index.html").read_text("utf-8")
     for words in ("circles", "halved", "Brightness", "Spread"):
         assert words in page, words
