@@ -101,16 +101,16 @@ def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) ->
         if base in rows and others:
             for name, change in zip(others, _changes(probe, rows, base, others), strict=True):
                 changes[name].append(change)
-    rows = {
+    replaced = {
         name: _replaced(name, by_probe, tuple(changes.get(name, ()))) for name in [base, *there]
     }
     smaller = [
-        rows[name]
+        replaced[name]
         for name in there
-        if not rows[name].loses and rows[name].parameters < rows[base].parameters
+        if not replaced[name].loses and replaced[name].parameters < replaced[base].parameters
     ]
     smallest = min(smaller, key=lambda row: row.parameters).name if smaller else ""
-    return Replacement(rows[base], tuple(rows[name] for name in there), smallest)
+    return Replacement(replaced[base], tuple(replaced[name] for name in there), smallest)
 
 
 def _changes(probe: str, rows: dict[str, Entrant], base: str, names: Sequence[str]) -> list[Change]:
@@ -127,8 +127,8 @@ def _changes(probe: str, rows: dict[str, Entrant], base: str, names: Sequence[st
         outcome = "same"
         if pair.distinguishable:
             outcome = "better" if pair.difference * sign > 0 else "worse"
-        values = [comparison.score(spec).value for spec in (pair.b, pair.a)]
-        found.append(Change(probe, score, *values, pair.difference, pair.low, pair.high, outcome))
+        one, two = (comparison.score(spec).value for spec in (pair.b, pair.a))
+        found.append(Change(probe, score, one, two, pair.difference, pair.low, pair.high, outcome))
     return found
 
 
