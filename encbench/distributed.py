@@ -7,8 +7,8 @@ decisions, computes scores and writes records. The others serve: they wait for j
 callable and its tasks), and what they make or fail at goes back to the leader. So nothing is
 decided twice, and no two processes can disagree.
 
-A training has a :class:`Team`: every process takes its share of each batch, and gradients are
-averaged. The leader alone writes.
+A training has a :class:`Team`: every process takes its share of each batch, and accelerate averages
+gradients. The leader alone writes.
 
 A process by itself does the same work without any of this; torch.distributed is then not used.
 """
@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .device import choose_device, current_launch
 from .errors import EncbenchError, ProcessError, UsageError, describe_error
@@ -183,9 +183,8 @@ def _rounds(
     from torch import distributed
 
     failure: BaseException | None = None
-    for first in range(
-        0, len(tasks) + place.size, place.size
-    ):  # the last round only tells failures
+    # the last round only tells failures
+    for first in range(0, len(tasks) + place.size, place.size):
         result: Any = None
         if failure is None and first + place.rank < len(tasks):
             try:
@@ -253,27 +252,33 @@ def _guard(exchange: Callable[[], R]) -> R:
 
 
 class Team:
-    """The processes that train one model together: all of a launch, or this one by itself.
+    """The processes that train one model together, through accelerate: all of a launch, or this
+    one by itself.
 
     As a context: after it, unless it failed, the process leaves the others when it ends.
 
     Args:
-        device: where this process computes.
+        device: where this process computes; of several, accelerate chooses the card.
         alone: train in this process only, whatever started it (one model a device).
     """
 
     def __init__(self, device: torch.device, *, alone: bool = False) -> None:
-        launch = current_launch()
-        self.device = device
-        self.rank, self.size = (0, 1) if alone else (launch.rank, launch.size)
-        if self.size > 1:
+        self.rank, self.size, self.device = 0, 1, device
+        self._accelerator: Any = None
+        if not alone and current_launch().size > 1:
+            from accelerate import Accelerator
+
             join_group()
+            self._accelerator = Accelerator(cpu=device.type == "cpu")
+            self.rank = self._accelerator.process_index
+            self.size = self._accelerator.num_processes
+            self.device = self._accelerator.device
 
     def __enter__(self) -> Team:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and self.size > 1:
+        if kind is None and self._accelerator is not None:
             atexit.register(leave_group)  # not yet: another training may follow
 
     @property
@@ -286,34 +291,39 @@ class Team:
         Args:
             unused: whether some parameters may have no part in a step.
         """
-        if self.size == 1:
+        if self._accelerator is None:
             return module
-        from torch.nn.parallel import DistributedDataParallel
+        from accelerate import DistributedDataParallelKwargs
 
-        cards = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=cards, find_unused_parameters=unused, broadcast_buffers=False
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(
+            find_unused_parameters=unused, broadcast_buffers=False
         )
+        wrapped: torch.nn.Module = self._accelerator.prepare_model(module)
+        return wrapped
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a part of a batch."""
+        if self._accelerator is None:
+            loss.backward()
+        else:
+            self._accelerator.backward(loss)
 
     def quiet(self, module: Any, *, when: bool) -> AbstractContextManager[Any]:
         """Without an exchange of gradients, for all but the last part of a batch."""
-        return module.no_sync() if when and self.size > 1 else nullcontext()
+        if self._accelerator is None or not when:
+            return nullcontext()
+        return cast(AbstractContextManager[Any], self._accelerator.no_sync(module))
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
-        if self.size > 1:
-            from torch import distributed
-
-            values = values.clone()
-            _guard(partial(distributed.all_reduce, values))
-        return values
+        if self._accelerator is None:
+            return values
+        return _guard(partial(self._accelerator.reduce, values, reduction="sum"))
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.size > 1:
-            import torch
-
-            self.total(torch.zeros(1))
+        if self._accelerator is not None:
+            _guard(self._accelerator.wait_for_everyone)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -200,7 +200,7 @@ class Trainer:
             ends = (r[mine].to(self.device), t[mine].to(self.device))
             with self.team.quiet(self.wrapped, when=part + 1 < config.accumulate):
                 terms = self._forward(x, cond, noise[mine], *ends, drop[mine].to(self.device))
-                (terms.loss / config.accumulate).backward()
+                self.team.backward(terms.loss / config.accumulate)
             total += terms.loss.detach() / config.accumulate
             self.meters.add(terms, ends[1], 1 / config.accumulate)
         norm = torch.nn.utils.clip_grad_norm_(
