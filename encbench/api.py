@@ -176,11 +176,11 @@ def sample(
         EncbenchError: if there is no sound checkpoint, or the encoder does not fit it.
     """
     from .device import choose_device
-    from .flow.sample import Sampler, encoder_for, load_checkpoint
+    from .flow.sample import load_sampler
     from .metrics.geneval.generate import sample_seed
 
-    place = choose_device(device)
-    model = load_checkpoint(Path(checkpoint), place, weights)
-    encode = encoder_for(model, place, encoder).alone
-    sampler = Sampler(model, place, encode=encode, steps=steps, guidance=guidance)
+    sampler = load_sampler(
+        Path(checkpoint), choose_device(device), weights=weights, encoder=encoder, steps=steps,
+        guidance=guidance,
+    )  # fmt: skip
     return sampler(prompts, [sample_seed(seed, number, 0) for number in range(len(prompts))])

@@ -34,10 +34,10 @@ from .files import (
     write_text,
 )
 from .records import clean, find_records, read_record
+from .rules import TRAINED_WORDING
 from .schema import check_value, read_dataclass
 from .types import Cell, Estimate
 
-PRIMARY = Cell("geneval", 4, "A", "seen")
 PUBLISHED = Path(__file__).parent / "data" / "outcomes"
 OWN = ("spec", "score", "seed", "stratum", "weights", "control", "recipe")
 Scores = Mapping[str, Mapping[str, Estimate]]
@@ -285,7 +285,9 @@ def published_names() -> list[str]:
     return sorted(path.stem for path in PUBLISHED.glob("*.json"))
 
 
-def load_outcomes(source: str | Path, *, cell: Cell = PRIMARY, recipe: str = "") -> Outcomes:
+def load_outcomes(
+    source: str | Path, *, cell: Cell = TRAINED_WORDING, recipe: str = ""
+) -> Outcomes:
     """Read outcomes.
 
     Args:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from encbench.confirm.agreement import trained_scores
 from encbench.confirm.bank import (
     PARENT,
     BankError,
@@ -56,7 +55,6 @@ def test_a_bank_of_the_first_version_is_read_and_added_to(verdict, tmp_path):
     parent = replace(rows[0], phase=PARENT, score=0.5)
     assert add_to_bank(path, [*rows[:3], parent], verdict.plan) == 1
     assert read_bank(path) == [*rows[:3], parent]
-    assert trained_scores([rows[0], parent], parent.cell, PARENT) == {parent.encoder: [0.5]}
 
 
 @pytest.mark.parametrize(

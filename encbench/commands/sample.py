@@ -22,16 +22,16 @@ def sample(config: SampleConfig) -> None:
     """
     from ..data.geneval import load_geneval
     from ..device import choose_device, current_launch
-    from ..flow.sample import Sampler, encoder_for, load_checkpoint, parse_steps, text_prompts
+    from ..flow.sample import load_sampler, parse_steps, text_prompts
     from ..metrics.geneval.generate import generate_images
 
-    device, launch = choose_device(config.device), current_launch()
-    steps = parse_steps(config.steps)
+    launch, steps = current_launch(), parse_steps(config.steps)
     path = Path(config.prompts)
     prompts = load_geneval(path) if path.suffix == ".jsonl" else text_prompts(config.prompts)
-    model = load_checkpoint(config.checkpoint, device, config.weights)  # type: ignore[arg-type]
-    source = encoder_for(model, device, config.encoder)
-    sampler = Sampler(model, device, encode=source.alone, steps=steps, guidance=config.guidance)
+    sampler = load_sampler(
+        config.checkpoint, choose_device(config.device), encoder=config.encoder, steps=steps,
+        guidance=config.guidance, weights=config.weights,  # type: ignore[arg-type]
+    )  # fmt: skip
     made = generate_images(
         prompts,
         sampler,

@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from ..errors import EncbenchError
 from ..intervals import LEVEL
-from ..types import Cell, Estimate
-from .bank import Outcome
+from ..types import Estimate
 from .rules import rank_statistic, seed_correlation, spearman
 
 LEAST = 4  # encoders, under which an order says nothing
@@ -96,16 +95,6 @@ def _pearson(first: Float[np.ndarray, " E"], second: Float[np.ndarray, " E"]) ->
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def trained_scores(rows: Sequence[Outcome], cell: Cell, phase: str = "") -> dict[str, list[float]]:
-    """Encoder -> its score with each seed in one cell and phase, plain features, repetitions
-    aside."""
-    found: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if (row.cell, row.phase) == (cell, phase) and not row.features and not row.repeat:
-            found.setdefault(row.encoder, {})[row.seed] = row.score
-    return {spec: [scores[seed] for seed in sorted(scores)] for spec, scores in found.items()}
 
 
 def seed_ceiling(scores: Float[np.ndarray, "E S"]) -> float | None:

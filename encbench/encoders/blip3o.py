@@ -73,7 +73,7 @@ class Blip3oEncoder(DecoderEncoder):
         super().__init__(spec, resolved, model, tokenizer, device, recipe)
         self.connector = connector
         if connector is not None:
-            connector.requires_grad_(False).to(device)
+            freeze(connector, device)
             parameters = self.card.parameters + count_parameters(connector)
             self.card = replace(
                 self.card, dim=len(next(connector.parameters())), parameters=parameters

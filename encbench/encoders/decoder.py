@@ -85,10 +85,15 @@ def last_positions(features: TextFeatures, count: int) -> TextFeatures:
     """The last ``count`` real positions of each prompt."""
     if not len(features.mask):
         return features
-    first = features.mask.sum(1) - count
-    where = first[:, None] + torch.arange(count, device=first.device)
-    rows = torch.arange(len(first), device=first.device)[:, None]
-    return replace(features, tokens=features.tokens[rows, where], mask=features.mask[rows, where])
+    places = last_places(features.mask, count)
+    return replace(features, tokens=features.tokens[places], mask=features.mask[places])
+
+
+def last_places(mask: Bool[Tensor, "B L"], count: int) -> tuple[Tensor, Tensor]:
+    """Rows (B, 1) and columns (B, count) of the last ``count`` real positions of each prompt."""
+    first = mask.sum(1) - count
+    where = first[:, None] + torch.arange(count, device=mask.device)
+    return torch.arange(len(mask), device=mask.device)[:, None], where
 
 
 # -------------------------------------------------------------------------------- loading

@@ -56,8 +56,7 @@ def resolve_gguf(spec: EncoderSpec) -> ResolvedModel:
     named = hub_parts(spec.source)
     if named is not None:
         found = resolve_model(named[0], spec.revision, patterns=[named[1]])
-        assert found.path is not None
-        path = found.path / named[1]
+        path = found.folder / named[1]
     else:
         path = Path(spec.source).expanduser()
         if not path.is_file():

@@ -27,11 +27,12 @@ from ..files import digest
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
-from .decoder import DecoderEncoder, last_positions, load_decoder
+from .decoder import DecoderEncoder, last_places, last_positions, load_decoder
 from .gguf import hub_parts
 from .hf import (
     DEVICE_OPTIONS,
     count_parameters,
+    freeze,
     dtype_of,
     readable_errors,
     resolve_parts,
@@ -77,7 +78,7 @@ class QueryEncoder(DecoderEncoder):
         self.keep = self._query_positions
         more = queries.numel()
         if connector is not None:
-            connector.requires_grad_(False).to(device)
+            freeze(connector, device)
             more += count_parameters(connector)
             self.card = replace(self.card, dim=output_width(connector, self.card.dim))
         self.card = replace(self.card, parameters=self.card.parameters + more)
@@ -88,21 +89,18 @@ class QueryEncoder(DecoderEncoder):
         return Tokenized([[*row, *room] for row in found.ids], found.truncated)
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Hidden:
-        count = len(self.queries)
+        places = last_places(mask, len(self.queries))
         given = self.model.get_input_embeddings()(ids)
-        first = mask.sum(1) - count
-        where = first[:, None] + torch.arange(count, device=ids.device)
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        given[rows, where] = self.queries.to(given.dtype)
+        given[places] = self.queries.to(given.dtype)
         out = self.model(
             inputs_embeds=given, output_hidden_states=self.layer != "last", use_cache=False
         )
         states = select_layer(out.hidden_states or (), out.last_hidden_state, self.layer)
         if self.connector is None:
             return Hidden(states, None)
-        found = self.connector(states[rows, where])
+        found = self.connector(states[places])
         tokens = found.new_zeros(*ids.shape, found.shape[-1])
-        tokens[rows, where] = found
+        tokens[places] = found
         return Hidden(tokens, None)
 
     def _query_positions(self, features: TextFeatures) -> TextFeatures:

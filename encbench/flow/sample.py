@@ -197,6 +197,29 @@ class Sampler:
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
 
 
+def load_sampler(
+    path: Path,
+    device: torch.device,
+    *,
+    weights: Weights = "ema",
+    encoder: str | None = None,
+    steps: int | Sequence[float] = 4,
+    guidance: float = 1.0,
+) -> Sampler:
+    """A sampler from a training's folder or one checkpoint in it, with its own encoder.
+
+    Args:
+        encoder: its spec, if its files have moved since the training.
+        weights, steps, guidance: see :func:`load_checkpoint` and :func:`sample_images`.
+
+    Raises:
+        EncbenchError: if there is no sound checkpoint, or the encoder does not fit it.
+    """
+    model = load_checkpoint(path, device, weights)
+    encode = encoder_for(model, device, encoder).alone
+    return Sampler(model, device, encode=encode, steps=steps, guidance=guidance)
+
+
 def encoder_for(model: Loaded, device: torch.device, spec: str | None = None) -> PromptEncoder:
     """The encoder that a model was trained with, or another one of the same spec and weights.
 
