@@ -32,8 +32,8 @@ from .gguf import hub_parts
 from .hf import (
     DEVICE_OPTIONS,
     count_parameters,
-    freeze,
     dtype_of,
+    freeze,
     readable_errors,
     resolve_parts,
     tokenizer_folder,
