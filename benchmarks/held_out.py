@@ -233,7 +233,8 @@ def main() -> None:
         f"| rank correlation with trained 4-step GenEval, {rows[0].encoders} held-out encoders | "
         "in the wording that was trained on (tier A) | in other words (tier B) |\n|---|---|---|\n"
         f"| encbench's rule for each | {spearman(rows[0])} | {spearman(rows[1])} |\n"
-        f"| the paper's retrieval score ({emf[0].encoders} of them) | {spearman(emf[0])} | {spearman(emf[1])} |\n",
+        f"| the paper's retrieval score ({emf[0].encoders} of them) | {spearman(emf[0])} | "
+        f"{spearman(emf[1])} |\n",
     )
     result: dict[str, Any] = {f"tier {tier}": found.as_dict() for tier, (found, _) in both.items()}
     result["clearly above the constant in tier B"] = clear

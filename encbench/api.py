@@ -8,6 +8,7 @@ the flags of the command with underscores, as in a TOML config (``docs/options.m
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +41,10 @@ class Ranking:
     folder: Path
     failed: tuple[Failure, ...] = ()
     _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self._temporary:  # frames of a caught error may still refer to it, never to this object
+            weakref.finalize(self, self._temporary.cleanup)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each encoder and control, best first: spec, value, interval, rank and the
