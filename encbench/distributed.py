@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .device import choose_device, current_launch
@@ -258,27 +258,28 @@ class Team:
     As a context: after it, unless it failed, the process leaves the others when it ends.
 
     Args:
-        device: where this process computes; of several, accelerate chooses the card.
+        device: where this process computes.
         alone: train in this process only, whatever started it (one model a device).
     """
 
     def __init__(self, device: torch.device, *, alone: bool = False) -> None:
-        self.rank, self.size, self.device = 0, 1, device
-        self._accelerator: Any = None
-        if not alone and current_launch().size > 1:
-            from accelerate import Accelerator
-
+        launch = current_launch()
+        self.device = device
+        self.rank, self.size = (0, 1) if alone else (launch.rank, launch.size)
+        if self.size > 1:
             join_group()
-            self._accelerator = Accelerator(cpu=device.type == "cpu")
-            self.rank = self._accelerator.process_index
-            self.size = self._accelerator.num_processes
-            self.device = self._accelerator.device
+
+    @cached_property
+    def _accelerator(self) -> Any:
+        from accelerate import Accelerator
+
+        return Accelerator(cpu=self.device.type == "cpu")
 
     def __enter__(self) -> Team:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and self._accelerator is not None:
+        if kind is None and self.size > 1:
             atexit.register(leave_group)  # not yet: another training may follow
 
     @property
@@ -291,7 +292,7 @@ class Team:
         Args:
             unused: whether some parameters may have no part in a step.
         """
-        if self._accelerator is None:
+        if self.size == 1:
             return module
         from accelerate import DistributedDataParallelKwargs
 
@@ -303,26 +304,27 @@ class Team:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a part of a batch."""
-        if self._accelerator is None:
+        if self.size == 1:
             loss.backward()
         else:
             self._accelerator.backward(loss)
 
     def quiet(self, module: Any, *, when: bool) -> AbstractContextManager[Any]:
         """Without an exchange of gradients, for all but the last part of a batch."""
-        if self._accelerator is None or not when:
+        if self.size == 1 or not when:
             return nullcontext()
         return cast(AbstractContextManager[Any], self._accelerator.no_sync(module))
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
-        if self._accelerator is None:
+        if self.size == 1:
             return values
-        return _guard(partial(self._accelerator.reduce, values, reduction="sum"))
+        summed: torch.Tensor = _guard(partial(self._accelerator.reduce, values, reduction="sum"))
+        return summed
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self._accelerator is not None:
+        if self.size > 1:
             _guard(self._accelerator.wait_for_everyone)
 
     @contextmanager

@@ -72,7 +72,7 @@ ALLOWED = {
     },
     "encbench.replacement": BASE | {"files", "ranking", "records", "rules"},
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
-    "encbench.validate": ENGINE | {"confirm", "records"},
+    "encbench.validate": ENGINE | {"confirm", "records", "rules"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
     "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets"},
