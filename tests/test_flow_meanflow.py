@@ -19,7 +19,7 @@ from encbench.flow import derivative, meanflow
 from encbench.flow.derivative import total_derivative
 from encbench.flow.loss import LossModule, objective_loss
 from encbench.flow.meanflow import Condition, average_velocity, sample_flow
-from encbench.flow.objectives.base import Batch
+from encbench.flow.objectives.base import UNIFORM, Batch
 from encbench.flow.objectives.emf import EMF
 from encbench.flow.objectives.imf import IMF
 from encbench.flow.objectives.meanflow import MeanFlow
@@ -222,21 +222,29 @@ def test_a_velocity_head_gives_the_tangent_and_learns(batch):
 
 
 def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch):
+    """x_hat = z - t u: the network's output above the clip of t, a mixture with z below it."""
     x, noise, r, t, cond = batch
+    t, r = t.clone(), r.clone()
+    t[:4], r[:4] = torch.linspace(0.0, 0.04, 4, dtype=torch.float64), 0.0
+    uniform = torch.rand(B, UNIFORM, dtype=torch.float64)
     seen = []
 
-    def distance(x_hat, truth):
-        seen.append((x_hat, truth))
+    def distance(x_hat, truth, crops):
+        seen.append((x_hat, crops))
         return (x_hat - truth).abs().mean(1)
 
     plain, with_it = (
-        objective_loss(AsX(net), x, cond, noise, r, t, objective=PMF(perceptual=p))
+        objective_loss(AsX(net), x, cond, noise, r, t, objective=PMF(perceptual=p), uniform=uniform)
         for p in (None, distance)
     )
     low = t < 0.8
     z = (1 - t)[:, None] * x + t[:, None] * noise
-    close(seen[0][0], AsX(net)(z, r, t, cond)[low])
-    close(with_it.loss - plain.loss, distance(seen[0][0], x[low]).sum() / B)
+    output = AsX(net)(z, r, t, cond)
+    share = (t / 0.05).clamp(max=1)[:, None]
+    close(seen[0][0], (share * output + (1 - share) * z)[low])
+    assert (share < 1).sum() == 4
+    assert torch.equal(seen[0][1], uniform[low, :4])
+    close(with_it.loss - plain.loss, distance(seen[0][0], x[low], None).sum() / B)
     close(with_it.error, plain.error)
     all_noise = torch.full_like(t, 0.9)
     terms = objective_loss(AsX(net), x, cond, noise, all_noise, all_noise,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from encbench.errors import DownloadError, ModelError, UsageError
-from encbench.flow.perceptual import perceptual_loss
+from encbench.flow.perceptual import perceptual_loss, same_crops
 from encbench.flow.spaces import LatentSpace, PixelSpace
+from encbench.vision.dino import load_timm
 
 
 def images(count: int = 3, side: int = 16) -> torch.Tensor:
@@ -138,39 +139,84 @@ def vgg(tmp_path_factory):
     return flow_checkpoints.vgg(tmp_path_factory.mktemp("vgg"))
 
 
+CROPS = torch.tensor([[0.99, 0.5, 0.5, 0.5], [0.5, 0.1, 0.9, 0.0], [0.4, 0.9, 0.0, 0.9]])
+
+
 def check(distance):
+    """It is 0 for equal images, each row's own, and has the weight's gradient: d / (sg(d) + .01)
+    has the same value for any large d, so that only its slope says what it is of."""
     x = images() * 2 - 1
-    near, far = (x + 0.05 * torch.randn_like(x)).requires_grad_(), torch.rand_like(x) * 2 - 1
-    assert distance(x, x).abs().max() < 1e-6
-    values = distance(near, x)
+    near = (x + 0.05 * torch.randn_like(x)).requires_grad_()
+    assert distance(x, x, CROPS).abs().max() < 1e-6
+    values = distance(near, x, CROPS)
     assert values.shape == (3,)
-    assert (values < distance(far, x)).all()
-    torch.testing.assert_close(distance(near[1:2], x[1:2]), values[1:2], rtol=1e-4, atol=1e-6)
+    one = distance(near[1:2], x[1:2], CROPS[1:2])
+    torch.testing.assert_close(one, values[1:2], rtol=1e-4, atol=1e-6)
     values.sum().backward()
     assert near.grad.abs().sum() > 0
 
 
+def test_both_images_get_the_same_crop():
+    """By hand: the corner of a known square, whose pixels say where they come from."""
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    image = torch.stack([rows, columns, rows + columns])
+    pair = torch.stack([image, 2 * image])[None].expand(2, -1, -1, -1, -1)
+    # area .54 of 1,024 pixels, ratio 1 (the middle of its logarithm): 24 x 24; then the smallest
+    uniform = torch.tensor([[0.5, 0.5, 0.999, 0.0], [0.0, 0.5, 0.0, 0.999]])
+    side = round((32 * 32 * (0.08 + 0.5 * 0.92)) ** 0.5)
+    found = same_crops(pair, uniform)
+    assert found.shape == (2, 2, 3, 224, 224)
+    torch.testing.assert_close(found[:, 1], 2 * found[:, 0])
+    inner = slice(30, -30)  # away from the border, where a bicubic kernel is cut off
+    step, at = side / 224, (torch.arange(224.0) + 0.5) * side / 224 - 0.5
+    torch.testing.assert_close(found[0, 0, 0, inner, 0], at[inner] + 32 - side, rtol=0, atol=1e-2)
+    torch.testing.assert_close(found[0, 0, 1, 0, inner], at[inner], rtol=0, atol=1e-2)
+    small = round((32 * 32 * 0.08) ** 0.5)
+    assert found[1, 0, 0].max() < small
+    assert found[1, 0, 1].min() > 32 - small - 1.5 * step
+
+
 def test_features_of_a_convnext_measure_how_far_images_are(convnext):
+    """Against timm's own layers: the mean over positions, normalized, before the classes."""
+    import timm
+
     check(perceptual_loss(f"convnext:{convnext}"))
+    x, y = images(2) * 2 - 1, 1 - images(2) * 2
+    network = load_timm(convnext)
+    known = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in known)
+    crops = same_crops(torch.stack([x, y], 1), CROPS[:2])
+
+    def pooled(image):
+        last = network.forward_features(((image + 1) / 2 - mean) / std).mean((2, 3))
+        norm = network.head.norm
+        return torch.nn.functional.layer_norm(last, last.shape[1:], norm.weight, norm.bias, 1e-6)
+
+    apart = (pooled(crops[:, 0]) - pooled(crops[:, 1])).square().sum(1)
+    found = perceptual_loss(f"convnext:{convnext}")(x, y, CROPS[:2])
+    torch.testing.assert_close(found, 0.1 * apart / (apart + 0.01), rtol=1e-4, atol=1e-6)
 
 
 def test_lpips_reads_the_weights_it_is_given_and_terms_add_up(vgg, convnext):
-    """Its last activation is that of torchvision's VGG with these weights."""
+    """Its last activation is that of torchvision's VGG with these weights; the gradient of each
+    term is its distance's over that plus .01."""
     from safetensors.torch import load_file
     from torchvision.models.vgg import cfgs, make_layers
 
-    from encbench.flow.perceptual import _enlarged, _lpips
+    from encbench.flow.perceptual import _lpips
 
-    lpips = _lpips(vgg).eval()
+    lpips = _lpips(vgg).eval().requires_grad_(False)
     layers, given = make_layers(cfgs["D"]), load_file(vgg / "model.safetensors")
     layers.load_state_dict({name.removeprefix("features."): given[name] for name in given})
-    x, y = images(1) * 2 - 1, 1 - images(1) * 2
+    x, y = images(1) * 2 - 1, (1 - images(1) * 2).requires_grad_()
     torch.testing.assert_close(lpips.network.net(x)[-1], layers[:30](x))
 
     both = perceptual_loss(f"lpips:{vgg}+convnext:{convnext}")
-    check(both)
-    own = both(x, y) - perceptual_loss(f"convnext:{convnext}")(x, y)
-    torch.testing.assert_close(own, 0.4 * lpips(_enlarged(x, 64), _enlarged(y, 64)))
+    own = both(y, x, CROPS[:1]) - perceptual_loss(f"convnext:{convnext}")(y, x, CROPS[:1])
+    apart = lpips(*same_crops(torch.stack([y, x], 1), CROPS[:1]).unbind(1))
+    torch.testing.assert_close(own, 0.4 * apart / (apart + 0.01))
+    slope, plain = (torch.autograd.grad(of.sum(), y, retain_graph=True)[0] for of in (own, apart))
+    torch.testing.assert_close(slope, 0.4 * plain / (apart.detach() + 0.01), rtol=1e-3, atol=1e-6)
 
 
 def test_a_perceptual_loss_that_cannot_be_is_told(convnext, tmp_path):
@@ -185,6 +231,6 @@ def test_a_perceptual_loss_that_cannot_be_is_told(convnext, tmp_path):
     with pytest.raises(ModelError, match="says: resnet18"):
         perceptual_loss(f"convnext:{tmp_path}")
     with pytest.raises(UsageError, match="train in pixels"):
-        perceptual_loss(f"convnext:{convnext}")(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
+        perceptual_loss(f"convnext:{convnext}")(*[torch.zeros(1, 4, 8, 8)] * 2, CROPS[:1])
     with pytest.raises(DownloadError, match=r"needs the network timm/vgg16.tv_in1k.*lpips:FOLDER"):
         perceptual_loss("lpips")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .derivative import along, lacks_precision, total_derivative
 from .meanflow import Condition, VelocityNet, average_velocity, interpolate
-from .objectives.base import Batch, Objective
+from .objectives.base import UNIFORM, Batch, Objective
 
 
 class LossTerms(NamedTuple):
@@ -34,6 +34,7 @@ def objective_loss(
     net: VelocityNet, x: Float[Tensor, "B ..."], cond: Condition, noise: Float[Tensor, "B ..."],
     r: Float[Tensor, " B"], t: Float[Tensor, " B"], *,
     objective: Objective, drop: Bool[Tensor, " B"] | None = None,
+    uniform: Float[Tensor, "B 7"] | None = None,
 ) -> LossTerms:  # fmt: skip
     """One objective on one batch.
 
@@ -43,6 +44,7 @@ def objective_loss(
     Args:
         r, t: interval ends, r <= t; flow matching ignores r.
         drop: rows to train without their prompt.
+        uniform: numbers from [0, 1) for what the objective draws itself; one half if None.
 
     Raises:
         UsageError: if the network's prediction does not go with the objective.
@@ -50,7 +52,8 @@ def objective_loss(
     check_prediction(objective, net.prediction)
     r = r if objective.intervals else t
     cond = cond if drop is None else cond.drop(drop)
-    batch = Batch(net, x, noise, interpolate(x, noise, t), r, t, cond, drop)
+    uniform = t.new_full((len(t), UNIFORM), 0.5) if uniform is None else uniform
+    batch = Batch(net, x, noise, interpolate(x, noise, t), r, t, cond, drop, uniform)
     v = objective.target(batch)
     velocities = objective.predict(batch)
     u = velocities.u
@@ -108,6 +111,9 @@ class LossModule(nn.Module):
 
     def forward(
         self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor,
-        drop: Tensor | None = None,
+        drop: Tensor | None = None, uniform: Tensor | None = None,
     ) -> LossTerms:  # fmt: skip
-        return objective_loss(self.net, x, cond, noise, r, t, objective=self.objective, drop=drop)  # type: ignore[arg-type]
+        return objective_loss(
+            self.net, x, cond, noise, r, t,  # type: ignore[arg-type]
+            objective=self.objective, drop=drop, uniform=uniform,
+        )  # fmt: skip

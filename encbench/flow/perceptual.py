@@ -1,9 +1,12 @@
-"""Perceptual distances of images, as a training loss (pMF, section 4.4): LPIPS with VGG-16
-(arXiv 1801.03924) and features of a ConvNeXt of timm.
+"""Perceptual distances of images, as a training loss (pMF, arXiv 2601.22158, section 4.4): LPIPS
+with VGG-16 (arXiv 1801.03924), and the squared distance of a ConvNeXt's pooled last feature.
+
+Both networks see the same random crop of the two images, resized to 224 pixels.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..data.hub import resolve_model
 from ..errors import DownloadError, MissingLibraryError, ModelError, UsageError
@@ -23,15 +25,19 @@ WEIGHTS = {"lpips": 0.4, "convnext": 0.1}
 """pMF's weights."""
 SOURCES = {"lpips": "timm/vgg16.tv_in1k", "convnext": "timm/convnextv2_base.fcmae_ft_in22k_in1k"}
 """Hub repositories that carry the networks in safetensors; the first holds torchvision's VGG-16."""
-SIDES = {"lpips": 64, "convnext": 224}
-"""Smaller images are enlarged to this many pixels first."""
+EPS = 0.01
+"""Of the adaptive weight of each distance."""
+CROP, AREA, RATIO = 224, (0.08, 1.0), (3 / 4, 4 / 3)
+"""Side of a crop after resizing, its share of the image's area, and its width over its height."""
 PATTERNS = ("config.json", "model.safetensors")
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def perceptual_loss(spec: str, device: torch.device | str = "cpu") -> Distance:
-    """A distance (x_hat, x) -> (B,), its weight inside, of images in [-1, 1].
+    """A loss (x_hat, x, uniform) -> (B,) of images in [-1, 1]: the sum over the distances d of
+    weight x d / (sg(d) + .01), as in pMF's code. ``uniform`` (B, 4), drawn from [0, 1), places
+    the crops.
 
     Args:
         spec: 'lpips', 'convnext' or 'lpips+convnext' as in pMF; ':SOURCE' after a name is a
@@ -48,25 +54,45 @@ def perceptual_loss(spec: str, device: torch.device | str = "cpu") -> Distance:
         if name not in WEIGHTS:
             raise UsageError(f"unknown perceptual loss '{name}'; known: {', '.join(WEIGHTS)}")
         made = (_lpips if name == "lpips" else _convnext)(_folder(name, source or SOURCES[name]))
-        parts.append((WEIGHTS[name], SIDES[name], made.to(device).eval().requires_grad_(False)))
+        parts.append((WEIGHTS[name], made.to(device).eval().requires_grad_(False)))
 
     def distance(
-        x_hat: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"]
+        x_hat: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], uniform: Float[Tensor, "B 4"]
     ) -> Float[Tensor, " B"]:
         if x.shape[1] != 3:
             raise UsageError("a perceptual loss needs images: train in pixels, without autoencoder")
+        pair = same_crops(torch.stack([x_hat, x], 1), uniform).unbind(1)
         total = x.new_zeros(len(x))
-        for weight, side, network in parts:
-            total = total + weight * network(_enlarged(x_hat, side), _enlarged(x, side))
+        for weight, network in parts:
+            apart = network(*pair)
+            total = total + weight * apart / (apart.detach() + EPS)
         return total
 
     return distance
 
 
-def _enlarged(x: Tensor, side: int) -> Tensor:
-    if min(x.shape[-2:]) >= side:
-        return x
-    return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+def same_crops(
+    images: Float[Tensor, "B N C H W"], uniform: Float[Tensor, "B 4"]
+) -> Float[Tensor, "B N C S S"]:
+    """One crop of each row's N images, resized to CROP pixels (bicubic, as pMF's code).
+
+    Args:
+        uniform: from [0, 1), by which area, ratio (its logarithm), top and left are drawn.
+    """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resized_crop
+
+    height, width = images.shape[-2:]
+    low, high = map(math.log, RATIO)
+    crops = []
+    for row, (area, ratio, top, left) in zip(images, uniform.tolist(), strict=True):
+        area = height * width * (AREA[0] + area * (AREA[1] - AREA[0]))
+        ratio = math.exp(low + ratio * (high - low))
+        w = min(max(round(math.sqrt(area * ratio)), 1), width)
+        h = min(max(round(math.sqrt(area / ratio)), 1), height)
+        top, left = int(top * (height - h + 1)), int(left * (width - w + 1))
+        crops.append(resized_crop(row, top, left, h, w, [CROP, CROP], InterpolationMode.BICUBIC))
+    return torch.stack(crops)
 
 
 def _folder(name: str, source: str) -> Path:
@@ -126,7 +152,7 @@ def _names() -> list[str]:
 
 
 class _Features(nn.Module):
-    """Mean squared distance of the features of every stage, each of length 1 over channels."""
+    """Squared distance of the last feature, pooled and normalized, summed over its channels."""
 
     mean: Tensor
     std: Tensor
@@ -138,14 +164,12 @@ class _Features(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        pairs = list(zip(self._stages(x_hat), self._stages(x), strict=True))
-        stages = [(a - b).square().sum(1).flatten(1).mean(1) for a, b in pairs]
-        return torch.stack(stages).mean(0)
+        return (self.features(x_hat) - self.features(x)).square().sum(1)
 
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        prepared = ((x + 1) / 2 - self.mean) / self.std
-        stages = self.network.forward_intermediates(prepared, intermediates_only=True)
-        return [F.normalize(stage, dim=1) for stage in stages]
+    def features(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B F"]:
+        last = self.network.forward_features(((x + 1) / 2 - self.mean) / self.std)
+        pooled: Tensor = self.network.forward_head(last, pre_logits=True)
+        return pooled
 
 
 def _convnext(folder: Path) -> nn.Module:

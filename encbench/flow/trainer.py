@@ -50,6 +50,7 @@ from .networks import (
     sana_config,
     statistics_pin,
 )
+from .objectives.base import UNIFORM
 from .objectives.flow_matching import FlowMatching
 from .sample import Instantaneous
 
@@ -187,6 +188,7 @@ class Trainer:
         chosen = picks(self.data, number, config.batch, config.seed)
         r, t = self.times.sample(config.batch, number / config.steps, draw)
         drop = torch.rand(config.batch, generator=draw) < config.condition_dropout
+        uniform = torch.rand(config.batch, UNIFORM, generator=draw)
         noise = torch.randn(
             (config.batch, *self.space.shape), generator=on_device, device=self.device
         )
@@ -197,12 +199,12 @@ class Trainer:
             pixels, texts = self.data.read(chosen.part(mine))
             x = self._encoded(pixels, chosen.images[mine])
             cond = self.features.conditions(texts, self.device)
-            ends = (r[mine].to(self.device), t[mine].to(self.device))
+            rows = [each[mine].to(self.device) for each in (r, t, drop, uniform)]
             with self.team.quiet(self.wrapped, when=part + 1 < config.accumulate):
-                terms = self._forward(x, cond, noise[mine], *ends, drop[mine].to(self.device))
+                terms = self._forward(x, cond, noise[mine], *rows)
                 self.team.backward(terms.loss / config.accumulate)
             total += terms.loss.detach() / config.accumulate
-            self.meters.add(terms, ends[1], 1 / config.accumulate)
+            self.meters.add(terms, rows[1], 1 / config.accumulate)
         norm = torch.nn.utils.clip_grad_norm_(
             list(self.named.values()), config.clip or math.inf, foreach=True
         )
@@ -218,11 +220,9 @@ class Trainer:
         self.meters.end_step(found[1])
         return problem
 
-    def _forward(
-        self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor, drop: Tensor
-    ) -> LossTerms:
+    def _forward(self, x: Tensor, cond: Condition, *rows: Tensor) -> LossTerms:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            terms: LossTerms = self.wrapped(x, cond, noise, r, t, drop)
+            terms: LossTerms = self.wrapped(x, cond, *rows)
             return terms
 
     def _encoded(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:

@@ -21,6 +21,11 @@ from ...errors import UsageError
 from ..derivative import Mode
 from ..meanflow import Condition, VelocityNet, as_velocity, average_velocity
 
+UNIFORM = 7
+"""How many numbers from [0, 1) each row brings along, for what an objective draws by itself."""
+CROP, GUIDANCE = slice(0, 4), slice(4, 7)
+"""Those of a perceptual loss's crop, and of the guidance that pMF draws."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,6 +37,7 @@ class Batch:
         r, t: ends of each row's interval, r <= t.
         cond: text features; zeros in rows whose prompt is dropped.
         drop: True in those rows.
+        uniform: numbers from [0, 1), for what an objective draws itself.
     """
 
     net: VelocityNet
@@ -42,11 +48,13 @@ class Batch:
     t: Float[Tensor, " B"]
     cond: Condition
     drop: Bool[Tensor, " B"] | None = None
+    uniform: Float[Tensor, "B 7"] | None = None
 
     def rows(self, index: Tensor) -> Batch:
         """Some rows, in the order of ``index``."""
-        names = ("x", "noise", "z", "r", "t") + ("drop",) * (self.drop is not None)
-        parts = {name: getattr(self, name)[index] for name in names}
+        names = ("x", "noise", "z", "r", "t", "drop", "uniform")
+        parts = {name: getattr(self, name) for name in names}
+        parts = {name: part[index] for name, part in parts.items() if part is not None}
         return replace(self, cond=self.cond.rows(index), **parts)
 
 
