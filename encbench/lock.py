@@ -7,9 +7,10 @@ if the heartbeat of a process elsewhere (on another machine or in another contai
 
 from __future__ import annotations
 
-import _thread
+import ctypes
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -38,13 +39,14 @@ class _Lock:
         self.path, self.folder, self.users = path, folder, 0
         self.content = _acquire(path, folder)
         self.lost, self._end = False, threading.Event()
+        self._worker = threading.get_ident()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):
             if _read(self.path) not in (self.content, b""):
                 self.lost = True
-                _thread.interrupt_main()
+                _interrupt(self._worker)
                 return
             with suppress(OSError):
                 os.utime(self.path)
@@ -53,6 +55,18 @@ class _Lock:
         self._end.set()
         if _read(self.path) == self.content:
             self.path.unlink(missing_ok=True)
+
+
+def _interrupt(thread: int) -> None:
+    """Raise KeyboardInterrupt in a thread. A signal also ends what waits or sleeps there, but only
+    the main thread gets one, and only if SIGINT does what Python makes of it: in the background of
+    a script it is ignored, and a notebook has a handler of its own."""
+    is_main = thread == threading.main_thread().ident
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.pthread_kill(thread, signal.SIGINT)
+    else:
+        kind = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
 
 
 _held: dict[Path, _Lock] = {}

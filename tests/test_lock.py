@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
@@ -90,23 +91,71 @@ def test_elsewhere_the_heartbeat_decides(tmp_path, content):
         assert path.read_text() != content
 
 
-def test_the_heart_beats_and_a_lost_lock_ends_the_work(tmp_path, monkeypatch):
+def work_on(path):
+    """Work that sees its heartbeat, loses its lock, and would go on for long."""
+    os.utime(path, (0, 0))
+    wait_until(lambda: path.stat().st_mtime > 0)
+    path.write_text("another process, while this one slept")
+    for _ in range(2000):
+        time.sleep(0.01)
+    pytest.fail("it went on")
+
+
+def wait_until(is_so):
+    end = time.time() + 60
+    while not is_so():
+        assert time.time() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL])
+@pytest.mark.parametrize("thread", ["main", "other"])
+def test_the_heart_beats_and_a_lost_lock_ends_the_work(tmp_path, monkeypatch, handler, thread):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     path = tmp_path / ".encbench.lock"
 
     def work():
-        os.utime(path, (0, 0))
-        beaten = time.time() + 20
-        while not path.stat().st_mtime and time.time() < beaten:
-            time.sleep(0.05)
-        assert path.stat().st_mtime > 0
-        path.write_text("another process, while this one slept")
-        time.sleep(20)
-        pytest.fail("it went on")
+        with pytest.raises(FolderInUseError, match="took over"), lock_folder(tmp_path):
+            work_on(path)
 
-    with pytest.raises(FolderInUseError, match="took over"), lock_folder(tmp_path):
-        work()
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        if thread == "main":
+            work()
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(work).result()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert path.read_text() == "another process, while this one slept"
+
+
+SLOW = """
+import time
+class Slow:
+    def __init__(self, device):
+        for _ in range(9000):
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("interrupt", ["", "trap '' INT; "])
+def test_a_command_that_loses_its_lock_ends_with_one_line(tmp_path, interrupt):
+    """Also in the background of a script, where SIGINT is ignored."""
+    (tmp_path / "mine.py").write_text(SLOW)
+    call = "from encbench import cli, lock; lock.BEAT = 0.1; cli.main()"
+    command = [sys.executable, "-c", call, "run", "--encoders", "python:mine.py:Slow", "--out", "o"]
+    with subprocess.Popen(
+        ["sh", "-c", f'{interrupt}exec "$@"', "sh", *command],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        path = tmp_path / "o" / ".encbench.lock"
+        wait_until(path.exists)
+        path.write_text("another process, while this one slept")
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert said.strip().splitlines()[-1].startswith("encbench: another process took over o, since")
+    assert "Traceback" not in said
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path):
