@@ -24,7 +24,7 @@ from held_out import RECIPE, ROOT, between
 from provenance import keep
 from scipy import stats
 
-from encbench.confirm.bank import Outcome, one_recipe, read_bank, rows_of_run
+from encbench.confirm.bank import Outcome, Source, one_recipe, read_bank, rows_of_run
 from encbench.encoders import EncoderSpec
 from encbench.types import Cell, Estimate
 
@@ -59,7 +59,7 @@ def load_rows(bank: Path, runs: Iterable[Path]) -> list[Outcome]:
     for folder in runs:
         for plan in sorted(folder.glob("*/confirm/plan.json")):
             run = plan.parents[1]
-            rows += rows_of_run(run, run.name)
+            rows += rows_of_run(run, Source(run.name, "", ""))
     return [row for row in one_recipe(rows, RECIPE) if not row.phase]
 
 
