@@ -20,7 +20,7 @@ from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
 from .encoders.recipes import added_tokens
 from .errors import DataError, describe_error
-from .pipeline import specs_of
+from .pipeline import load_probes, read_images, specs_of
 from .presets import CAPTION_COUNTS
 from .vision import reencoder_family
 
@@ -122,7 +122,8 @@ def plan_run(config: RunConfig) -> RunPlan:
     encoders = tuple(_encoder(s, tokens, texts, rate) for s in specs if s.family != "control")
     if any((spec.shuffled or spec).family == "python" for spec in specs):
         notes.append("python: encoders run the code that they name, with your permissions")
-    reencoder = _reencoder(config, images, rate) if config.chosen_re_encoder != "none" else None
+    shown = config.chosen_re_encoder != "none" and read_images(load_probes(config))
+    reencoder = _reencoder(config, images, rate) if shown else None
     return RunPlan(
         encoders, reencoder, controls, count, images, long_prompts, tokens,
         device.type, rate, tuple(notes), to_fetch,

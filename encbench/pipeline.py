@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,9 @@ def _probe_all(
     )
     for note in (*_notes(data.captions), *_notes(data.prompts)):
         log.info(note)
-    images = load_images(config, data, store, device)
-    bench = _Bench(config, data, images, store, device, [p for p in probes if _possible(p, data)])
+    used = [probe for probe in probes if _possible(probe, data)]
+    images = load_images(config, data, store, device) if read_images(used) else None
+    bench = _Bench(config, data, images, store, device, used)
     names = names_of(specs)
     records: list[Path] = []
     failed: dict[EncoderSpec, str] = {}
@@ -294,6 +295,11 @@ def load_probes(config: RunConfig) -> list[Probe]:
     return [probe for probe in made if config.probes or not getattr(probe, "on_request", False)]
 
 
+def read_images(probes: Iterable[Probe]) -> bool:
+    """Whether any of the probes needs a re-encoder."""
+    return any("images" in probe.spec.reads for probe in probes)
+
+
 def _missing(probe: Probe | type[Probe], data: Data) -> list[tuple[str, str]]:
     """What a probe needs that was not given, with the flag that gives it."""
     given = {
@@ -373,7 +379,9 @@ class _Bench:
         Args:
             ranked: public spec of the encoder as it is ranked.
         """
-        config, images, card = self.config, self.images, self.images and self.images.card
+        config = self.config
+        images = self.images if read_images([probe]) else None
+        card = images.card if images else None
         options = config.probe_options(probe.spec.name)
         dataset = self.data.of(probe.spec)
         key = digest(
@@ -406,7 +414,7 @@ class _Bench:
         started = time.perf_counter()
         context = Context(encoder, pool, self.data, images, options)
         found = probe.run(context, seed=config.seed, limit=config.limit)
-        if card and "images" in probe.spec.reads:
+        if card:
             dataset += f" + {public_spec(reencoder_family(card.spec)[1])}@{card.revision}"
         main_metric = found.main_metric or probe.spec.main_metric
         public = public_spec(encoder.spec, encoder.resolved.revision)

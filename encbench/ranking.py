@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 import pandas as pd
@@ -553,7 +552,7 @@ def _variant(rule: str, variant: str, field: Field, application: Application) ->
             difference = comparison.draws[:, j] - comparison.draws[:, i]
             if np.percentile(difference, LEVEL[0]) > 0:
                 clear.append([ranked[i], ranked[j]])
-    options = dict(parse_qsl(variant))
+    options = dict(part.split("=", 1) for part in variant.split("&"))
     values = dict(zip(ranked, comparison.values.tolist(), strict=True))
     return Variant(
         layer=options.get("layer", "as ranked"),

@@ -125,6 +125,38 @@ def _flips(run: Run) -> Iterator[str]:
         )
 
 
+def _layers(run: Run) -> Iterator[str]:
+    """Which candidates would stand better with another layer, by the rule that was asked for it;
+    its intervals are compared as if they were independent, which is rather too careful."""
+    measured = [v for v in run.prediction.sensitivity if v.layer != "as ranked"]
+    if not measured:
+        return
+    rows = run.candidates
+    for other in run.prediction.others:
+        if other.rule.name == measured[0].rule:
+            rows = tuple(row for row in other.order if not row.control)
+    better = []
+    for row in rows:
+        tried = [(v.scores[row.spec], v) for v in measured if row.spec in v.scores]
+        if not tried:
+            continue
+        score, variant = max(tried, key=lambda pair: pair[0].value)
+        if score.low > row.high:
+            place = 1 + sum(rival.value > score.value for rival in rows if rival is not row)
+            words = (
+                f"{_names(run, [row.spec])} with layer={variant.layer} ({number(row.value)} to "
+                f"{number(score.value)}, place {row.rank} to {place})"
+            )
+            better.append((row.value - score.value, words))
+    if better:
+        yield (
+            "Another layer would clearly help, by the "
+            f"{f'rule {measured[0].rule}' if measured[0].rule else 'primary rule'}: "
+            f"{listing(words for _, words in sorted(better))}. Such a layer is a candidate of its "
+            "own: give it to --encoders as SPEC?layer=NAME."
+        )
+
+
 def _truncation(run: Run) -> Iterator[str]:
     cut: dict[str, float] = {}
     for row in run.candidates:
@@ -325,8 +357,8 @@ def split_pairs(run: Run) -> tuple[list[PairedDifference], list[PairedDifference
 
 
 RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
-    _overlap, _controls, _flips, _truncation, _anisotropy, _disentanglement, _content, _saturated,
-    _unscored, _comparable, _licenses, _dirty, whitening_advice,
+    _overlap, _controls, _flips, _layers, _truncation, _anisotropy, _disentanglement, _content,
+    _saturated, _unscored, _comparable, _licenses, _dirty, whitening_advice,
 )  # fmt: skip
 
 

@@ -325,6 +325,19 @@ def test_images_are_retrieved_and_shown(custom, tmp_path):
     assert "data:image/jpeg" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
+def test_a_probe_that_reads_no_image_needs_no_re_encoder(custom, tmp_path, monkeypatch):
+    """Nothing is fetched for it, and its record stays when other probes join."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder, out = coco(tmp_path / "coco"), tmp_path / "out"
+    alone = ("--re-encoder", "dinov3", "--probes", "diagnostics", "--store", str(out / "store"))
+    words = ("--encoders", f"{custom}:Words", "--coco", str(folder), "--out", str(out))
+    assert run("probe", *words, *alone) == 0
+    (before,) = [p for p in find_records(out) if "Words" in str(p) and "shuffle" not in str(p)]
+    written = before.read_bytes()
+    assert coco_run(folder, out, custom, "--probes", "diagnostics", "retrieval") == 0
+    assert before.read_bytes() == written
+
+
 def test_a_gallery_that_a_kill_took_is_made_again(custom, tmp_path):
     """As if the run had been killed after its records and before their pictures."""
     folder, media = coco(tmp_path / "coco"), tmp_path / "out" / "media"

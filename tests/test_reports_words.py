@@ -10,7 +10,7 @@ from fake_run import CONTROLS, FOUR, Fake
 from encbench.records import Prediction
 from encbench.reports import words
 from encbench.reports.load import Run, load_run
-from encbench.types import Score
+from encbench.types import Estimate, Score
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,22 @@ def test_flips_are_told_and_clear_ones_apart(base):
     assert said(base, "The order depends on layer and pooling: in 1 of 3")
     calm = [replace(v, flips=[], clear_flips=[]) for v in base.prediction.sensitivity]
     assert not said(predicted(base, sensitivity=calm), "combinations of layer")
+
+
+def test_a_layer_that_is_clearly_better_is_offered_as_a_candidate(base):
+    """Above the encoder's own interval, wherever the others stand."""
+    t5 = FOUR[3].spec
+    assert not said(base, "Another layer")
+    high = Estimate(0.81, 0.75, 0.86)
+    sensitivity = [
+        replace(v, scores={**v.scores, t5: high}) if v.layer == "penultimate" else v
+        for v in base.prediction.sensitivity
+    ]
+    (line,) = said(predicted(base, sensitivity=sensitivity), "Another layer would clearly help")
+    assert "with layer=penultimate (0.521 to 0.810, place 4 to 2)" in line
+    assert "MiniLM" not in line  # higher by one pooling, within its interval
+    asked = [replace(v, layer="as ranked") for v in sensitivity]
+    assert not said(predicted(base, sensitivity=asked), "Another layer")
 
 
 def test_published_values_are_called_incomparable_unless_the_setting_is_the_papers(base):

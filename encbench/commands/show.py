@@ -71,7 +71,7 @@ def plan(made: RunPlan) -> None:
     console.print("[bold]encoders[/bold]")
     console.print("\n".join(lines) or "  none given: --encoders SPEC...", soft_wrap=True)
     console.print("[bold]re-encoder[/bold]")
-    none = "  none: no images, so the ranking is by recall of captions"
+    none = "  none: no images, or no probe that reads them"
     console.print(_line(made.reencoder, made.device) if made.reencoder else none, soft_wrap=True)
     console.print("[bold]controls[/bold]")
     console.print("  " + ", ".join(map(escape, made.controls)), soft_wrap=True)
