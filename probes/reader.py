@@ -16,17 +16,18 @@ Readers with different seeds are trained side by side as one batched network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from encbench.data.geneval import OPPOSITE, RELATIONS, GenevalPrompt
 from encbench.data.scenes.world import MAX_OBJECTS
 from encbench.flow.features import Bank, PromptFeatures
-from encbench.flow.whitening import WhiteningError, fit_whitening
+from encbench.flow.whitening import Whitening, WhiteningError, fit_whitening
 from encbench.intervals import estimate_scores
 from encbench.types import Measurement, ProbeContext, ProbeSpec
 
@@ -53,7 +54,8 @@ class ReaderProbe:
         orders=("other-words", "held-out", *(f"{EVERYTHING}@{n}" for n in STEPS), *ATTRIBUTES),
         reads=("captions",),
     )
-    whitened = False
+    # a change of the features before they are read
+    fit: Callable[[Tensor, str], Whitening] | None = None
     own_pooled = True  # whether the reader gets the encoder's pooled vector, where it has one
 
     def run(self, context: ProbeContext, *, seed: int, limit: int | None = None) -> Measurement:
@@ -79,9 +81,9 @@ class ReaderProbe:
         captions = features(language.captions)
         asked = {name: features(prompts) for name, prompts in questions.items()}
         notes = _notes(context, language, texts)
-        if self.whitened:
+        if self.fit:
             try:
-                captions, asked = _whiten(captions, asked)
+                captions, asked = _change(captions, asked, self.fit)
             except WhiteningError as error:
                 notes += (f"{error}; read as they are",)
         readings = train_readers(
@@ -115,18 +117,21 @@ class WhitenedReaderProbe(ReaderProbe):
         orders=("other-words",),
     )
     candidates_only = True  # in a run
-    whitened = True
+    fit = staticmethod(fit_whitening)
 
 
-def _whiten(captions: Bank, questions: Mapping[str, Bank]) -> tuple[Bank, dict[str, Bank]]:
-    """
+def _change(
+    captions: Bank, questions: Mapping[str, Bank], fit: Callable[[Tensor, str], Whitening]
+) -> tuple[Bank, dict[str, Bank]]:
+    """Features changed by statistics of the captions: tokens, and pooled vectors by their own.
+
     Raises:
         WhiteningError: if the captions' features cannot be whitened.
     """
-    by_tokens = fit_whitening(captions.tokens.float(), "the tokens of the captions")
+    by_tokens = fit(captions.tokens.float(), "the tokens of the captions")
     by_pooled = None
     if captions.pooled is not None:
-        by_pooled = fit_whitening(captions.pooled, "the pooled vectors of the captions")
+        by_pooled = fit(captions.pooled, "the pooled vectors of the captions")
 
     def change(bank: Bank) -> Bank:
         pooled = None
