@@ -1,24 +1,38 @@
-"""Folders of generated images, made by anyone, in GenEval's layout: ``00000/metadata.jsonl`` (one
-record), ``00000/samples/0000.png``, ..."""
+"""Folders of generated images, made by anyone, in one of three layouts.
+
+GenEval's: ``00000/metadata.jsonl`` (one record), ``00000/samples/0000.png``, ...
+Captions': images and one ``captions.jsonl`` with ``file_name`` and ``text`` in each line.
+A benchmark's: images named by their prompt's id, as DPG-Bench has them.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from ..data.dpg import load_prompts
 from ..data.geneval import TASKS, GenevalPrompt, parse_metadata
 from ..errors import DataError
-from ..files import read_text
-from ..listing import IMAGES, is_hidden, number_names
+from ..files import read_json_lines, read_text
+from ..listing import IMAGES, is_hidden, list_images, number_names
+from ..schema import check_text, get_field
 from ..types import ImagePrompt
-from .prompts import meaning
+from .prompts import TextPrompt, meaning
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
+CAPTIONS = "captions.jsonl"
 LAYOUT = f"expected 00000/{METADATA}, 00000/{SAMPLES}/0000.png and so on"
+
+
+LAYOUTS = (
+    f"GenEval's layout (00000/{METADATA}, 00000/{SAMPLES}/0000.png), images with a captions.jsonl "
+    "('file_name' and 'text' in each line), or images named by their prompt's id with --prompts"
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +42,12 @@ class SampleFile:
     Attributes:
         file: its name inside the folder.
         path: None where it is not there.
+        tile: (n, i) for the i-th of n x n images, row by row, in one file.
     """
 
     file: str
     path: Path | None
+    tile: tuple[int, int] = (1, 0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,128 @@ def read_folder(
         total = sum(map(len, samples.values()))
         notes.append(f"{missing:,} of {total:,} images are missing")
     return ImageFolder(root, prompts, samples, tuple(notes))
+
+
+def read_images(
+    root: Path, *, prompts: Path | None = None, grid: int = 1, images_per_prompt: int | None = None
+) -> ImageFolder:
+    """Read a folder in any of the layouts; opens no image.
+
+    Args:
+        prompts: what the files are named by: prompts with ids, in a form that
+            :func:`~encbench.data.dpg.load_prompts` reads, e.g. DPG-Bench's csv.
+        grid: each file holds ``grid`` x ``grid`` images, row by row, as DPG-Bench's do.
+        images_per_prompt: how many there should be; None = as many as the prompt with most has.
+
+    Raises:
+        DataError: in one line: no such folder, no layout, broken lines, no images.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; it must have {LAYOUTS}")
+    if prompts is not None:
+        return _named_by_prompt(root, prompts, grid, images_per_prompt)
+    if (root / CAPTIONS).is_file():
+        return _listed(root, grid, images_per_prompt)
+    if not number_names(_visible(root, Path.is_dir))[0]:
+        raise DataError(f"{root} holds no images with prompts; it must have {LAYOUTS}")
+    if grid > 1:
+        raise DataError(f"--grid {grid}: a folder in GenEval's layout has one image in each file")
+    return read_folder(root, images_per_prompt=images_per_prompt)
+
+
+def _listed(root: Path, grid: int, images_per_prompt: int | None) -> ImageFolder:
+    """A folder with a captions.jsonl: ``file_name``, ``text``, and maybe ``id`` and ``style``.
+    Images with the same text, id and style are of one prompt."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for where, row in read_json_lines(root / CAPTIONS, DataError):
+        name = get_field(row, "file_name", str, where, DataError)
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not name:
+            raise DataError(f"{where}: {name!r} does not name a file inside the folder; refused")
+        key = (
+            "caption"
+            if isinstance(row, dict) and "text" not in row and "caption" in row
+            else "text"
+        )
+        text = get_field(row, key, str, where, DataError)
+        number, style = (
+            get_field(row, key, str, where, DataError, default="") for key in ("id", "style")
+        )
+        for each in (name, text, number, style):
+            check_text(each, where, DataError)
+        found.setdefault((text.strip(), number, style), []).append(name)
+    if not found:
+        raise DataError(f"{root / CAPTIONS} holds no lines; write 'file_name' and 'text' in each")
+    asked = [TextPrompt(i, *key) for i, key in enumerate(found)]
+    files = {
+        prompt.prompt_id: [(name, root / name) for name in names]
+        for prompt, names in zip(asked, found.values(), strict=True)
+    }
+    known = {name for names in found.values() for name in names}
+    listing = list_images(root, below=True)
+    spare = [p for p in listing.paths if p.relative_to(root).as_posix() not in known]
+    notes = [*listing.notes, *_left_out(spare, f"images have no line in {CAPTIONS}", root)]
+    return _collected(root, asked, files, grid, images_per_prompt, notes)
+
+
+def _named_by_prompt(
+    root: Path, prompts: Path, grid: int, images_per_prompt: int | None
+) -> ImageFolder:
+    """Images named ID.png, ID_0.png, ID_1.png, ..., or ID/0.png, ..., by the prompts' ids."""
+    loaded = load_prompts(prompts)
+    asked = [TextPrompt(i, p.text, p.prompt_id) for i, p in enumerate(loaded.prompts)]
+    places = {prompt.name: prompt.prompt_id for prompt in asked}
+    files: dict[int, list[tuple[str, Path]]] = {prompt.prompt_id: [] for prompt in asked}
+    listing = list_images(root, below=True)
+    spare = []
+    for path in listing.paths:
+        name = path.relative_to(root).with_suffix("").as_posix()
+        ids = (name, re.sub(r"_\d+$", "", name), name.rpartition("/")[0])
+        number = next((places[each] for each in ids if each in places), None)
+        if number is None:
+            spare.append(path)
+        else:
+            files[number].append((path.relative_to(root).as_posix(), path))
+    if not any(files.values()):
+        first = f" (first: {spare[0].name})" if spare else ""
+        raise DataError(
+            f"no image in {root} is named by a prompt's id of {prompts}, such as "
+            f"{asked[0].name}.png{first}"
+        )
+    for row in files.values():
+        row.sort(key=lambda one: [int(n) for n in re.findall(r"\d+", one[0])[-1:]])
+    notes = [*loaded.notes, *listing.notes]
+    notes += _left_out(spare, f"images are named by no id of {prompts.name}", root)
+    return _collected(root, asked, files, grid, images_per_prompt, notes)
+
+
+def _collected(
+    root: Path,
+    prompts: Sequence[TextPrompt],
+    files: Mapping[int, Sequence[tuple[str, Path]]],
+    grid: int,
+    images_per_prompt: int | None,
+    notes: Sequence[str],
+) -> ImageFolder:
+    wanted = images_per_prompt or grid**2 * max(map(len, files.values()))
+    samples = {}
+    for prompt in prompts:
+        rows = [
+            SampleFile(
+                name if grid == 1 else f"{name}#{i}", path if path.is_file() else None, (grid, i)
+            )
+            for name, path in files[prompt.prompt_id]
+            for i in range(grid**2)
+        ]
+        label = prompt.name or f"prompt {prompt.prompt_id}"
+        rows += [SampleFile(f"image {i} of {label}", None) for i in range(len(rows), wanted)]
+        samples[prompt.prompt_id] = tuple(rows[:wanted])
+    missing = sum(sample.path is None for row in samples.values() for sample in row)
+    total = sum(map(len, samples.values()))
+    if missing == total:
+        raise DataError(f"none of the {total:,} images of {root} is there")
+    lost = [f"{missing:,} of {total:,} images are missing"] if missing else []
+    return ImageFolder(root, tuple(prompts), samples, (*notes, *lost))
 
 
 def _read_prompt(folder: Path, number: int) -> GenevalPrompt:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from ..errors import DataError, EncbenchError, ImageError, RecordError
+from .. import distributed
+from ..errors import DataError, EncbenchError, ImageError, ModelError, RecordError
 from ..files import (
     digest,
     digest_file,
@@ -34,6 +36,7 @@ from ..progress import bar, log
 from ..schema import get_field, load_dataclass
 from ..types import ImageMetric, ImagePrompt, ImageRecord, ImageScore, Metric, SetMetric
 from ..vision import ReEncoderSpec, open_image
+from . import load_metric
 from .folder import ImageFolder, SampleFile
 from .prompts import prompt_record, read_prompt
 
@@ -147,6 +150,8 @@ def score_folder(
     out: Path,
     metric: Metric,
     kind: type[ImageScore] = ImageScore,
+    *,
+    source: tuple[str, str] | None = None,
 ) -> Scoring:
     """Score all images of a folder, or those that have not been scored yet.
 
@@ -155,30 +160,37 @@ def score_folder(
 
     Args:
         kind: class of the metric's scores.
+        source: spec and device by which the other processes of a launch load the metric, to
+            share the work; None = this process does it alone.
 
     Raises:
         StoreError: if the results cannot be written.
     """
     out = Path(out)
+    chunks = list(_chunks(folder))
     keys = {
         prompt.prompt_id: digest([metric.spec.version, metric.name, prompt_record(prompt)])
         for prompt in folder.prompts
     }
     results: dict[int, PromptResult] = {}
+    todo: list[Chunk] = []
     again = 0
     with bar("scoring", sum(map(len, folder.samples.values()))) as advance:
-        for chunk in _chunks(folder):
+        for chunk in chunks:
             kept = [
                 found
                 for prompt in chunk.prompts
                 if (found := _read_kept(out, prompt, keys, chunk, metric, kind)) is not None
             ]
             again += len(kept)
-            if len(kept) == len(chunk.prompts):
-                results |= {result.prompt.prompt_id: result for result in kept}
-                advance(sum(len(result.images) for result in kept))
+            if len(kept) < len(chunk.prompts):
+                todo.append(chunk)
                 continue
-            for result, features in score_chunk(metric, chunk, kind):
+            results |= {result.prompt.prompt_id: result for result in kept}
+            advance(sum(len(result.images) for result in kept))
+
+        def keep(number: int, found: list[ChunkResult]) -> None:
+            for result, features in found:
                 place = _place(out, result.prompt.prompt_id)
                 if features is not None:
                     written = io.BytesIO()
@@ -187,6 +199,13 @@ def score_folder(
                 write_json(place, {"key": keys[result.prompt.prompt_id]} | _to_json(result))
                 results[result.prompt.prompt_id] = result
                 advance(len(result.images))
+
+        if source is not None and distributed.process_count() > 1:
+            job = ChunkJob(*source, metric.name, kind)
+            distributed.share_tasks(job, todo, keep, lambda chunk: score_chunk(metric, chunk, kind))
+        else:
+            for number, chunk in enumerate(todo):
+                keep(number, score_chunk(metric, chunk, kind))
     if 0 < again < len(results):
         log.info("%d of %d prompts had been scored already", again, len(results))
     ordered = tuple(results[prompt.prompt_id] for prompt in folder.prompts)
@@ -257,6 +276,37 @@ class Chunk(NamedTuple):
 
 ChunkResult = tuple[PromptResult, Float[np.ndarray, "n F"] | None]
 """A prompt's result, and of a metric of whole sets the features of its images that have any."""
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """Scores chunks in any process of a launch; picklable.
+
+    Attributes:
+        spec, device: how the metric is loaded there.
+        name: of the metric as the leader loaded it.
+        kind: class of its scores.
+    """
+
+    spec: str
+    device: str
+    name: str
+    kind: type[ImageScore]
+
+    def __call__(self, chunk: Chunk) -> list[ChunkResult]:
+        metric = _held_metric(self.spec, self.device)
+        if metric.name != self.name:
+            raise ModelError(
+                f"{self.spec}: processes see different files ({self.name} and {metric.name}); pin "
+                "them by @revision, or make the folders the same"
+            )
+        return score_chunk(metric, chunk, self.kind)
+
+
+@lru_cache(maxsize=1)
+def _held_metric(spec: str, device: str) -> Metric:
+    """A metric in a process that serves: the last one asked for is kept."""
+    return load_metric(spec, device)
 
 
 def score_chunk(metric: Metric, chunk: Chunk, kind: type[ImageScore]) -> list[ChunkResult]:
@@ -335,11 +385,20 @@ def _load(sample: SampleFile) -> tuple[Image.Image | None, str, str]:
     try:
         sha256 = _sha256(sample)
         image = open_image(ImageRecord(0, sample.file, sample.path, 0, 0))
-        return image, "", sha256
+        return _cut_tile(image, *sample.tile), "", sha256
     except ImageError as error:
         return None, str(error).replace(str(sample.path), sample.file), sha256
     except OSError as error:
         return None, f"cannot read the image {sample.file}: {error.strerror}", "unreadable"
+
+
+def _cut_tile(image: Image.Image, side: int, number: int) -> Image.Image:
+    """One of ``side`` x ``side`` images of equal size in one file, counted row by row."""
+    if side == 1:
+        return image
+    wide, high = image.width // side, image.height // side
+    x, y = number % side * wide, number // side * high
+    return image.crop((x, y, x + wide, y + high))
 
 
 def _chunks(folder: ImageFolder) -> Iterator[Chunk]:
