@@ -24,7 +24,7 @@ from .errors import EncbenchError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
     "run", "probe", "rank", "replace", "confirm", "validate", "report", "train", "sample",
-    "geneval", "zoo", "list", "data", "doctor",
+    "geneval", "score", "compare", "study", "zoo", "list", "data", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130  # exit status after Ctrl-C, by custom of the shell
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +192,31 @@ def read_run_config(path: Path) -> RunConfig:
 def run_config(values: Mapping[str, Any]) -> RunConfig:
     """A configuration from plain values; see :func:`~encbench.options.from_values`."""
     return from_values(RunConfig, values)
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """What a folder of images is to be scored by."""
+
+    images: Path = option(
+        MISSING, "Folder of images: in GenEval's layout, with a captions.jsonl, or with --prompts.",
+        argument=True,
+    )  # fmt: skip
+    out: Path = option(MISSING, "Folder for the scores.")
+    metrics: tuple[str, ...] = option(
+        (), "Metrics to score by, as specs; see encbench list metrics.", metavar="SPEC..."
+    )
+    prompts: Path | None = option(
+        None,
+        "Prompts whose ids name the image files (ID.png, ID_0.png or ID/0.png), such as "
+        "DPG-Bench's csv.",
+    )
+    grid: int = option(1, "Each file holds N x N images, as DPG-Bench's do with 2.", least=1)
+    images_per_prompt: int | None = option(
+        None, "Images of each prompt.", least=1, shown="as many as any prompt has"
+    )
+    seed: int = option(0, "Random seed of the bootstrap.", least=0)
+    device: str = option("auto", DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)

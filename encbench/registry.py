@@ -23,6 +23,7 @@ GROUPS = {
     "time-sampler": "encbench.times",
     "metric": "encbench.metrics",
     "detector": "encbench.detectors",
+    "answerer": "encbench.answerers",
     "figure": "encbench.figures",
     "dataset": "encbench.datasets",
     "prompt-set": "encbench.prompts",

@@ -11,7 +11,8 @@ from encbench.records import Lead, TrainedEncoder
 from encbench.types import Cell
 
 from . import text
-from .confirmation import Confirmation, metric_title
+from .confirmation import Confirmation, metric_heading, metric_title
+from .published import MODELS, PublishedModel
 from .tables import (
     Column,
     Table,
@@ -72,14 +73,51 @@ def breakdown_tables(c: Confirmation) -> list[tuple[str, Table]]:
     if len(c.groups) > 1:
         by_group = [_score(c, ", ".join(group), 2, group=group) for group in c.groups]
         tables.append((f"Each wording tier and kind of combination, {steps}", by_group))
-    if len(c.metrics) > 1:
-        by_metric = [_score(c, metric_title(name), metric=name) for name in c.metrics]
-        tables.append((f"Each metric, {steps}, {c.group_name}", by_metric))
     tasks = dict.fromkeys(name for row in c.rows for name in row.tasks.get(c.primary) or {})
     if tasks:
         by_task = [_task(c, name) for name in tasks]
         tables.append((f"Each task, {steps}, {c.group_name}", by_task))
-    return [(title, _by_encoder(c, [_encoder(c), *columns])) for title, columns in tables]
+    found = [(title, _by_encoder(c, [_encoder(c), *columns])) for title, columns in tables]
+    if len(c.metrics) > 1:
+        title = f"Each method, number of steps and metric, {c.group_name}; published ones in gray"
+        found.append((title, methods_table(c)))
+    return found
+
+
+def methods_table(c: Confirmation) -> Table:
+    """Each model at each number of steps by each metric, as EMF's tables 3 and 4 have them, and
+    the published models that were scored by one of these metrics."""
+
+    def metric(name: str) -> Column:
+        def cell(item: tuple[TrainedEncoder, int] | PublishedModel) -> TableCell:
+            if isinstance(item, PublishedModel):
+                return number_cell(item.scores.get(name))
+            row, steps = item
+            return score_cell(c.entry(row, steps, metric=name))
+
+        return metric_heading(name), "r", cell
+
+    def method(item: tuple[TrainedEncoder, int] | PublishedModel) -> TableCell:
+        if isinstance(item, PublishedModel):
+            return TableCell(item.name, "(published)", item.name.lower())
+        return encoder_cell(item[0].spec, c.name(item[0].spec), control=item[0].control)
+
+    def kind(item: tuple[TrainedEncoder, int] | PublishedModel) -> str:
+        if isinstance(item, PublishedModel):
+            return "published"
+        return "control" if item[0].control else "use" if item[0] is c.winner else ""
+
+    items: list[tuple[TrainedEncoder, int] | PublishedModel] = [
+        (row, steps) for row in c.rows for steps in c.steps
+    ]
+    items += [model for model in MODELS if set(model.scores) & set(c.metrics)]
+    columns: list[Column] = [
+        ("Method", "l", method),
+        ("Steps", "r", lambda item: number_cell(
+            item.steps if isinstance(item, PublishedModel) else item[1], text.count)),
+        *map(metric, c.metrics),
+    ]  # fmt: skip
+    return make_table(items, columns, kind)
 
 
 def _task(c: Confirmation, name: str) -> Column:

@@ -11,7 +11,7 @@ from typing import Any
 from encbench import registry
 from encbench.errors import EncbenchError
 from encbench.records import Predictor, TrainedEncoder, Verdict, read_verdict
-from encbench.types import Cell
+from encbench.types import Cell, MetricSpec
 
 from . import text
 from .load import Entry, Run, change_texts
@@ -172,9 +172,21 @@ class Confirmation:
 
 def metric_title(name: str) -> str:
     """A metric's name as its authors write it, where the metric is installed."""
+    spec = _metric_spec(name)
+    return text.clean_text(spec.title if spec else name)
+
+
+def metric_heading(name: str) -> str:
+    """Over a column: the title, and the direction where it is not the usual one."""
+    spec = _metric_spec(name)
+    return metric_title(name) + (" (lower is better)" if spec and spec.direction == "lower" else "")
+
+
+def _metric_spec(name: str) -> MetricSpec | None:
     with suppress(EncbenchError):
-        name = registry.get("metric", name).spec.title
-    return text.clean_text(name)
+        spec: MetricSpec = registry.get("metric", name).spec
+        return spec
+    return None
 
 
 def load_confirmation(run: Run) -> Confirmation | None:

@@ -7,6 +7,7 @@ of its settings (see :data:`SILENT`), so even equal encoders on equal data may d
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 REFERENCE = (
@@ -73,3 +74,34 @@ def published_for(spec: str) -> PublishedScores | None:
         if row.pattern and re.match(row.pattern, bare):
             return row
     return None
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A text-to-image model's published scores at a number of steps, by our metrics' names and in
+    their units. Detector, prompts and sampler are the authors' own."""
+
+    name: str
+    steps: int
+    scores: Mapping[str, float]
+
+
+MODELS = (
+    PublishedModel("EMF", 1, {"geneval": 0.74, "dpg": 0.7736, "hps-v2.1": 25.77}),
+    PublishedModel("EMF", 2, {"geneval": 0.85, "dpg": 0.7944, "hps-v2.1": 27.21}),
+    PublishedModel("EMF", 4, {"geneval": 0.90, "dpg": 0.8120, "hps-v2.1": 29.25}),
+    PublishedModel("EMF", 8, {"dpg": 0.8194}),
+    PublishedModel("BLIP3o-NEXT", 1, {"geneval": 0.46, "dpg": 0.5705}),
+    PublishedModel("BLIP3o-NEXT", 2, {"geneval": 0.63, "dpg": 0.6738}),
+    PublishedModel("BLIP3o-NEXT", 4, {"geneval": 0.86, "dpg": 0.7815}),
+    PublishedModel("BLIP3o-NEXT", 30, {"geneval": 0.91, "dpg": 0.8205, "hps-v2.1": 29.42}),
+    PublishedModel("OpenUni, flow matching", 1, {"geneval": 0.11}),
+    PublishedModel("OpenUni, flow matching", 2, {"geneval": 0.31}),
+    PublishedModel("OpenUni, flow matching", 4, {"geneval": 0.73}),
+    PublishedModel("OpenUni, flow matching", 20, {"geneval": 0.86}),
+    PublishedModel("OpenUni, MeanFlow", 1, {"geneval": 0.59}),
+    PublishedModel("OpenUni, MeanFlow", 2, {"geneval": 0.61}),
+    PublishedModel("OpenUni, MeanFlow", 4, {"geneval": 0.70}),
+    PublishedModel("OpenUni, MeanFlow", 20, {"geneval": 0.76}),
+)
+"""As EMF prints them: 1.6B parameters and more, 512 px and more."""

@@ -40,7 +40,7 @@ class TableCell:
 @dataclass(frozen=True)
 class TableRow:
     cells: tuple[TableCell, ...]
-    kind: str = ""  # 'control', 'use', 'tied' or ''
+    kind: str = ""  # 'control', 'use', 'tied', 'published' or ''
 
 
 @dataclass(frozen=True)

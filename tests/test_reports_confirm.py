@@ -18,7 +18,13 @@ from fake_verdict import ALIKE, HELD, REVERSED, cell
 
 from encbench.errors import RecordError
 from encbench.files import digest
-from encbench.records import CellVerdict, ChoiceVerdict, OrderVerdict, read_verdict
+from encbench.records import (
+    CellVerdict,
+    ChoiceVerdict,
+    OrderVerdict,
+    read_verdict,
+    write_verdict,
+)
 from encbench.reports import confirm_tables, confirm_words, text
 from encbench.reports.build import build_report, draw_figures
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
@@ -75,6 +81,40 @@ def changed(c: Confirmation, **fields) -> Confirmation:
 
 def told(c: Confirmation) -> str:
     return " ".join(f"{s.title} {s.answer} {s.why} {' '.join(s.more)}" for s in statements(c))
+
+
+def test_methods_by_steps_and_metric_beside_published_ones(confirmation, copy):
+    """A row for each model and number of steps, a column for each metric; published models that
+    one of the metrics was reported of are marked, and gray in the page."""
+    tables = confirm_tables.breakdown_tables(confirmation)
+    assert not any("Each method" in title for title, _ in tables)
+    fake_verdict.build(copy)
+    c = loaded(copy)
+    rows = []
+    for row in c.verdict.encoders:
+        nine = dataclasses.replace(row.scores[cell(4)], value=9.0)
+        more = {
+            cell(steps)._replace(metric=name): nine
+            for steps in c.steps
+            for name in ("dpg", "fid", "gone")
+        }
+        rows.append(dataclasses.replace(row, scores={**row.scores, **more}))
+    c = changed(c, encoders=rows)
+    title, table = confirm_tables.breakdown_tables(c)[-1]
+    assert title.startswith("Each method, number of steps and metric")
+    assert table.head == (
+        "Method", "Steps", "GenEval", "DPG-Bench", "FID (lower is better)", "gone",
+    )  # fmt: skip
+    ours = [row for row in table.rows if row.kind != "published"]
+    assert len(ours) == len(c.rows) * len(c.steps)
+    assert {row.cells[3].text for row in ours} == {"9.000"}
+    published = [row for row in table.rows if row.kind == "published"]
+    assert ("EMF (published)", "4", "0.900", "0.812") in {
+        tuple(cell.whole for cell in row.cells[:4]) for row in published
+    }
+    write_verdict(copy / "verdict.json", c.verdict)
+    build_report(copy)
+    assert '<tr class="published">' in (copy / "report.html").read_text()
 
 
 # -------------------------------------------------------------------------------- words

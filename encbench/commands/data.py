@@ -21,7 +21,7 @@ def data() -> None:
 
 @dataclass(frozen=True)
 class FetchConfig:
-    name: str = option(MISSING, "coco, dpg or geneval.", argument=True)
+    name: str = option(MISSING, "coco, dpg, dpg-questions or geneval.", argument=True)
     to: Path = option(MISSING, "Folder to put it in.")
     split: str = option("val2017", "COCO: val2017 or train2017.")
 
@@ -42,6 +42,8 @@ def fetch(
     folder = fetch_dataset(name, config.to, split=config.split, confirm=confirm)
     if name == "geneval":
         use = f"lay out its folders by: encbench geneval prompts --from {folder} --out IMAGES"
+    elif name == "dpg-questions":
+        use = f"score images by: encbench score IMAGES --metrics dpg:{folder} --prompts {folder}"
     else:
         use = f"use it by --{name} {folder}"
     typer.echo(f"{name} is at {folder}; {use}")

@@ -126,7 +126,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
     """What ``fetch`` would download; looks at neither disk nor network.
 
     Args:
-        name: 'coco', 'dpg' or 'geneval'.
+        name: 'coco', 'dpg', 'dpg-questions' or 'geneval'.
         split: of COCO: 'val2017' or 'train2017'.
 
     Raises:
@@ -143,6 +143,17 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
             blobs="76b2994d9dc82ed52c7a60de8ced5aa2d4f1a629e2abcd588392730e3e0f29ae",
         )
         return FetchPlan("dpg", (prompts,), "Apache-2.0 (TencentQQGYLab/ELLA)", use="prompts")
+    if name == "dpg-questions":
+        questions = Archive(
+            url=f"https://github.com/TencentQQGYLab/ELLA/archive/{ELLA_COMMIT}.zip",
+            members=("*/dpg_bench/dpg_bench.csv",),
+            folder="",
+            files=1,
+            bytes=None,
+            unpacked=10_000_000,
+        )
+        license = "Apache-2.0 (TencentQQGYLab/ELLA)"
+        return FetchPlan(name, (questions,), license, use="dpg_bench.csv")
     if name == "geneval":
         metadata = Archive(
             url=f"https://github.com/djghosh13/geneval/archive/{GENEVAL_COMMIT}.zip",
@@ -156,7 +167,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
         license = "MIT (djghosh13/geneval)"
         return FetchPlan("geneval", (metadata,), license, use="evaluation_metadata.jsonl")
     if name != "coco":
-        raise UsageError(f"unknown data set '{name}'; known: coco, dpg, geneval")
+        raise UsageError(f"unknown data set '{name}'; known: coco, dpg, dpg-questions, geneval")
     if split not in _IMAGES:
         raise UsageError(f"unknown COCO split '{split}'; known: {', '.join(_IMAGES)}")
     files, size, sha256 = _IMAGES[split]
@@ -196,7 +207,7 @@ def fetch_dataset(
     unpacked and removed afterwards.
 
     Args:
-        name: 'coco', 'dpg' or 'geneval'.
+        name: 'coco', 'dpg', 'dpg-questions' or 'geneval'.
         root: folder to download to; made if it is not there.
         split: of COCO.
         confirm: asked once, with the plan of what is still missing in words, before anything is

@@ -274,7 +274,7 @@ class Chunk(NamedTuple):
     samples: tuple[tuple[SampleFile, ...], ...]
 
 
-ChunkResult = tuple[PromptResult, Float[np.ndarray, "n F"] | None]
+ChunkResult = tuple[PromptResult, Float[np.ndarray, "_ _"] | None]
 """A prompt's result, and of a metric of whole sets the features of its images that have any."""
 
 
@@ -453,7 +453,7 @@ def _read_kept(
             features = read_table(path.with_suffix(".npy"))
             return result if [len(features)] == scored_counts([result]) else None
         return result
-    except (EncbenchError, OSError, ValueError):
+    except (EncbenchError, OSError):
         return None  # damaged: made again
 
 

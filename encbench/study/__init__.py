@@ -1,0 +1,1 @@
+"""Blind pairwise user studies: one static page, and a reader of the answers."""
