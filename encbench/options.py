@@ -110,7 +110,8 @@ def _typed(declared: Option, kind: Any, value: Any, name: str) -> Any:
     if isinstance(value, Path):
         value = str(value)
     if get_origin(kind) is tuple:
-        value = list(value) if isinstance(value, list | tuple) else [value]
+        items = value if isinstance(value, list | tuple) else [value]
+        value = [str(item) if isinstance(item, Path) else item for item in items]
     made = check_value(kind, value, name, UsageError)
     return made.expanduser() if isinstance(made, Path) else made
 

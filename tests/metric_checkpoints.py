@@ -23,6 +23,21 @@ TINY_HPS = {
 }  # fmt: skip
 
 
+def agreeing_clip(folder: Path) -> Path:
+    """A CLIP for which prompts and images agree: random ones have all cosines of one sign, and
+    CLIPScore is 0 below it."""
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained(clip(folder))
+    with torch.no_grad():
+        pixels = torch.zeros(1, 3, 32, 32)
+        out = model(input_ids=torch.tensor([[49406, 320, 49407]]), pixel_values=pixels)
+        if (out.text_embeds * out.image_embeds).sum() < 0:
+            model.visual_projection.weight.neg_()
+    model.save_pretrained(folder)
+    return folder
+
+
 def pickscore(folder: Path) -> Path:
     """PickScore's layout: a transformers CLIP, here with tokenizer and preprocessing beside it."""
     return clip(folder)

@@ -168,7 +168,7 @@ def test_comparison_is_paired_for_any_metric(outside, tmp_path):
         images = styled(tmp_path / name, shift)
         score_all(config(images, tmp_path / f"{name}-out", "brightness", "spread"))
     lines = compare_all(tmp_path / "a-out", tmp_path / "b-out")
-    rows = [line.split() for line in lines if line.startswith("  ")]
+    rows = [line.split() for line in lines[1:] if line.startswith("  ")]
     assert [row[0] for row in rows] == ["anime", "photo", "overall", "overall"]
     change = f"{7 / 255:+.4f}"
     assert all(row[3:6] == [change, f"[{change},", f"{change}]"] for row in rows[:3])

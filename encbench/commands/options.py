@@ -97,7 +97,7 @@ def _parameter(name: str, declared: Option, kind: Any, default: Any) -> inspect.
     elif several:
         kind = get_args(kind)[0]
     if several:
-        kind, default = list[kind], list(default or ())
+        kind, default = list[kind], default if default is MISSING else list(default or ())
     if not several and default is None:
         kind = kind | None
     shown: Any = declared.shown or default not in (None, [])

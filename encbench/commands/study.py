@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from .options import SeveralValues
+from ..errors import UsageError
+from ..options import check_options, option
+from .options import add_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -17,55 +19,61 @@ def study() -> None:
     """A blind pairwise user study: make its page, read the answers."""
 
 
-@app.command("make", cls=SeveralValues)
-def make(
-    models: Annotated[
-        list[str],
-        typer.Option(help="Images of each model.", metavar="NAME=FOLDER..."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for study.html and key.json.")],
-    pairs: Annotated[
-        int | None, typer.Option(min=1, help="Number of pairs [each two models on each prompt].")
-    ] = None,
-    question: Annotated[
-        str, typer.Option(help="Question above each pair.")
-    ] = "Which image fits the description better?",
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts whose ids name the image files.")
-    ] = None,
-    side: Annotated[int, typer.Option(min=16, help="Longest side of an image in pixels.")] = 512,
-    seed: Annotated[int, typer.Option(help="Random seed of pairs, sides and order.")] = 0,
-) -> None:
+@dataclass(frozen=True)
+class MakeConfig:
+    out: Path = option(MISSING, "Folder for study.html and key.json.")
+    models: tuple[str, ...] = option((), "Images of each model.", metavar="NAME=FOLDER...")
+    pairs: int | None = option(
+        None, "Number of pairs.", least=1, shown="each two models on each prompt"
+    )
+    question: str = option("Which image fits the description better?", "Question above each pair.")
+    prompts: Path | None = option(
+        None, "Prompts whose ids name the image files, as in encbench score."
+    )
+    side: int = option(512, "Longest side of a shown image in pixels.", least=16)
+    seed: int = option(0, "Random seed of pairs, sides and order.", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@add_command(app, "make", MakeConfig, toml=False)
+def make(config: MakeConfig) -> None:
     """Make one static HTML page of image pairs; people answer by keyboard and send back a file."""
-    from ..errors import UsageError
     from ..study.page import KEY, PAGE, build_study
 
     folders = {}
-    for text in models:
+    for text in config.models:
         name, equals, folder = text.partition("=")
         if not equals or not name or name in folders:
             raise UsageError(f"--models {text}: write each model once, as NAME=FOLDER")
         folders[name] = Path(folder).expanduser()
     count = build_study(
-        folders, out, pairs=pairs, question=question, prompts=prompts, side=side, seed=seed
+        folders, config.out, pairs=config.pairs, question=config.question,
+        prompts=config.prompts, side=config.side, seed=config.seed,
+    )  # fmt: skip
+    typer.echo(f"{count:,} pairs are in {config.out / PAGE}: give it to people")
+    typer.echo(
+        f"which model is which is in {config.out / KEY}: keep it, and read answers by: encbench "
+        f"study read {config.out / KEY} answers-*.json"
     )
-    typer.echo(f"{count:,} pairs are in {out / PAGE}: give it to people")
-    typer.echo(f"which model is which is in {out / KEY}: keep it, and read answers by: "
-               f"encbench study read {out / KEY} answers-*.json")  # fmt: skip
 
 
-@app.command("read")
-def read(
-    key: Annotated[Path, typer.Argument(help="key.json of the study.")],
-    answers: Annotated[list[Path], typer.Argument(help="Files that people sent back.")],
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
-) -> None:
+@dataclass(frozen=True)
+class ReadConfig:
+    key: Path = option(MISSING, "key.json of the study.", argument=True)
+    answers: tuple[Path, ...] = option(MISSING, "Files that people sent back.", argument=True)
+    out: Path | None = option(None, "JSON file for the result.")
+
+
+@add_command(app, "read", ReadConfig, toml=False)
+def read(config: ReadConfig) -> None:
     """Strengths with intervals, preferences, agreement and ties from the answers of a study."""
     from ..files import write_json
     from ..records import clean
     from ..study.answers import read_study, result_record, study_lines
 
-    found = read_study(key, answers)
+    found = read_study(config.key, config.answers)
     typer.echo("\n".join(study_lines(found)))
-    if out is not None:
-        write_json(out, clean(result_record(found)))
+    if config.out is not None:
+        write_json(config.out, clean(result_record(found)))

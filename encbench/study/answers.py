@@ -215,8 +215,8 @@ def _half_width(errors: Float[np.ndarray, " n"], answers: Sequence[Answer]) -> f
     from scipy.stats import t
 
     people, prompts = [a.person for a in answers], [a.pair.prompt for a in answers]
-    each = len(answers)
-    alone = float((errors**2).sum()) * each / max(1, each - 1)
+    count = len(answers)
+    alone = float((errors**2).sum()) * count / max(1, count - 1)
     sizes, variances = [], []
     for labels in (people, prompts):
         kinds, place = np.unique(labels, return_inverse=True)
@@ -224,10 +224,9 @@ def _half_width(errors: Float[np.ndarray, " n"], answers: Sequence[Answer]) -> f
             sums = np.bincount(place, errors)
             sizes.append(len(kinds))
             variances.append(float((sums**2).sum()) * len(kinds) / (len(kinds) - 1))
-    if len(variances) == 2:  # a person answers about a prompt and two models once
-        variances = [*variances, variances[0] + variances[1] - alone]
-    variance = max([alone, *variances])
-    free = min(sizes, default=each) - 1
+    # what people share, and what prompts share, each beyond what single answers scatter
+    variance = max(alone, alone + sum(each - alone for each in variances))
+    free = min(sizes, default=count) - 1
     return float(t.ppf(0.975, free) * np.sqrt(variance)) if free else float("nan")
 
 
