@@ -22,7 +22,6 @@ from ..encoders.hf import (
     WEIGHT_FILES,
     dtype_of,
     load_transformers,
-    model_folder,
     readable_errors,
 )
 from ..encoders.spec import EncoderSpec
@@ -184,7 +183,7 @@ def _load_vlm(spec: ReEncoderSpec, device: torch.device) -> VlmAnswerer:
         raise UsageError(f"'{spec}': batch must be 1 or more, and least from 0 to 1")
     small = ["*.json", "*.jinja", *TOKENIZER_FILES]
     resolved = resolve_model(full.source, full.revision, patterns=[*WEIGHT_FILES, *small])
-    folder = model_folder(resolved)
+    folder = resolved.folder
     dtype = dtype_of(full, device)
     model: Any = load_transformers(AutoModelForImageTextToText, full, folder, dtype)
     with readable_errors(full, folder, "processor"):

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..data.hub import resolve_model
-from ..encoders.hf import model_folder, quiet
+from ..encoders.hf import quiet
 from ..encoders.openclip import library_of
 from ..errors import ModelError
 from ..types import MetricSpec
@@ -60,7 +60,7 @@ def _load(spec: ReEncoderSpec, device: torch.device) -> SimilarityMetric:
         )
     resolved = resolve_model(source, revision, patterns=[FILE], pickle=True)
     found = read_pinned(resolved, FILE, "md5", MD5)
-    path = model_folder(resolved) / FILE
+    path = resolved.folder / FILE
     library = library_of()
     with quiet():
         model = library.create_model(ARCH, load_weights=False, output_dict=True)

@@ -13,13 +13,12 @@ from ..encoders.hf import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
     load_transformers,
-    model_folder,
-    read_model_config,
     readable_errors,
 )
 from ..encoders.hub_tokenizer import load_tokenizer
 from ..encoders.spec import EncoderSpec
 from ..errors import ModelError
+from ..schema import read_model_config
 from ..types import MetricSpec
 from ..vision import ReEncoderSpec
 from . import MetricFamily
@@ -40,13 +39,13 @@ def _load(spec: ReEncoderSpec, device: torch.device) -> SimilarityMetric:
     full = EncoderSpec("pickscore", spec.source or WEIGHTS[0], revision, spec.options)
     patterns = ["config.json", *WEIGHT_FILES, *PREPROCESSING]
     resolved = resolve_model(full.source, revision, patterns=patterns)
-    folder = model_folder(resolved)
+    folder = resolved.folder
     kind = read_model_config(folder).get("model_type")
     if kind != "clip":
         raise ModelError(f"{folder}: model_type '{kind}' is no CLIP, so it is no PickScore")
     beside = folder  # the published repository has weights only
     if not (folder / PREPROCESSING[0]).is_file():
-        beside = model_folder(resolve_model(*PROCESSOR, patterns=PREPROCESSING))
+        beside = resolve_model(*PROCESSOR, patterns=PREPROCESSING).folder
     model = load_transformers(CLIPModel, full, folder, torch.float32)
     tokenizer = load_tokenizer(full, beside)
     with readable_errors(full, beside, "image preprocessing"):

@@ -81,8 +81,7 @@ def read_pinned(resolved: ResolvedModel, name: str, hash_name: str, expected: st
     Raises:
         ModelError: naming the file, if it is another one, damaged, or holds code.
     """
-    assert resolved.path is not None
-    path = resolved.path / name
+    path = resolved.folder / name
     with path.open("rb") as file:
         found = hashlib.file_digest(file, hash_name).hexdigest()
     if found != expected:
