@@ -29,7 +29,7 @@ from ..errors import (
     UnknownNameError,
     UsageError,
 )
-from ..files import digest_files, read_array
+from ..files import digest_files, read_table, replace_on_success
 from ..listing import list_images
 from ..progress import bar, log
 from ..types import ImagePrompt, ImageRecord, MetricSpec
@@ -134,20 +134,22 @@ class InceptionMetric:
         if not kept.is_file():
             files = list_images(path, below=True).paths
             log.info("features of the %d reference images in %s", len(files), path)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_name(f"{kept.name}.{torch.randint(2**31, ()).item()}.part")
             width = len(self.head) if self.layer == "logits" else self.head.shape[1]
-            table = np.lib.format.open_memmap(part, "w+", np.float32, (len(files), width))
-            with bar("reference", len(files)) as advance, ThreadPoolExecutor(8) as pool:
+            shape = (len(files), width)
+            with (
+                replace_on_success(kept) as temporary,
+                bar("reference", len(files)) as advance,
+                ThreadPoolExecutor(8) as pool,
+            ):
+                table = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
                 for start in range(0, len(files), BATCH):
                     some = files[start : start + BATCH]
                     images = list(pool.map(_open, some))
                     table[start : start + len(some)] = self.extract([], images)
                     advance(len(some))
-            table.flush()
-            del table
-            part.replace(kept)
-        found: Float[np.ndarray, "M F"] = read_array(kept)
+                table.flush()
+                del table
+        found: Float[np.ndarray, "M F"] = read_table(kept)
         return found
 
 
