@@ -57,7 +57,7 @@ def test_features_are_those_of_torch_fidelity(weights, pinned):
         assert metric.spec.whole_set
         found = metric.extract([], images)
         theirs = np.concatenate([row[place].numpy() for row in expected])
-        size = np.abs(theirs).max()
+        size = float(np.abs(theirs).max())
         assert size > 0.01
         assert np.ptp(theirs, axis=0).max() > 1e-3 * size  # images differ
         assert found == pytest.approx(theirs, abs=1e-5 * size)

@@ -215,15 +215,14 @@ def test_two_processes_score_as_one_does(outside, tmp_path):
         rows.append((f"{i}.png", rng.integers(256), f"a photo of dog {i}", {}))
     captions(folder, rows)
     model = metric_checkpoints.pickscore(tmp_path / "pick")
-    command = ["-m", "encbench", "score", str(folder), "--metrics", f"pickscore:{model}", "spread",
-               "--device", "cpu"]  # fmt: skip
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    for name, arguments in (("one", command), ("two", [*launch, *command])):
-        done = subprocess.run(
-            [sys.executable, *arguments, "--out", str(tmp_path / name)],
-            capture_output=True, text=True, check=False, cwd=tmp_path,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+    metrics = (f"pickscore:{model}", "spread")
+    score_all(config(folder, tmp_path / "one", *metrics))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "encbench",
+         "score", str(folder), "--metrics", *metrics, "--device", "cpu", "--out", "two"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     one, two = (read_scores(tmp_path / name) for name in ("one", "two"))
     for a, b in zip(one.metrics, two.metrics, strict=True):
         assert a.scores["overall"].value == pytest.approx(b.scores["overall"].value, rel=1e-6)

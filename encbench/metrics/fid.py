@@ -60,6 +60,7 @@ class FidMetric(InceptionMetric):
 
     def _published(self) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, "F F"]]:
         path = self.reference_path
+        assert path is not None
         try:
             with np.load(path, allow_pickle=False) as found:
                 mean, covariance = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)

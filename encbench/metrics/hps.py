@@ -31,7 +31,7 @@ SPEC = MetricSpec("hps-v2.1", "HPS v2.1", "100 x cosine")
 def prepare(image: Image, size: int) -> Tensor:
     """The published preprocessing of an RGB image: its longer side becomes ``size`` (bicubic,
     antialiased), the rest is filled with black evenly on both sides, then CLIP's normalization."""
-    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
     from torchvision.transforms import functional as F
 
     pixels = F.to_tensor(image)

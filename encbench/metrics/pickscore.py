@@ -50,7 +50,7 @@ def _load(spec: ReEncoderSpec, device: torch.device) -> SimilarityMetric:
     tokenizer = load_tokenizer(full, beside)
     with readable_errors(full, beside, "image preprocessing"):
         processor = AutoImageProcessor.from_pretrained(beside, local_files_only=True)
-    moved = model.requires_grad_(False).to(device)  # type: ignore[arg-type]
+    moved = model.requires_grad_(False).to(device)
     scale = float(moved.logit_scale.exp())
 
     def embed(texts: Sequence[str], images: Sequence[Image]) -> tuple[Tensor, Tensor]:

@@ -206,8 +206,9 @@ def _compare(
             notes = (f"they were scored differently: {one.name}, and {two.name}",)
     else:
         kind = score_kind(one.spec)
-        sides = [load_scoring(o / row.folder, kind) for row, o in ((one, first), (two, second))]
-        found = compare_scorings(*sides, one.spec, seed=seed)
+        before_all = load_scoring(first / one.folder, kind)
+        after_all = load_scoring(second / two.folder, kind)
+        found = compare_scorings(before_all, after_all, one.spec, seed=seed)
         rows = {
             name: (found.first[name].value, found.second[name].value, change)
             for name, change in found.difference.items()

@@ -126,7 +126,7 @@ def build_study(
 
 def _first_images(folder: ImageFolder) -> dict[bytes, Path]:
     """The first image of each prompt that has one."""
-    found = {}
+    found: dict[bytes, Path] = {}
     for prompt in folder.prompts:
         there = [s.path for s in folder.samples[prompt.prompt_id] if s.path is not None]
         if there:
