@@ -114,7 +114,7 @@ def test_methods_by_steps_and_metric_beside_published_ones(confirmation, copy):
     }
     write_verdict(copy / "verdict.json", c.verdict)
     build_report(copy)
-    assert '<tr class="published">' in (copy / "report.html").read_text()
+    assert '<tr class="published">' in (copy / "report" / "index.html").read_text("utf-8")
 
 
 # -------------------------------------------------------------------------------- words
