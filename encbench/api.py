@@ -161,6 +161,7 @@ def sample(
     *,
     steps: int | Sequence[float] = 4,
     guidance: float = 1.0,
+    guidance_span: Sequence[float] = (0.0, 1.0),
     seed: int = 0,
     weights: Literal["ema", "model"] = "ema",
     encoder: str | None = None,
@@ -174,6 +175,7 @@ def sample(
         checkpoint: folder of a training, or one checkpoint in it.
         steps: number of sampling steps, or their times from 1 to 0.
         guidance: scale of classifier-free guidance; 1 for none.
+        guidance_span: the times between which it holds, of a network with guidance as an input.
         weights: the exponential moving average, or those of the last step.
         encoder: its spec, if its files have moved since the training.
 
@@ -186,6 +188,6 @@ def sample(
 
     sampler = load_sampler(
         Path(checkpoint), choose_device(device), weights=weights, encoder=encoder, steps=steps,
-        guidance=guidance,
+        guidance=guidance, guidance_span=guidance_span,
     )  # fmt: skip
     return sampler(prompts, [sample_seed(seed, number, 0) for number in range(len(prompts))])

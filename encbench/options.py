@@ -148,8 +148,12 @@ def _check_bounds(declared: Option, value: Real, name: str) -> None:
 
 def to_values(config: Any) -> dict[str, Any]:
     """JSON-ready, paths as text; :func:`from_values` reads it back."""
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     return {
-        key: str(value) if isinstance(value, Path) else value
+        key: [plain(item) for item in value] if isinstance(value, tuple) else plain(value)
         for key, value in dataclasses.asdict(config).items()
     }
 

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from encbench import registry
-from encbench.errors import UsageError
+from encbench.errors import ModelError, UsageError
 from encbench.flow import derivative, meanflow
 from encbench.flow.derivative import total_derivative
+from encbench.flow.dit import DiT, DiTConfig
 from encbench.flow.loss import LossModule, objective_loss
 from encbench.flow.meanflow import Condition, average_velocity, sample_flow
 from encbench.flow.objectives.base import UNIFORM, Batch
@@ -250,6 +251,113 @@ def test_perceptual_loss_sees_the_predicted_image_where_noise_is_low(net, batch)
     terms = objective_loss(AsX(net), x, cond, noise, all_noise, all_noise,
                  objective=PMF(perceptual=distance))  # fmt: skip
     assert math.isfinite(terms.loss.item())
+
+
+@pytest.fixture
+def dit():
+    """A small DiT with a head of one block of its own and guidance as an input, no weight zero."""
+    torch.manual_seed(7)
+    config = DiTConfig(
+        side=4, channels=2, patch=2, width=16, depth=3, heads=2, cond_dim=W, pooled_dim=W, mix=4,
+        velocity_head=True, head_depth=1, guidance=True,
+    )  # fmt: skip
+    made = DiT(config).double()
+    for weight in made.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.1)
+    return made
+
+
+def test_a_guided_head_is_imfs_equations(dit, batch):
+    """iMF (arXiv 2512.02012, sections 3.2 and 3.3) and pMF row by row, from the equations: V = u +
+    (t - r) sg(du/dt) along v_c, target v + (1 - 1/w)(v_c - v_none), both of the head at r = t."""
+    *_, r, t, cond = batch
+    g = torch.Generator().manual_seed(3)
+    x, noise = torch.randn(2, B, 2, 4, 4, generator=g, dtype=torch.float64)
+    uniform = torch.rand(B, UNIFORM, generator=g, dtype=torch.float64)
+    r, drop = torch.where(torch.arange(B) % 3 == 0, t, r), torch.arange(B) % 5 == 4
+    objective = PMF(
+        head_at="instant", guidance_max=8.0, head_weight=0.5, weight_power=0.5, weight_eps=0.01
+    )
+    terms = objective_loss(
+        dit, x, cond, noise, r, t, objective=objective, drop=drop, uniform=uniform
+    )
+    terms.loss.backward()
+    got = {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None}
+    assert any(name.startswith("head.0.") for name in got)
+    assert "guidance.0.weight" in got
+
+    def velocities(z, r, t, row, w, low, high, nothing=False):
+        one = cond.rows(slice(row, row + 1))
+        one = one.drop(torch.tensor([True])) if nothing else one
+        one = one.guided(torch.stack([1 - 1 / w, *map(torch.as_tensor, (low, high))]))
+        prediction, v = dit.with_velocity(z, r, t, one)
+        return (z - prediction) / t.clamp(min=0.05), v
+
+    losses, whole, inside = [], 0, 0
+    for i in range(B):
+        row = slice(i, i + 1)
+        z = (1 - t[row]) * x[row] + t[row] * noise[row]
+        v = (z - x[row]) / t[row].clamp(min=0.05)
+        w, low, high = 8 ** uniform[i, 4], uniform[i, 5] / 2, 0.5 + uniform[i, 6] / 2
+        if r[i] == t[i]:
+            low, high, whole = 0.0, 1.0, whole + 1
+        at = w if low <= t[i] <= high else torch.ones_like(w)
+        inside += int(at > 1 and r[i] < t[i])
+        ends = t[row], t[row]
+        with torch.no_grad():
+            v_c = velocities(z, *ends, i, at, 0.0, 1.0, bool(drop[i]))[1]
+            v_none = velocities(z, *ends, i, torch.ones_like(w), 0.0, 1.0, True)[1]
+        target = v if drop[i] else v + (1 - 1 / at) * (v_c - v_none)
+        u, head = velocities(z, r[row], t[row], i, w, low, high, bool(drop[i]))
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            rest = {"row": i, "w": w, "low": low, "high": high, "nothing": bool(drop[i])}
+            _, dudt = torch.func.jvp(
+                lambda z, t, r=r[row], rest=rest: velocities(z, r, t, **rest)[0],
+                (z, t[row]), (v_c, torch.ones(1, dtype=torch.float64)),
+            )  # fmt: skip
+        big_v = u + (t[i] - r[i]) * dudt.detach()
+        for made, share in ((big_v, 1.0), (head, 0.5)):
+            summed = (made - target).square().sum()
+            losses.append(share * summed / (summed.detach() + 0.01) ** 0.5 * 32 ** (0.5 - 1))
+    assert 0 < whole < B
+    assert 0 < inside < B - whole
+    loss = torch.stack(losses).sum() / B
+    close(terms.loss, loss, 1e-9)
+    dit.zero_grad()
+    loss.backward()
+    for name, p in dit.named_parameters():
+        close(got.get(name), p.grad, 1e-7) if p.grad is not None else None
+
+
+def test_a_head_branches_off_before_the_last_blocks(dit, batch):
+    """Its own blocks give v, the last of the trunk u; unguided is the default."""
+    *_, r, t, cond = batch
+    z = torch.randn(B, 2, 4, 4, dtype=torch.float64)
+    u, v = dit.with_velocity(z, r, t, cond)
+    close(dit(z, r, t, cond), u)
+    close(dit(z, r, t, cond.guided((0.0, 0.0, 1.0))), u)
+    assert (dit(z, r, t, cond.guided((0.5, 0.2, 0.8))) - u).abs().max() > 1e-3
+    with torch.no_grad():
+        dit.head[0].attention.out.weight.zero_()
+    after, moved = dit.with_velocity(z, r, t, cond)
+    assert torch.equal(after, u)
+    assert (moved - v).abs().max() > 1e-6
+    with pytest.raises(UsageError, match="of at least as many, not 3"):
+        replace(dit.config, head_depth=4)
+    with pytest.raises(UsageError, match="needs --velocity-head"):
+        replace(dit.config, velocity_head=False)
+    plain = DiT(replace(dit.config, velocity_head=False, head_depth=0))
+    with pytest.raises(ModelError, match="the backbone has no velocity head: train one with"):
+        dit.load_backbone(plain.backbone_state())
+
+
+def test_without_head_or_guidance_the_same_seed_gives_the_same_weights(dit):
+    made = []
+    for more in ({}, {"velocity_head": False, "head_depth": 0, "guidance": False}):
+        torch.manual_seed(5)
+        made.append(DiT(replace(dit.config, **more)).state_dict())
+    assert all(torch.equal(made[0][name], weight) for name, weight in made[1].items())
 
 
 # -------------------------------------------------------------------------------- guidance
@@ -680,6 +788,8 @@ def test_phases_begin_with_flow_matching():
         (lambda: MeanFlow(derivative="backward"), "no derivative 'backward'"),
         (lambda: IMF(kappa=1.0), "kappa"),
         (lambda: EMF(weight_eps=0.0), "adaptive weight"),
+        (lambda: MeanFlow(guidance_span=(0.8, 0.2)), "--guidance-span takes two times"),
+        (lambda: MeanFlow(guidance_max=8.0, kappa=0.5), "drawn by --guidance-max or fixed"),
         (lambda: Uniform(share=1.1), "share"),
         (lambda: LogitNormal(sigma=0.0), "sigma"),
         (lambda: EMFSchedule(shares=(0.25, 2.0)), "share"),
@@ -695,6 +805,8 @@ def test_what_does_not_fit_is_one_line(net, batch):
     x, noise, r, t, cond = batch
     with pytest.raises(UsageError, match="pmf needs a network that predicts x"):
         objective_loss(net, x, cond, noise, r, t, objective=PMF())
+    with pytest.raises(UsageError, match="this network has none: train it with --velocity-head"):
+        objective_loss(net, x, cond, noise, r, t, objective=IMF(head_at="instant"))
     with pytest.raises(UsageError, match="step"):
         total_derivative(net, x, r, t, noise, mode="central", step=0.0)
     with pytest.raises(UsageError, match="no derivative"):

@@ -22,11 +22,12 @@ from encbench.errors import DataError, EncbenchError, ModelError, StoreError, Us
 from encbench.files import TEMPORARY, _origin
 from encbench.flow import checkpoint as files
 from encbench.flow import trainer as trainer_module
-from encbench.flow.config import training_config
+from encbench.flow.config import LATER, training_config
 from encbench.flow.data import ImagesInMemory, training_images
 from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
 from encbench.flow.networks import build_optimizers
+from encbench.flow.sample import load_sampler
 from encbench.flow.train import Trainer, train
 from encbench.training import load_state_tensors, state_tensors, warmup_cosine
 
@@ -102,7 +103,7 @@ def test_what_is_logged_and_kept(whole):
 KILLED = """
 import json, os, signal, sys, threading
 from encbench.flow import train as module
-from encbench.flow.config import training_config
+from encbench.flow.config import LATER, training_config
 
 config, inner = training_config(json.loads(sys.argv[1])), module.Trainer._step
 for moment in sys.argv[2:]:  # a step, and seconds after its beginning
@@ -281,7 +282,7 @@ def test_state_is_put_where_the_parameters_are(kind, tmp_path):
 
 PAIR = """
 import atexit, json, pathlib, sys
-from encbench.flow.config import training_config
+from encbench.flow.config import LATER, training_config
 from encbench.flow.train import train
 
 @atexit.register  # called last
@@ -665,6 +666,58 @@ def test_every_objective_and_derivative_trains(tmp_path, objective):
     assert [row["stage"] for row in rows] == ["flow-matching"] + [objective] * 2
     assert all(row["gradient_norm"] > 0 for row in rows)
     assert (done.parent is None) == (objective == "flow-matching")
+
+
+def test_new_options_at_their_defaults_leave_a_configuration_as_it_was():
+    """So that hashes of recipes and the folders of older trainings stay."""
+    written = training_config({}).as_dict()
+    assert not written.keys() & LATER.keys()
+    changed = training_config({"guidance_span": [0.2, 0.8], "weight_power": 0.5})
+    new = {"guidance_span": [0.2, 0.8], "weight_power": 0.5}
+    assert changed.as_dict() == written | new
+    assert training_config({}).same_training(written) == []
+    assert changed.same_training(changed.as_dict()) == []
+    assert changed.same_training(written) == [
+        "--guidance-span was [0.0, 1.0], is [0.2, 0.8]",
+        "--weight-power was 1.0, is 0.5",
+    ]
+
+
+def test_a_guided_head_trains_goes_on_and_is_sampled(tmp_path, monkeypatch):
+    common = {
+        "objective": "imf", "velocity_head": True, "head_depth": 1, "head_at": "instant",
+        "guidance_max": 8.0, "weight_power": 0.5, "head_weight": 0.5, "derivative": "jvp",
+        "network": "dit-16x2x2", "encoder": "control:word-position",
+    }  # fmt: skip
+    done = train(settings(tmp_path / "whole", **common))
+    names = weights(done.path)["model"]
+    assert {"velocity.linear.weight", "head.0.modulation.weight", "guidance.0.weight"} <= set(names)
+    assert names["guidance.2.weight"].abs().max() > 0
+    stopped(tmp_path / "again", monkeypatch, at=9, **common)
+    assert same(weights(train(settings(tmp_path / "again", **common)).path), weights(done.path))
+
+    def loaded(**more):
+        return load_sampler(done.path, torch.device("cpu"), steps=1, **more)
+
+    ways = [loaded(), loaded(guidance=4.0), loaded(guidance=4.0, guidance_span=(0.2, 0.6))]
+    assert len({way.fingerprint for way in ways}) == 3
+    cond = Bank.of(ways[0].encode(["a red circle"])).conditions(np.arange(1), torch.device("cpu"))
+    z, r, t = torch.ones(1, 3, 8, 8), torch.zeros(1), torch.ones(1)
+    made = [way.model.net(z, r, t, cond) for way in ways]
+    trained = ways[0].model.net(z, r, t, cond.guided((0.75, 0.2, 0.6)))
+    assert torch.equal(made[2], trained)
+    assert (made[0] - made[1]).abs().max() > 0
+    assert (made[1] - made[2]).abs().max() > 0
+    assert len(ways[1](["a red circle"], [0])) == 1
+    with pytest.raises(UsageError, match="a --guidance other than 1"):
+        loaded(guidance_span=(0.2, 0.6))
+    with pytest.raises(UsageError, match="--head-at instant asks the velocity head: add"):
+        train(settings(tmp_path / "none", objective="imf", head_at="instant"))
+    with pytest.raises(UsageError, match="objective emf has no such setting, only imf, pmf"):
+        train(settings(tmp_path / "none", objective="emf", velocity_head=True))
+    with pytest.raises(UsageError, match="--velocity-head was True, is False"):
+        train(settings(tmp_path / "whole", **{**common, "velocity_head": False, "head_depth": 0,
+                                              "head_at": "interval"}))  # fmt: skip
 
 
 def test_a_perceptual_loss_trains_and_is_resumed(tmp_path, monkeypatch):

@@ -30,7 +30,8 @@ def sample(config: SampleConfig) -> None:
     prompts = load_geneval(path) if path.suffix == ".jsonl" else text_prompts(config.prompts)
     sampler = load_sampler(
         config.checkpoint, choose_device(config.device), encoder=config.encoder, steps=steps,
-        guidance=config.guidance, weights=config.weights,  # type: ignore[arg-type]
+        guidance=config.guidance, guidance_span=config.guidance_span,
+        weights=config.weights,  # type: ignore[arg-type]
     )  # fmt: skip
     made = generate_images(
         prompts,

@@ -22,7 +22,12 @@ FREE = (
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
-LATER: Mapping[str, Any] = {"data": None, "condition_scaling": "rms", "condition_pooled": "own"}
+LATER: Mapping[str, Any] = {
+    "data": None, "condition_scaling": "rms", "condition_pooled": "own",
+    "guidance_span": [0.0, 1.0], "guidance_max": 1.0, "velocity_head": False, "head_depth": 0,
+    "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
+    "weight_eps": 1e-3,
+}  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
 
@@ -116,10 +121,44 @@ class TrainConfig:
     )  # fmt: skip
     omega: float = option(1.0, "Scale of the guidance inside MeanFlow's target; 1: none.", MODEL)
     kappa: float = option(0.0, "Mixing scale of the guidance inside the target; 0: none.", MODEL)
+    guidance_span: tuple[float, ...] = option(
+        (0.0, 1.0), "The two times t between which the target holds guidance.", MODEL,
+        least=0, most=1,
+    )  # fmt: skip
+    guidance_max: float = option(
+        1.0,
+        "Draw a guidance scale from 1 to this and a span for each sample, as inputs of the network "
+        "(iMF, pMF); 1: none. Sampling then takes any scale and span in one forward.",
+        MODEL, least=1,
+    )  # fmt: skip
+    velocity_head: bool = option(
+        False,
+        "Give the network of imf a head for the instantaneous velocity; that of pmf has one.",
+        MODEL,
+    )
+    head_depth: int = option(
+        0, "Blocks of the velocity head's own; it branches off before as many last blocks.",
+        MODEL, least=0,
+    )  # fmt: skip
+    head_at: str = option(
+        "interval",
+        "Where the velocity head gives the tangent: interval, at (r, t) in the forward that is "
+        "there anyway; or instant, at r = t in one more, and the guidance, too, as in the authors' "
+        "code.",
+        MODEL, choices=("interval", "instant"),
+    )  # fmt: skip
+    head_weight: float = option(1.0, "Weight of the velocity head's loss.", MODEL, least=0)
+    weight_power: float = option(
+        1.0, "Power p of the adaptive weight 1 / (error + eps)^p; 0: none.", MODEL, least=0
+    )
+    weight_eps: float = option(1e-3, "The adaptive weight's eps.", MODEL, above=0)
     perceptual: str = option(
         "none",
         "Perceptual loss of the objective pmf: none, lpips, convnext or lpips+convnext.",
         MODEL,
+    )
+    perceptual_below: float = option(
+        0.8, "Times t below which the perceptual loss holds.", MODEL, least=0, most=1
     )
     times: str = option(
         "emf", "Sampler of (r, t): uniform, logit-normal or emf (a schedule).", MODEL,
@@ -285,6 +324,11 @@ class SampleConfig:
     )
     seed: int = option(0, "Random seed, from which all images follow.", least=0)
     device: str = option("auto", DEVICE_HELP)
+    guidance_span: tuple[float, ...] = option(
+        (0.0, 1.0), "The two times t between which guidance holds, of a network that was trained "
+        "with --guidance-max.",
+        least=0, most=1,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_options(self)

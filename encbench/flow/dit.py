@@ -8,7 +8,7 @@ derivative (attention under the math kernel), none works in place.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoint import check_weights
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from .connector import EPS, TextCondition, TextConnector
-from .meanflow import T_CLIP, Condition
+from .meanflow import T_CLIP, UNGUIDED, Condition
 
 SIZES: Mapping[str, tuple[int, int, int]] = {
     "1M": (96, 5, 3),
@@ -50,6 +50,8 @@ class DiTConfig:
         pooled_dim: width of the encoder's pooled vector; 0 = none.
         prediction: what the output means: the average velocity or the clean image.
         velocity_head: also predict the instantaneous velocity (pMF, iMF).
+        head_depth: blocks of the head's own, which branch off before as many last blocks.
+        guidance: guidance is an input (:attr:`Condition.guidance`).
         cross_every: every how many blocks there is cross-attention, counted from the first.
         mix: channels of the convolutions after the last block, which see over the borders of
             patches; 0 = none.
@@ -67,13 +69,15 @@ class DiTConfig:
     velocity_head: bool = False
     cross_every: int = 1
     mix: int = 0
+    head_depth: int = 0
+    guidance: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("side", 1), ("channels", 1), ("patch", 1), ("width", 4)):
             self._at_least(name, least)
         for name, least in (("depth", 1), ("heads", 1), ("cond_dim", 1), ("cross_every", 1)):
             self._at_least(name, least)
-        for name in ("pooled_dim", "mix"):
+        for name in ("pooled_dim", "mix", "head_depth"):
             self._at_least(name, 0)
         if self.side % self.patch:
             raise UsageError(f"side {self.side} is no multiple of patch {self.patch}")
@@ -81,6 +85,12 @@ class DiTConfig:
             raise UsageError(f"width {self.width} is no multiple of 4 x {self.heads} heads")
         if self.prediction not in ("u", "x"):
             raise UsageError(f"unknown prediction '{self.prediction}'; known: u, x")
+
+        if self.head_depth > (self.depth if self.velocity_head else 0):
+            raise UsageError(
+                f"a velocity head of {self.head_depth} blocks needs --velocity-head and a network "
+                f"of at least as many, not {self.depth}"
+            )
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -299,7 +309,7 @@ class DiT(nn.Module):
         super().__init__()
         self.config = config
         self.prediction = cast(Literal["u", "x"], config.prediction)
-        self.velocity_head = config.velocity_head
+        self.velocity_head, self.guided = config.velocity_head, config.guidance
         width = config.width
         self.connector = TextConnector(config.cond_dim, config.pooled_dim, width)
         self.patches = dense(config.channels * config.patch**2, width)
@@ -312,6 +322,16 @@ class DiT(nn.Module):
         )
         self.output = Output(config)
         self.velocity = Output(config) if config.velocity_head else None
+        shared = self.shared = config.depth - config.head_depth
+        self.head = nn.ModuleList(
+            Block(width, config.heads, number % config.cross_every == 0)
+            for number in range(shared, config.depth)
+        )
+        self.guidance = None
+        if config.guidance:  # nothing at first, and all through training where there is none
+            first, second = (nn.Linear(w, width, bias=False) for w in (3, width))
+            nn.init.zeros_(second.weight)
+            self.guidance = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(
         self,
@@ -324,8 +344,8 @@ class DiT(nn.Module):
         Raises:
             UsageError: if image or condition have another size than the network.
         """
-        out: Tensor = self.output(*self._trunk(z, r, t, cond), z)
-        return out
+        x, *rest = self._trunk(z, r, t, cond)
+        return self._end(list(self.blocks)[self.shared :], self.output, x, *rest, z)
 
     def with_velocity(
         self,
@@ -342,15 +362,16 @@ class DiT(nn.Module):
         """
         if self.velocity is None:
             raise UsageError("this network has no velocity head; make it with velocity_head=True")
-        x, c = self._trunk(z, r, t, cond)
-        v = self.velocity(x, c, z)
+        x, *rest = self._trunk(z, r, t, cond)
+        v = self._end(self.head, self.velocity, x, *rest, z)
         if self.prediction == "x":
             v = (z - v) / t.clamp(min=T_CLIP)[:, None, None, None]
-        return self.output(x, c, z), v
+        return self._end(list(self.blocks)[self.shared :], self.output, x, *rest, z), v
 
     def _trunk(
         self, z: Tensor, r: Tensor, t: Tensor, cond: Condition
-    ) -> tuple[Float[Tensor, "B N W"], Float[Tensor, "B W"]]:
+    ) -> tuple[Float[Tensor, "B N W"], Float[Tensor, "B W"], TextCondition]:
+        """The tokens where the head branches off, and what the blocks are modulated by."""
         config = self.config
         if z.shape[1:] != (config.channels, config.side, config.side):
             raise UsageError(
@@ -358,12 +379,26 @@ class DiT(nn.Module):
                 f"not {' x '.join(map(str, z.shape[1:]))}"
             )
         text: TextCondition = self.connector(cond)
-        c = F.silu(self.time(r, t) + self.text(text.pooled))
+        c = self.time(r, t) + self.text(text.pooled)
+        if self.guidance is not None:
+            given = t.new_tensor([UNGUIDED]) if cond.guidance is None else cond.guidance
+            c = c + self.guidance(given.to(c.dtype) - given.new_tensor(UNGUIDED))
+        c = F.silu(c)
         patches = F.pixel_unshuffle(z, config.patch).flatten(2).transpose(1, 2)
         x = self.patches(patches) + self.positions
-        for block in self.blocks:
+        for block in list(self.blocks)[: self.shared]:
             x = block(x, c, text)
-        return x, c
+        return x, c, text
+
+    @staticmethod
+    def _end(
+        blocks: Iterable[nn.Module], output: nn.Module, x: Tensor, c: Tensor, text: TextCondition,
+        z: Tensor,
+    ) -> Tensor:  # fmt: skip
+        for block in blocks:
+            x = block(x, c, text)
+        out: Tensor = output(x, c, z)
+        return out
 
     def backbone_state(self) -> dict[str, Tensor]:
         """All weights but the connector's, which fit any encoder."""
@@ -376,6 +411,11 @@ class DiT(nn.Module):
         Raises:
             ModelError: naming the first weight that is missing, unknown or of another shape.
         """
+        if self.velocity is not None and "velocity.linear.weight" not in state:
+            raise ModelError(
+                "the backbone has no velocity head: train one with --velocity-head, or begin "
+                "without it"
+            )
         check_weights(self.backbone_state(), state, "the backbone")
         self.load_state_dict(dict(state), strict=False)
 

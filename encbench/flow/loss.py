@@ -53,7 +53,9 @@ def objective_loss(
     r = r if objective.intervals else t
     cond = cond if drop is None else cond.drop(drop)
     uniform = t.new_full((len(t), UNIFORM), 0.5) if uniform is None else uniform
-    batch = Batch(net, x, noise, interpolate(x, noise, t), r, t, cond, drop, uniform)
+    batch = objective.prepare(
+        Batch(net, x, noise, interpolate(x, noise, t), r, t, cond, drop, uniform)
+    )
     v = objective.target(batch)
     velocities = objective.predict(batch)
     u = velocities.u

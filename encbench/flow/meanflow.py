@@ -15,7 +15,7 @@ Every function takes its randomness (noise, times, what to drop) as arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
@@ -30,17 +30,33 @@ T_CLIP = 0.05
 """Below this t the velocity of an x-predicting network is (z - x_hat) / T_CLIP (pMF)."""
 
 
+UNGUIDED = (0.0, 0.0, 1.0)
+"""Guidance of scale 1, at all t."""
+
+
 @dataclass(frozen=True)
 class Condition:
-    """Text features of B prompts, as tensors. ``mask``: True = real token."""
+    """Text features of B prompts, as tensors.
+
+    Attributes:
+        mask: True = real token.
+        guidance: for a network with guidance as an input, 1 - 1 / scale and the t between which
+            it holds; None = :data:`UNGUIDED`.
+    """
 
     tokens: Float[Tensor, "B L D"]
     mask: Bool[Tensor, "B L"]
     pooled: Float[Tensor, "B P"] | None = None
+    guidance: Float[Tensor, "B 3"] | None = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        pooled = None if self.pooled is None else change(self.pooled)
-        return Condition(change(self.tokens), change(self.mask), pooled)
+        optional = (None if p is None else change(p) for p in (self.pooled, self.guidance))
+        return Condition(change(self.tokens), change(self.mask), *optional)
+
+    def guided(self, guidance: Sequence[float] | Tensor) -> Condition:
+        """With this guidance, given for all rows or for each."""
+        given = torch.as_tensor(guidance, dtype=self.tokens.dtype, device=self.tokens.device)
+        return replace(self, guidance=given.expand(len(self.tokens), 3))
 
     def rows(self, index: Tensor | slice) -> Condition:
         """The features of some prompts, in the order of ``index``."""
@@ -55,15 +71,15 @@ class Condition:
         mask = torch.where(which[:, None], first, self.mask)
         tokens = self.tokens.masked_fill(which[:, None, None], 0)
         pooled = None if self.pooled is None else self.pooled.masked_fill(which[:, None], 0)
-        return Condition(tokens, mask, pooled)
+        return replace(self, tokens=tokens, mask=mask, pooled=pooled)
 
     def and_without(self) -> Condition:
         """2B rows: all prompts, then as many rows without one. For guidance in one forward."""
-        none = self.drop(torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device))
-        pooled = None if self.pooled is None else torch.cat([self.pooled, none.pooled])  # type: ignore[list-item]
-        return Condition(
-            torch.cat([self.tokens, none.tokens]), torch.cat([self.mask, none.mask]), pooled
-        )
+        rows = len(self.mask)
+        both = self._map(lambda part: torch.cat([part, part]))
+        if both.guidance is not None:
+            both.guidance[rows:] = both.guidance.new_tensor(UNGUIDED)
+        return both.drop(torch.arange(2 * rows, device=self.mask.device) >= rows)
 
 
 @runtime_checkable

@@ -52,12 +52,20 @@ def network_config(config: TrainConfig, shape: Shape, widths: Widths) -> DiTConf
         channels=channels,
         pooled_dim=widths.pooled if config.condition_pooled == "own" else 0,
         prediction=config.prediction,
-        velocity_head=registry.get("objective", config.objective).velocity_head,
+        velocity_head=has_head(config),
+        head_depth=config.head_depth,
+        guidance=config.guidance_max > 1,
     )
     if own:
         width, depth, heads = map(int, numbers)
         made = replace(made, width=width, depth=depth, heads=heads)
     return made
+
+
+def has_head(config: TrainConfig) -> bool:
+    """Whether the network has a head for the instantaneous velocity."""
+    wanted: bool = registry.get("objective", config.objective).velocity_head
+    return wanted or config.velocity_head
 
 
 def default_patch(side: int) -> int:
@@ -111,7 +119,14 @@ def build_time_sampler(config: TrainConfig) -> Phases:
     )
 
 
-GUIDANCE = ("omega", "kappa")
+GUIDANCE = ("omega", "kappa", "guidance_span", "guidance_max")
+HEAD = {"velocity_head": "head_at", "head_depth": "head_at"}
+"""Options of the network, by the field of an objective that reads them."""
+SETTINGS = (
+    *GUIDANCE, "head_at", "head_weight", "perceptual", "perceptual_below", "weight_power",
+    "weight_eps", *HEAD,
+)  # fmt: skip
+"""Options that only objectives with a field of that name have."""
 
 
 def check_objective(config: TrainConfig) -> None:
@@ -121,13 +136,20 @@ def check_objective(config: TrainConfig) -> None:
     """
     objective = registry.get("objective", config.objective)
     check_prediction(objective, config.prediction)
-    for name in (*GUIDANCE, "perceptual"):
-        value = getattr(config, name)
-        if value != getattr(TrainConfig, name) and name not in _fields(objective):
+    if config.head_at == "instant" and not has_head(config):
+        raise UsageError("--head-at instant asks the velocity head: add --velocity-head")
+    if config.network.startswith("sana:") and (has_head(config) or config.guidance_max > 1):
+        raise UsageError(
+            "a SANA has neither a velocity head nor guidance as an input: leave --velocity-head "
+            "and --guidance-max out"
+        )
+    for name in SETTINGS:
+        value, needed = getattr(config, name), HEAD.get(name, name)
+        if value != getattr(TrainConfig, name) and needed not in _fields(objective):
             others = [
                 other
                 for other in registry.names("objective")
-                if name in _fields(registry.get("objective", other))
+                if needed in _fields(registry.get("objective", other))
             ]
             hint = "; guide when sampling" if name in GUIDANCE else ""
             raise UsageError(
@@ -144,13 +166,8 @@ def build_objective(config: TrainConfig, device: torch.device) -> Objective:
         EncbenchError: if a perceptual loss cannot be loaded.
     """
     check_objective(config)
-    settings: dict[str, Any] = {
-        "derivative": config.derivative,
-        "step": config.derivative_step,
-        "omega": config.omega,
-        "kappa": config.kappa,
-        "perceptual": None,
-    }
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("derivative", *SETTINGS)}
+    settings |= {"step": config.derivative_step, "perceptual": None}
     if config.perceptual != "none":
         from .perceptual import perceptual_loss
 

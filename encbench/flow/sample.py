@@ -9,7 +9,7 @@ another shape because of an image's neighbors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from .ema import EMA
 from .features import PAD, Bank, PromptEncoder, PromptFeatures, Widths, check_fits
 from .meanflow import Condition, sample_flow
 from .networks import build_network, build_space, statistics_pin
+from .objectives.guidance import check_span
 
 BATCH = {"cpu": 16, "cuda": 64}
 Weights = Literal["ema", "model"]
@@ -48,6 +49,19 @@ class Instantaneous(nn.Module):
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: Condition) -> Tensor:
         out: Tensor = self.net(z, t, t, cond)
+        return out
+
+
+class Guided(nn.Module):
+    """A network that was trained with guidance as an input, with one guidance for all images."""
+
+    def __init__(self, net: nn.Module, scale: float, span: Sequence[float]) -> None:
+        super().__init__()
+        self.net, self.guidance = net, (1 - 1 / scale, *span)
+        self.prediction = net.prediction
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        out: Tensor = self.net(z, r, t, cond.guided(self.guidance))
         return out
 
 
@@ -205,17 +219,30 @@ def load_sampler(
     encoder: str | None = None,
     steps: int | Sequence[float] = 4,
     guidance: float = 1.0,
+    guidance_span: Sequence[float] = (0.0, 1.0),
 ) -> Sampler:
     """A sampler from a training's folder or one checkpoint in it, with its own encoder.
 
     Args:
         encoder: its spec, if its files have moved since the training.
-        weights, steps, guidance: see :func:`load_checkpoint` and :func:`sample_images`.
+        weights, steps, guidance: see :func:`load_checkpoint` and :func:`sample_images`; a network
+            with guidance as an input needs one forward, not two, and has a span of it.
 
     Raises:
+        UsageError: if there is a span and no such input.
         EncbenchError: if there is no sound checkpoint, or the encoder does not fit it.
     """
     model = load_checkpoint(path, device, weights)
+    check_span(tuple(guidance_span))
+    if getattr(model.net, "guided", False) and guidance != 1:
+        fingerprint = digest([model.fingerprint, guidance, list(guidance_span)])
+        net = Guided(model.net, guidance, guidance_span)
+        model, guidance = replace(model, net=net, fingerprint=fingerprint), 1.0
+    elif tuple(guidance_span) != (0, 1):
+        raise UsageError(
+            "--guidance-span needs a network with guidance as an input (train --guidance-max) and "
+            "a --guidance other than 1"
+        )
     encode = encoder_for(model, device, encoder).alone
     return Sampler(model, device, encode=encode, steps=steps, guidance=guidance)
 

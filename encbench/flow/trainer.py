@@ -115,7 +115,8 @@ class Trainer:
         self.named = trainable(self.net)
         self.optimizers = build_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
-        self.objectives = (FlowMatching(), build_objective(config, self.device))
+        weight = {"weight_power": config.weight_power, "weight_eps": config.weight_eps}
+        self.objectives = (FlowMatching(**weight), build_objective(config, self.device))
         self.times = build_time_sampler(config)
         compiled: Any = torch.compile(self.net) if config.compile else self.net
         self.loss = LossModule(compiled, self.objectives[0])

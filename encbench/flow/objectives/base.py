@@ -102,6 +102,10 @@ class Objective:
         if self.weight_power < 0 or self.weight_eps <= 0:
             raise UsageError("the adaptive weight needs a power of at least 0 and eps above 0")
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with what the objective itself draws for each row."""
+        return batch
+
     def target(self, batch: Batch) -> Float[Tensor, "B ..."]:
         """v = e - x, and for a network that predicts x (z - x) / max(t, .05), as its own velocity
         is (pMF): they differ below the clip, where only the latter can be met by x_hat = x."""

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..meanflow import as_velocity, average_velocity
+from ...errors import UsageError
+from ..meanflow import Condition, as_velocity
 from .base import Batch, Velocities
-from .guidance import GuidedObjective
+from .guidance import GuidedObjective, at_all_times, in_span
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,24 @@ class IMF(GuidedObjective):
 
     Attributes:
         head_weight: of the head's loss.
+        head_at: where the head gives the tangent: 'interval', at (r, t) in the forward that all
+            rows share; or 'instant', at r = t in one of its own, and the guidance, too, as in
+            the authors' code.
     """
 
     head_weight: float = 1.0
+    head_at: str = "interval"
 
     name: ClassVar[str] = "imf"
 
     def predict(self, batch: Batch) -> Velocities:
         net: Any = batch.net
         if not getattr(net, "velocity_head", False):
+            if self.head_at == "instant":
+                raise UsageError(
+                    "--head-at instant asks the velocity head, and this network has none: train "
+                    "it with --velocity-head, or leave --head-at out"
+                )
             return super().predict(batch)
         prediction, head = net.with_velocity(batch.z, batch.r, batch.t, batch.cond)
         return Velocities(
@@ -41,11 +51,25 @@ class IMF(GuidedObjective):
     def tangent(
         self, batch: Batch, v: Float[Tensor, "B ..."], head: Float[Tensor, "B ..."] | None
     ) -> Float[Tensor, "B ..."]:
-        """The network's own velocity at z, t."""
-        if head is not None:
+        """The network's own velocity at z, t; guided where the row's t lies in its span."""
+        if head is not None and self.head_at == "interval":
             return head
+        cond = batch.cond
+        if cond.guidance is not None:
+            inside = in_span(batch, self.guidance_span)[:, None]
+            cond = at_all_times(cond.guided(cond.guidance * inside))
+        return self.velocity(batch, batch.z, batch.t, cond)
+
+    def velocity(
+        self, batch: Batch, z: Float[Tensor, "N ..."], t: Float[Tensor, " N"], cond: Condition
+    ) -> Float[Tensor, "N ..."]:
+        """The head's, where it is asked at r = t; else the network's output there."""
+        if self.head_at == "interval":
+            return super().velocity(batch, z, t, cond)
+        net: Any = batch.net
         with torch.no_grad():
-            return average_velocity(batch.net, batch.z, batch.t, batch.t, batch.cond)
+            velocity: Tensor = net.with_velocity(z, t, t, cond)[1].to(z.dtype)
+            return velocity
 
     def error(
         self, u: Float[Tensor, "B ..."], v: Float[Tensor, "B ..."],
