@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -27,6 +26,8 @@ from .vision import reencoder_family
 CAPTION_TOKENS = 16  # a COCO caption with special tokens
 PROMPT_TOKENS = 90  # a DPG-Bench prompt
 DPG_PROMPTS = 1065
+GRAMMAR_PROBES = ("reader", "reader-whitened", "minimal-pairs")  # they encode their own texts only
+GRAMMAR_TEXTS = 1_800  # of each of these
 IMAGE_TOKENS = 200  # of a 224-pixel image at patch 16, registers included
 
 
@@ -113,9 +114,20 @@ def plan_run(config: RunConfig) -> RunPlan:
     else:
         long_prompts = 0 if data is not None and config.dataset else DPG_PROMPTS
         length = long_prompts * PROMPT_TOKENS
-    # each long prompt itself, its distractor, and every shortened version
-    tokens += int(length * (2 + sum(1 - share for share in removed)))
-    texts = count + long_prompts * (2 + len(removed))
+    probes = load_probes(config)
+    own = [probe for probe in probes if probe.spec.name in GRAMMAR_PROBES]
+    reads = {kind for probe in probes if probe not in own for kind in probe.spec.reads}
+    count, tokens, images = (
+        value if "captions" in reads else 0 for value in (count, tokens, images)
+    )
+    long_prompts, length = (value if "prompts" in reads else 0 for value in (long_prompts, length))
+    # each long prompt itself; for the ablation its distractor, and every shortened version
+    ablates = any(probe.spec.name == "ablation" for probe in probes)
+    removed = [0.0, *_removed(config)] if ablates else []
+    tokens += int(length * (1 + sum(1 - share for share in removed)))
+    texts = count + long_prompts * (1 + len(removed))
+    texts += len(own) * GRAMMAR_TEXTS
+    tokens += len(own) * GRAMMAR_TEXTS * CAPTION_TOKENS
     rate = matrix_rate(device)
     specs = specs_of(config, known=False)
     controls = tuple(str(spec) for spec in specs if spec.family == "control")
@@ -131,10 +143,16 @@ def plan_run(config: RunConfig) -> RunPlan:
 
 
 def matrix_rate(
-    device: torch.device, size: int = 1024, clock: Callable[[], float] = time.perf_counter
+    device: torch.device, size: int = 1024, clock: Callable[[], float] | None = None
 ) -> float:
     """Measured floating-point operations a second of a square matrix product, in the dtype
-    that encoders use on the device by default (fp32 on a CPU, bf16 on a GPU)."""
+    that encoders use on the device by default (fp32 on a CPU, bf16 on a GPU).
+
+    On a CPU it is the CPU's time that counts, so other work on the machine does not matter much:
+    what is returned is the rate of all threads on a machine that does nothing else.
+    """
+    on_cpu = device.type == "cpu"
+    clock = clock or (time.process_time if on_cpu else time.perf_counter)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size = 8192 if device.type == "cuda" else size
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -145,7 +163,7 @@ def matrix_rate(
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, clock() - started)
-    return 2 * size**3 / best
+    return 2 * size**3 / best * (torch.get_num_threads() if on_cpu else 1)
 
 
 def _data(config: RunConfig, notes: list[str]) -> Data | None:
@@ -184,29 +202,32 @@ def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> Planned
         tokens += texts * added_tokens(spec)
     except (Exception, SystemExit) as error:  # an encoder's code raises anything
         return PlannedEncoder(str(spec), download=None, problem=describe_error(error))
-    download, seen = _download(needed)
-    parameters = facts_of(spec.source).parameters
-    if parameters is None and Path(spec.source).is_dir():
-        parameters = sum(f.stat().st_size for f in Path(spec.source).glob("[!.]*.safetensors")) // 4
-    seconds = 2 * parameters * tokens / rate if parameters else None
-    return PlannedEncoder(str(spec), download, parameters, seconds, seen)
+    return _planned(str(spec), needed, tokens / rate, facts_of(spec.source).parameters)
 
 
 def _reencoder(config: RunConfig, images: int, rate: float) -> PlannedEncoder | None:
     family, spec = reencoder_family(config.chosen_re_encoder)
     if not images and family.needs == "pixels":
         return None
-    needed = family.requires(spec)
-    download, seen = _download(needed)
-    parameters = next(filter(None, (facts_of(repo).parameters for repo, _ in needed)), None)
-    seconds = 2 * parameters * IMAGE_TOKENS * images / rate if parameters else None
-    return PlannedEncoder(str(spec), download, parameters, seconds, seen)
+    return _planned(str(spec), family.requires(spec), IMAGE_TOKENS * images / rate)
 
 
-def _download(needed: list[tuple[str, str | None]]) -> tuple[int | None, str]:
-    rows = [row for row in download_plan(needed) if not row.cached]
+def _planned(
+    spec: str, needed: list[tuple[str, str | None]], work: float, parameters: int | None = None
+) -> PlannedEncoder:
+    """
+    Args:
+        work: tokens over floating-point operations a second.
+        parameters: that are used, if that is known; else all that its weights have.
+    """
+    plan = download_plan(needed, ask=True)
+    rows = [row for row in plan if not row.cached]
+    if parameters is None and all(row.parameters for row in plan):
+        parameters = sum(row.parameters or 0 for row in plan) or None
+    seconds = 2 * parameters * work if parameters else None
     unknown = [row.repo for row in rows if row.bytes is None]
     size = sum(row.bytes or 0 for row in rows)
     if unknown:
-        return (size or None), f"size of {', '.join(unknown)} is not known before asking the hub"
-    return size, ""
+        problem = f"size of {', '.join(unknown)} is not known: the hub cannot be asked"
+        return PlannedEncoder(spec, size or None, parameters, seconds, problem)
+    return PlannedEncoder(spec, size, parameters, seconds)

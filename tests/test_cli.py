@@ -155,6 +155,19 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert process.wait() == 1
 
 
+def test_a_dry_run_counts_what_its_probes_encode(run, tmp_path):
+    """The reader has texts of its own; it reads neither captions nor long prompts."""
+    words = tmp_path / "captions.txt"
+    words.write_text("".join(f"a thing of kind {n}\n" for n in range(50)))
+    common = ("--encoders", "zoo:mini-clip", "--captions", str(words), "--dry-run")
+    alone = run("run", *common, "--probes", "reader")
+    both = run("run", *common, "--probes", "reader", "retrieval")
+    assert "  0 captions, 0 images, 0 long prompts; about 28,800 tokens" in alone.out
+    assert "none: no images, or no probe that reads them" in alone.out
+    assert "  50 captions" in both.out
+    assert "0.00 TFLOP/s" not in both.out
+
+
 def test_the_papers_preset_is_planned_offline(run):
     done = run("run", "--preset", "emf", "--dry-run")
     assert done.code == 0

@@ -16,6 +16,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from encbench.data import hub
 from encbench.data.hub import download_plan, resolve_model
@@ -98,8 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._send(200, json.dumps(entries).encode(), Content_Type="application/json")
         else:
-            siblings = [{"rfilename": name} for name in files]
+            siblings = [{"rfilename": name, "size": len(c)} for name, c in files.items()]
             body = {"id": REPO, "sha": commit, "siblings": siblings, "private": False, "tags": []}
+            body["safetensors"] = {"parameters": {"BF16": 1234}, "total": 1234}
             self._send(200, json.dumps(body).encode(), Content_Type="application/json")
 
 
@@ -556,6 +560,29 @@ def test_plan_asks_nobody(server: FakeHub, tmp_path: Path) -> None:
     assert repo.bytes == len(CARD) + len(b'{"a": 1}') + len(b"weights")
     assert (local.cached, local.bytes) == (True, 5)
     assert server.requests == []
+
+
+def test_plan_asks_the_hub_where_it_may(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = download_plan([(REPO, None)], ask=True)
+    assert row.bytes == len(b"weights") + len(b'{"a": 1}') + len(b"x")  # one set of weights
+    assert row.parameters == 1234
+    server.error = (500, "")
+    (row,) = download_plan([(REPO, None)], ask=True)
+    assert (row.bytes, row.parameters) == (None, None)
+    server.error = None
+    server.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert download_plan([(REPO, None)], ask=True)[0].bytes is None
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_of_a_folder_are_counted(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"a": torch.zeros(3, 4, dtype=dtype), "b": torch.zeros(5, dtype=dtype)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert download_plan([(str(tmp_path), None)])[0].parameters == 17
+    (tmp_path / "other.safetensors").write_bytes(b"damaged")
+    assert download_plan([(str(tmp_path), None)])[0].parameters is None
 
 
 def test_plan_finds_what_others_cached(server: FakeHub) -> None:

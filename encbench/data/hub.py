@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,12 +76,14 @@ class PlannedDownload:
         revision: pinned, locked or cached; None if it is resolved at the first download.
         cached: True if weights of that revision are on disk.
         bytes: size on disk if cached, else about what would be downloaded; None if unknown.
+        parameters: of all weights in it; None if unknown.
     """
 
     repo: str
     revision: str | None
     cached: bool
     bytes: int | None
+    parameters: int | None = None
 
 
 def cache_dir() -> Path:
@@ -131,8 +134,14 @@ def resolve_model(
     return _resolve_repository(source, revision, wanted)
 
 
-def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownload]:
-    """What :func:`resolve_model` would fetch, judged without the network."""
+def download_plan(
+    repos: Iterable[tuple[str, str | None]], *, ask: bool = False
+) -> list[PlannedDownload]:
+    """What :func:`resolve_model` would fetch.
+
+    Args:
+        ask: ask the hub for sizes that are not known, where it can be reached.
+    """
     from huggingface_hub import constants
 
     plan = []
@@ -148,9 +157,50 @@ def download_plan(repos: Iterable[tuple[str, str | None]]) -> list[PlannedDownlo
             folder = home / "snapshots" / revision if revision else None
         files = _select(folder, ["*"], ()) if folder and folder.is_dir() else {}
         cached = any(_matches(name, [SAFETENSORS, *PICKLES]) for name in files)
-        size = sum(p.stat().st_size for p in files.values()) if cached else facts_of(repo).bytes
-        plan.append(PlannedDownload(repo, revision, cached, size))
+        known = facts_of(repo)
+        size, parameters = known.bytes, known.parameters
+        if cached:
+            size = sum(p.stat().st_size for p in files.values())
+            parameters = parameters or _count_parameters(files)
+        elif ask and not (size and parameters) and not constants.HF_HUB_OFFLINE:
+            told, count = _ask_size(repo, revision)
+            size, parameters = size or told, parameters or count
+        plan.append(PlannedDownload(repo, revision, cached, size, parameters))
     return plan
+
+
+def _count_parameters(files: Mapping[str, Path]) -> int | None:
+    """Elements of all tensors, by the headers of safetensors files; None without such files."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for name, path in files.items():
+        if _matches(name, [SAFETENSORS]):
+            try:
+                with safe_open(path, "np") as file:
+                    names = file.keys()
+                    total += sum(math.prod(file.get_slice(n).get_shape()) for n in names)
+            except (OSError, SafetensorError):  # who loads it says what is wrong
+                return None
+    return total or None
+
+
+def _ask_size(repo: str, revision: str | None) -> tuple[int | None, int | None]:
+    """Bytes of one set of weights with what lies beside it, and parameters, as the hub says;
+    None for what it does not say, or if it cannot be reached."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        told = api.model_info(repo, revision=revision, files_metadata=True, timeout=10)
+        sizes = {file.rfilename: file.size or 0 for file in told.siblings or ()}
+    except Exception:  # the hub's client raises a dozen kinds, its http client more
+        return None, None
+    weights = [n for n in sizes if _matches(n, [SAFETENSORS])]
+    weights = weights or [n for n in sizes if _matches(n, PICKLES)]
+    small = [n for n in sizes if _matches(n, ["*.json", "*.txt", "*.model"])]
+    parameters = told.safetensors.total if told.safetensors else None
+    return sum(sizes[n] for n in {*weights, *small}) if weights else None, parameters
 
 
 # ---------------------------------------------------------------------------- local folders
