@@ -2,9 +2,10 @@
 
     python benchmarks/score.py --metrics clipscore pickscore hps-v2.1 fid --images 64
 
-Each metric runs in a process of its own: N images in batches, the same one by one, and then 2 N
-images, whose peak memory should be that of N. Run it on an idle machine; it needs about 5 GB of
-disk for the weights of a CLIP-H, which are written to a temporary folder and removed.
+Each metric runs in a process of its own. Rounds of N images in batches alternate with the same
+images one by one, four images a prompt as in GenEval; then come 2 N images, whose peak memory
+should be that of N. On a CPU the clock is processor time, summed over threads, so that other work
+on the machine counts less. The weights of a CLIP-H need 8 GB of disk, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from provenance import keep
 
 from encbench.device import choose_device
 from encbench.metrics import load_metric
@@ -108,67 +112,76 @@ def peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def measure(name: str, images: int, side: int, device_name: str) -> dict[str, Any]:
+def measure(name: str, images: int, rounds: int, side: int, device_name: str) -> dict[str, Any]:
     device = choose_device(device_name)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     with tempfile.TemporaryDirectory() as folder:
         metric = load_metric(build(name, Path(folder) / "model"), device)
 
-        def run(count: int, size: int) -> float:
-            """Seconds for ``count`` images, ``size`` at a time; they are made as they are used."""
-            spent = 0.0
-            for start in range(0, count, size):
-                some = pictures(min(size, count - start), side)
-                prompts = [TextPrompt(i, f"a photo of dog {i}") for i in range(len(some))]
-                begun = time.perf_counter()
-                if isinstance(metric, SetMetric):
-                    extract_features(metric, prompts, some)
-                else:
-                    score_images(metric, prompts, some)
-                spent += time.perf_counter() - begun
-            return spent
+    def run(count: int, size: int) -> float:
+        """Seconds an image for ``count`` images, ``size`` at a time, made as they are used."""
+        spent = 0.0
+        for start in range(0, count, size):
+            some = pictures(min(size, count - start), side)
+            prompts = [
+                TextPrompt(i // 4, f"a photo of two dogs beside bench {i // 4}")
+                for i in range(start, start + len(some))
+            ]
+            begun = clock()
+            if isinstance(metric, SetMetric):
+                extract_features(metric, prompts, some)
+            else:
+                score_images(metric, prompts, some)
+            spent += clock() - begun
+        return spent / count
 
-        run(2, 2)
-        together = run(images, CHUNK)
-        first = peak(device)
-        alone = run(min(images, 16), 1) / min(images, 16)
-        run(2 * images, CHUNK)
-        return {
-            "metric": name,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "images": images,
-            "side": side,
-            "images_per_second": images / together,
-            "one_by_one_per_second": 1 / alone,
-            "batched_over_one_by_one": alone * images / together,
-            "peak_gb": first,
-            "peak_gb_twice_the_images": peak(device),
-        }
+    run(2, 2)
+    run(1, 1)
+    together, alone = [], []
+    for _ in range(rounds):
+        together.append(run(images, CHUNK))
+        alone.append(run(min(images, 16), 1))
+    first = peak(device)
+    run(2 * images, CHUNK)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "clock": clock.__name__,
+        "threads": torch.get_num_threads(),
+        "images": images,
+        "side": side,
+        "images_per_second": 1 / statistics.median(together),
+        "one_by_one_per_second": 1 / statistics.median(alone),
+        "batched_over_one_by_one": statistics.median(alone) / statistics.median(together),
+        "seconds_per_image": {"batched": together, "one_by_one": alone},
+        "peak_gb": first,
+        "peak_gb_twice_the_images": peak(device),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--metrics", nargs="+", default=list(METRICS))
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
-        print(json.dumps(measure(given.only, given.images, given.side, given.device)))
+        sizes = (given.images, given.rounds, given.side)
+        print(json.dumps(measure(given.only, *sizes, given.device)))
         return
-    rows = []
+    before = os.getloadavg()[0]
+    rows = {}
     for name in given.metrics:  # peak memory is a process's own
         command = [
-            sys.executable, __file__, "--only", name, "--images", str(given.images),
-            "--side", str(given.side), "--device", given.device,
+            sys.executable, __file__, "--only", name, "--images", str(given.images), "--rounds",
+            str(given.rounds), "--side", str(given.side), "--device", given.device,
         ]  # fmt: skip
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1], indent=1), flush=True)
-    if given.out:
-        given.out.write_text(json.dumps(rows, indent=1) + "\n")
+        rows[name] = json.loads(done.stdout.splitlines()[-1])
+    on = "cpu" if all(row["device"] == "cpu" for row in rows.values()) else "cuda"
+    keep(f"score-{on}", {"load_before_and_after": [before, os.getloadavg()[0]], "metrics": rows})
 
 
 if __name__ == "__main__":

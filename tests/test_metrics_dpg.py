@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_geneval_judge import TASKS, satisfying
 
-from encbench.data.geneval import Clause, GenevalPrompt
-from encbench.data.scenes.world import get_world
+from encbench.data.geneval import Clause, GenevalPrompt, pluralize
+from encbench.data.scenes.prompts import scene_prompts
+from encbench.data.scenes.render import render, to_bytes
+from encbench.data.scenes.world import (
+    GROUNDS,
+    Scene,
+    SceneBatch,
+    SceneObject,
+    colors_on,
+    get_world,
+)
 from encbench.errors import DataError, EncbenchError, ModelError, UsageError
 from encbench.metrics.answer import QUESTION, VlmAnswerer, ask_all, load_answerer
 from encbench.metrics.dpg import COLUMNS, DpgMetric, Question, judge_answers, load_questions
@@ -177,41 +187,57 @@ def test_questions_follow_from_clauses():
 
 
 class Oracle:
-    """Knows what the scene behind each image holds; reads the questions as they are written."""
+    """Knows what the scene behind each picture holds; reads the questions as they are written."""
 
     name = "oracle"
 
-    def __init__(self, scenes):
-        self.scenes = scenes  # by the image's identity
+    def __init__(self, images, scenes):
+        self.scenes = {i.tobytes(): s.objects for i, s in zip(images, scenes, strict=True)}
 
     def answer(self, images, questions):
         return np.array(
             [
-                float(self.one(self.scenes[id(image)], question))
+                float(self.one(self.scenes[image.tobytes()], question))
                 for image, question in zip(images, questions, strict=True)
             ]
         )
 
     def one(self, things, question):
         words = question.rstrip("?").removesuffix(" in the image").split()
-        named = [thing for thing in things if words[-1].removesuffix("s") == thing[0]]
+        named = [t for t in things if words[-1] in (t.shape, pluralize(t.shape))]
         if words[1] == "there" and words[2] in ("a", "an"):
             return bool(named)
         if words[1] == "there":
             return len(named) == {"two": 2, "three": 3, "four": 4}[words[3]]
         if words[3] in ("left", "right", "above", "below"):
-            firsts = [thing for thing in things if thing[0] == words[2]]
+            firsts = [thing for thing in things if thing.shape == words[2]]
             return any(RELATIONS[words[3]](a, b) for a in firsts for b in named)
-        return any(t[0] == words[2].removesuffix("s") and t[1] == words[3] for t in things)
+        return any(t.shape == words[2] and t.color == words[3] for t in things)
 
 
 RELATIONS = {
-    "left": lambda a, b: a[2] < b[2], "right": lambda a, b: a[2] > b[2],
-    "above": lambda a, b: a[3] < b[3], "below": lambda a, b: a[3] > b[3],
+    "left": lambda a, b: a.x < b.x, "right": lambda a, b: a.x > b.x,
+    "above": lambda a, b: a.y < b.y, "below": lambda a, b: a.y > b.y,
 }  # fmt: skip
 
 
-def test_an_oracle_gives_1_on_true_scenes_and_chance_on_shuffled_ones():
+def test_an_oracle_gives_1_on_true_renders_of_every_task():
+    """And less than 1 where a prompt gets the picture of another one."""
+    prompts = scene_prompts(per_task=dict.fromkeys(TASKS, 4), combos="both")
+    scenes = [satisfying(prompt) for prompt in prompts]
+    images = render_all(scenes)
+    metric = VqaMetric(Oracle(images, scenes))
+    assert [score.value for score in metric.score(prompts, images)] == [1.0] * len(prompts)
+    others = [score.value for score in metric.score(prompts, images[4:] + images[:4])]
+    assert np.mean(others) < 0.6
+
+
+def render_all(scenes, side=32):
+    pixels = to_bytes(render(SceneBatch.of(scenes), side)).numpy()
+    return [Image.fromarray(each) for each in pixels]
+
+
+def test_an_oracle_gives_chance_on_shuffled_renders():
     """Scenes of one colored shape, or of two side by side, out of the small world: shuffled, a
     prompt gets what is true of another scene by accident."""
     world = get_world("scenes-easy")
@@ -223,19 +249,18 @@ def test_an_oracle_gives_1_on_true_scenes_and_chance_on_shuffled_ones():
         color = str(rng.choice(colors))
         if number % 2:
             prompts.append(GenevalPrompt(number, "colors", "x", (Clause(a, color=color),)))
-            scenes.append([(a, color, 0.5, 0.5)])
+            things = ((a, color, 0.5),)
         else:
             clauses = (Clause(a), Clause(b, position=("left of", 0)))
             prompts.append(GenevalPrompt(number, "position", "x", clauses))
-            scenes.append([(a, "red", 0.8, 0.5), (b, "red", 0.2, 0.5)])
-    images = [gray(0) for _ in scenes]
-    oracle = Oracle({id(image): scene for image, scene in zip(images, scenes, strict=True)})
-    true = [score.value for score in VqaMetric(oracle).score(prompts, images)]
-    assert true == [1.0] * 400
+            things = ((a, "red", 0.8), (b, "red", 0.2))
+        ground = next(g for g in GROUNDS if things[0][1] in colors_on(g))
+        objects = tuple(SceneObject(s, c, "medium", x, 0.5, 0.145) for s, c, x in things)
+        scenes.append(Scene(objects, ground))
+    images = render_all(scenes)
     order = rng.permutation(400)
-    shuffled = [
-        score.value for score in VqaMetric(oracle).score(prompts, [images[i] for i in order])
-    ]
+    metric = VqaMetric(Oracle(images, scenes))
+    shuffled = [score.value for score in metric.score(prompts, [images[i] for i in order])]
     n = len(shapes)
     there = (1 / n + 2 / n) / 2  # that a shape is in another scene
     in_place = 0.5 / (n * (n - 1))  # that another scene is of the same two, in this order

@@ -21,8 +21,7 @@ FORMS = "FOLDER of images, or an .npz with mu and sigma"
 
 class _Reference(NamedTuple):
     mean: Float[np.ndarray, " F"]
-    trace: float
-    root: Float[np.ndarray, "F F"]  # of the covariance
+    covariance: Float[np.ndarray, "F F"]
 
 
 class FidMetric(InceptionMetric):
@@ -31,19 +30,26 @@ class FidMetric(InceptionMetric):
 
     def reduce(self, features: Float[np.ndarray, "N F"]) -> float:
         """|m - n|^2 + tr(A + B - 2 (A B)^(1/2)), with the trace of the root by the eigenvalues of
-        B^(1/2) A B^(1/2), which are those of A B.
+        a symmetric matrix that has those of A B: B^(1/2) A B^(1/2), or X B X' where A = X' X has
+        fewer images than features.
 
         Raises:
             DataError: with fewer than 2 images.
         """
         if len(features) < 2:
             raise DataError(f"FID needs 2 images, and there are {len(features)}")
-        mean, covariance = moments(features)
         reference = self._reference
-        inner = torch.from_numpy(reference.root @ covariance @ reference.root)
-        roots = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
+        if len(features) < len(reference.mean):
+            mean = features.mean(0, np.float64)
+            rows = (features - mean) / np.sqrt(len(features) - 1)
+            inner, trace = rows @ reference.covariance @ rows.T, float((rows**2).sum())
+        else:
+            mean, covariance = moments(features)
+            inner, trace = self._root @ covariance @ self._root, float(np.trace(covariance))
+        symmetric = torch.from_numpy((inner + inner.T) / 2)
+        roots = float(torch.linalg.eigvalsh(symmetric).clamp(min=0).sqrt().sum())
         shift = float(((mean - reference.mean) ** 2).sum())
-        return shift + float(np.trace(covariance)) + reference.trace - 2 * float(roots)
+        return shift + trace + float(np.trace(reference.covariance)) - 2 * roots
 
     @cached_property
     def _reference(self) -> _Reference:
@@ -51,14 +57,19 @@ class FidMetric(InceptionMetric):
         if self.reference_path.is_dir():
             if len(self.reference) < 2:
                 raise DataError(f"the reference set {self.reference_path} needs 2 images")
-            mean, covariance = moments(self.reference)
-        else:
-            mean, covariance = self._published()
-        values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
-        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-        return _Reference(mean, float(np.trace(covariance)), root.numpy())
+            return _Reference(*moments(self.reference))
+        return self._published()
 
-    def _published(self) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, "F F"]]:
+    @cached_property
+    def _root(self) -> Float[np.ndarray, "F F"]:
+        """Of the reference set's covariance."""
+        values, vectors = torch.linalg.eigh(torch.from_numpy(self._reference.covariance))
+        root: Float[np.ndarray, "F F"] = (
+            (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        ).numpy()
+        return root
+
+    def _published(self) -> _Reference:
         path = self.reference_path
         assert path is not None
         try:
@@ -69,7 +80,7 @@ class FidMetric(InceptionMetric):
         width = self.head.shape[1]
         if mean.shape != (width,) or covariance.shape != (width, width):
             raise DataError(f"{path}: mu and sigma must be of {width} features, not {mean.shape}")
-        return mean, covariance
+        return _Reference(mean, covariance)
 
 
 def _load(spec: ReEncoderSpec, device: torch.device) -> FidMetric:
