@@ -2,14 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import metric_checkpoints
 import numpy as np
 import pytest
 from checkpoints import clip
 from PIL import Image
+from test_distributed import run_two
 
 from encbench import cli
 from encbench.config import ScoreConfig
@@ -217,12 +216,9 @@ def test_two_processes_score_as_one_does(outside, tmp_path):
     model = metric_checkpoints.pickscore(tmp_path / "pick")
     metrics = (f"pickscore:{model}", "spread")
     score_all(config(folder, tmp_path / "one", *metrics))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "encbench",
-         "score", str(folder), "--metrics", *metrics, "--device", "cpu", "--out", "two"],
-        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = ["-m", "encbench", "score", str(folder), "--metrics", *metrics]
+    ended = run_two([*arguments, "--device", "cpu", "--out", str(tmp_path / "two")])
+    assert [code for code, _ in ended] == [0, 0], ended
     one, two = (read_scores(tmp_path / name) for name in ("one", "two"))
     for a, b in zip(one.metrics, two.metrics, strict=True):
         assert a.scores["overall"].value == pytest.approx(b.scores["overall"].value, rel=1e-6)
