@@ -521,6 +521,38 @@ def test_under_autocast_the_derivative_is_computed_in_float32(mode, net, batch):
     assert terms.loss.dtype == torch.float32
 
 
+def single(batch):
+    x, noise, r, t, cond = (p.float() if isinstance(p, torch.Tensor) else p for p in batch)
+    return x, Condition(cond.tokens.float(), cond.mask, cond.pooled.float()), noise, r, t
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_that_is_coarse_inside_the_derivative_is_refused(mode, net, batch):
+    """It turns on autocast in its own forward, where nobody outside can turn it off."""
+
+    class Coarse(nn.Module):
+        prediction = "u"
+
+        def __init__(self):
+            super().__init__()
+            self.net = net.float()
+
+        def forward(self, z, r, t, cond):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(z, r, t, cond)
+
+    with pytest.raises(UsageError, match="the network computes in bfloat16 inside du/dt"):
+        objective_loss(Coarse(), *single(batch), objective=EMF(mode))
+
+
+def test_tensor_float_that_cannot_be_turned_off_is_refused(monkeypatch):
+    device = torch.device("cuda")
+    derivative._check_difference(2**-12, torch.float32, device)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with pytest.raises(UsageError, match="NVIDIA_TF32_OVERRIDE=1 forces TensorFloat-32"):
+        derivative._check_difference(2**-12, torch.float32, device)
+
+
 PRECISIONS = """
 import json, os, sys, torch
 from encbench.flow.derivative import lacks_precision, total_derivative
@@ -807,6 +839,11 @@ def test_what_does_not_fit_is_one_line(net, batch):
         objective_loss(net, x, cond, noise, r, t, objective=PMF())
     with pytest.raises(UsageError, match="this network has none: train it with --velocity-head"):
         objective_loss(net, x, cond, noise, r, t, objective=IMF(head_at="instant"))
+    for step in (0.0, 1e-15):
+        with pytest.raises(UsageError, match=r"step .* is lost in the rounding of float64"):
+            total_derivative(net, x, r, t, noise, mode="central", step=step)
+    with pytest.raises(UsageError, match=r"rounding of float32: take .* of at least 7.6e-06"):
+        objective_loss(net.float(), *single(batch), objective=EMF("forward", 2**-18))
     with pytest.raises(UsageError, match="step"):
         total_derivative(net, x, r, t, noise, mode="central", step=0.0)
     with pytest.raises(UsageError, match="no derivative"):

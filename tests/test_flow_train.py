@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encbench import checkpoint
+from encbench.confirm.config import PRESETS as CONFIRM
 from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
@@ -27,6 +28,7 @@ from encbench.flow.data import ImagesInMemory, training_images
 from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
 from encbench.flow.networks import build_optimizers
+from encbench.flow.presets import scenes_cpu
 from encbench.flow.sample import load_sampler
 from encbench.flow.train import Trainer, train
 from encbench.training import load_state_tensors, state_tensors, warmup_cosine
@@ -681,6 +683,26 @@ def test_new_options_at_their_defaults_leave_a_configuration_as_it_was():
         "--guidance-span was [0.0, 1.0], is [0.2, 0.8]",
         "--weight-power was 1.0, is 0.5",
     ]
+
+
+def test_the_step_of_the_difference_is_written_out():
+    """A file without it is from when it was another one."""
+    for derivative, new, old in (("central", 2**-12, 2**-10), ("forward", 2**-13, 2**-11)):
+        config = training_config({"derivative": derivative})
+        assert config.as_dict()["derivative_step"] == new
+        before = config.as_dict() | {"derivative_step": None}
+        assert config.same_training(before) == [f"--derivative-step was {old}, is {new}"]
+        same = training_config({"derivative": derivative, "derivative_step": old})
+        assert same.same_training(before) == []
+    assert training_config({"derivative": "jvp"}).same_training({
+        **training_config({"derivative": "jvp"}).as_dict(), "derivative_step": None
+    }) == []  # fmt: skip
+    sana = training_config({"network": "sana:x"})
+    assert sana.same_training({**sana.as_dict(), "derivative_step": None}) == []
+    # recipes that have trained keep theirs
+    assert training_config(scenes_cpu()).derivative_step == 2**-10
+    assert training_config(CONFIRM["cpu"]()["train"]).derivative_step == 2**-11
+    assert training_config(CONFIRM["full"]()["train"]).derivative_step == 2**-10
 
 
 def test_a_guided_head_trains_goes_on_and_is_sampled(tmp_path, monkeypatch):

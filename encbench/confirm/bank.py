@@ -18,8 +18,7 @@ import numpy as np
 from ..encoders import EncoderSpec
 from ..errors import EncbenchError, UsageError
 from ..files import digest, read_csv, to_csv, unescape_formula, write_json, write_text
-from ..flow.config import FREE
-from ..flow.derivative import STEPS
+from ..flow.config import FREE, with_step
 from ..metrics.tables import average_values
 from ..records import ConfirmPlan, Verdict, clean
 from ..schema import read_dataclass
@@ -112,8 +111,7 @@ PARENT = "parent"
 def recipe_of(plan: ConfirmPlan) -> dict[str, Any]:
     """Everything but encoder and seed that a plan's scores depend on, JSON-ready."""
     train = shape_of(plan).as_dict()
-    if train["derivative_step"] is None:
-        train["derivative_step"] = STEPS[train["derivative"]]
+    train["derivative_step"] = with_step(plan.train)["derivative_step"]
     own = {"encoder", "seed", *FREE, *ARMS}
     kept = {name: value for name, value in train.items() if name not in own}
     return {

@@ -23,7 +23,8 @@ def cpu() -> dict[str, Any]:
             "world": "scenes-grid", "side": 32, "network": "dit-1m", "patch": 8, "images": 8000,
             "captions": 2, "long_share": 0.0, "steps": 1600, "batch": 32, "lr": 2e-3,
             "warmup": 50, "mu": 1.2, "condition_dropout": 0.0, "objective": "emf",
-            "derivative": "forward", "ema": 0.99, "checkpoint_every": 200, "sample_every": 0,
+            "derivative": "forward", "derivative_step": 2**-11, "ema": 0.99,
+            "checkpoint_every": 200, "sample_every": 0,
         },
         "seeds": 2, "per_task": 20, "images": 2,
     }  # fmt: skip
@@ -37,8 +38,8 @@ def full() -> dict[str, Any]:
             "world": "scenes", "side": 64, "network": "dit-10m", "images": 100_000,
             "captions": 2, "long_share": 0.1, "steps": 6000, "batch": 256, "lr": 1e-3,
             "warmup": 200, "mu": 0.4, "condition_dropout": 0.0, "objective": "emf",
-            "derivative": "central", "ema": 0.999, "compile": True, "checkpoint_every": 1000,
-            "sample_every": 0,
+            "derivative": "central", "derivative_step": 2**-10, "ema": 0.999, "compile": True,
+            "checkpoint_every": 1000, "sample_every": 0,
         },
         "seeds": 2, "per_task": 50, "images": 4, "everyone": True,
     }  # fmt: skip

@@ -14,7 +14,7 @@ from ..data.scenes.world import get_world
 from ..encoders import EncoderSpec
 from ..errors import RecordError, UsageError
 from ..files import read_json, write_json
-from ..flow.config import TrainConfig, training_config
+from ..flow.config import TrainConfig, training_config, with_step
 from ..records import (
     ConfirmPlan,
     Prediction,
@@ -199,7 +199,7 @@ def hold_to(path: Path, plan: ConfirmPlan) -> ConfirmPlan:
     held = read_plan(path)
     chosen = {"encoders", "seeds", "train", "per_task", "images", "gave_up", "prompt_pins"}
     free = chosen if plan.budget is not None and held.budget == plan.budget else {"gave_up"}
-    mine, theirs = clean(asdict(plan)), clean(asdict(held))
+    mine, theirs = (clean({**asdict(one), "train": with_step(one.train)}) for one in (plan, held))
     differing = [key for key in mine if key not in free and mine[key] != theirs[key]]
     if differing:
         raise UsageError(

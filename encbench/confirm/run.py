@@ -177,7 +177,8 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         if name in config.train:
             raise UsageError(f"--set {name} is the confirmation's own; see its other options")
     shape = train_config({**train, "out": config.out})
-    train["flow_matching"] = shape.flow_matching  # the switch is part of what is fixed
+    # the switch and the step of the difference are part of what is fixed
+    train |= {"flow_matching": shape.flow_matching, "derivative_step": shape.difference_step}
     if shape.objective == "flow-matching":
         others = ", ".join(n for n in registry.names("objective") if n != shape.objective)
         raise UsageError(f"--set objective=flow-matching trains no few-step model; take {others}")

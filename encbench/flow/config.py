@@ -31,6 +31,23 @@ LATER: Mapping[str, Any] = {
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
 
+UNSAID_STEPS = {"jvp": 0.0, "central": 2**-10, "forward": 2**-11}
+SANA_STEP = 2**-15
+"""Of a difference in SANA's t: at its scale of time du/dt is steeper, and rounding sets the lower
+end."""
+
+
+def with_step(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored values of a training. Those that do not say the step of their difference are from
+    when it was one of UNSAID_STEPS."""
+    if values.get("derivative_step") is not None:
+        return dict(values)
+    sana = str(values.get("network", "")).startswith("sana:")
+    mode = values.get("derivative", TrainConfig.derivative)
+    step = SANA_STEP if sana and mode != "jvp" else UNSAID_STEPS[mode]
+    return {**values, "derivative_step": step}
+
+
 DATA, MODEL, TRAINING, RUN = "Data", "Network and objective", "Training", "Run"
 
 
@@ -115,9 +132,8 @@ class TrainConfig:
         MODEL, choices=DERIVATIVES,
     )  # fmt: skip
     derivative_step: float | None = option(
-        None, "Step of the difference, in units of t; by default as the derivative and network "
-        "need it.",
-        MODEL, above=0,
+        None, "Step of the difference, in units of t.", MODEL, above=0,
+        shown="2^-12 central, 2^-13 forward, 2^-15 for a SANA",
     )  # fmt: skip
     omega: float = option(1.0, "Scale of the guidance inside MeanFlow's target; 1: none.", MODEL)
     kappa: float = option(0.0, "Mixing scale of the guidance inside the target; 0: none.", MODEL)
@@ -273,14 +289,23 @@ class TrainConfig:
             return self.steps
         return round(self.flow_matching * self.steps)
 
+    @property
+    def difference_step(self) -> float | None:
+        """The step of the difference, where it is one."""
+        from .derivative import STEPS  # loads torch
+
+        if self.derivative_step is not None or self.derivative == "jvp":
+            return self.derivative_step
+        return SANA_STEP if self.network.startswith("sana:") else STEPS[self.derivative]
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, paths as text; see :data:`LATER`."""
-        values = to_values(self)
+        """JSON-ready, paths as text, the difference's step written out; see :data:`LATER`."""
+        values = to_values(self) | {"derivative_step": self.difference_step}
         return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
     def same_training(self, other: Mapping[str, Any]) -> list[str]:
         """What differs from the stored values of another one, in words; keys in FREE aside."""
-        mine, theirs = to_values(self), {**LATER, **other}
+        mine, theirs = (with_step({**LATER, **one}) for one in (self.as_dict(), other))
         return [
             f"{flag(key)} was {theirs.get(key)}, is {mine[key]}"
             for key in mine

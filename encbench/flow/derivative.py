@@ -18,6 +18,7 @@ and its finite differences then need a step 1000 times as small.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,11 @@ from torch.overrides import TorchFunctionMode
 from ..errors import UsageError
 
 Mode = Literal["jvp", "central", "forward"]
-STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-10, "forward": 2**-11}
+STEPS: dict[str, float] = {"jvp": 0.0, "central": 2**-12, "forward": 2**-13}
 """Default step of each mode in units of t, for float32: about where truncation and rounding meet
-(`benchmarks/train_step.py` prints each mode's error). Powers of two, so that t + h is exact."""
+in a trained network (`benchmarks/derivative.py`). Powers of two, so that t + h is exact."""
+LEAST = 64
+"""Smallest step of a difference, in units of the precision's eps."""
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(z, r, t): average velocity over [r, t] for each row, of z's shape."""
@@ -63,19 +66,34 @@ def total_derivative(
             second forward.
 
     Raises:
-        UsageError: if there is no such mode, or the step is not above 0.
+        UsageError: if there is no such mode, the step is below what the precision resolves, or
+            TensorFloat-32 is forced.
     """
     if mode not in get_args(Mode):
         raise UsageError(f"no derivative '{mode}'; there are {', '.join(get_args(Mode))}")
     h = STEPS[mode] if step is None else step
-    if mode != "jvp" and not h > 0:
-        raise UsageError(f"the step of a finite difference must be above 0, not {h}")
     z, r, t, v = (_precise(part) for part in (z, r, t, v))
+    if mode != "jvp":
+        _check_difference(h, z.dtype, z.device)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False), _full_precision():
         if mode == "jvp":
             return _jvp(u, z, r, t, v)
         base = None if base is None else _precise(base)
         return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
+
+
+def _check_difference(h: float, dtype: torch.dtype, device: torch.device) -> None:
+    least = LEAST * torch.finfo(dtype).eps
+    if not h >= least:
+        raise UsageError(
+            f"a difference with step {h:g} is lost in the rounding of {str(dtype)[6:]}: take a "
+            f"--derivative-step of at least {least:.1e}, or --derivative jvp"
+        )
+    if device.type == "cuda" and os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
+        raise UsageError(
+            "NVIDIA_TF32_OVERRIDE=1 forces TensorFloat-32, in which a difference is noise: unset "
+            "it, or take --derivative jvp"
+        )
 
 
 COARSE = ("tf32", "bf16")  # what torch may compute products of float32 in

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .derivative import along, lacks_precision, total_derivative
-from .meanflow import Condition, VelocityNet, average_velocity, interpolate
+from .meanflow import Condition, VelocityNet, as_velocity, interpolate
 from .objectives.base import UNIFORM, Batch, Objective
 
 
@@ -95,10 +95,19 @@ def _correction(objective: Objective, batch: Batch, tangent: Tensor, u: Tensor) 
     net: VelocityNet = batch.net
     if objective.derivative == "jvp":
         net = getattr(net, "_orig_mod", net)
+
+    def velocity(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        prediction = net(z, r, t, batch.cond)
+        if torch.finfo(prediction.dtype).eps > torch.finfo(z.dtype).eps:
+            raise UsageError(
+                f"the network computes in {str(prediction.dtype)[6:]} inside du/dt, which is then "
+                "noise: keep its weights in float32 and autocast out of its own forward"
+            )
+        return as_velocity(net, prediction, z, t)
+
     derivative = total_derivative(
-        lambda z, r, t: average_velocity(net, z, r, t, batch.cond), batch.z, batch.r, batch.t,
-        tangent, mode=objective.derivative, step=objective.step,
-        base=None if lacks_precision(batch.z.device) else u,
+        velocity, batch.z, batch.r, batch.t, tangent, mode=objective.derivative,
+        step=objective.step, base=None if lacks_precision(batch.z.device) else u,
     )  # fmt: skip
     return (along(batch.t - batch.r, batch.z) * derivative).to(u.dtype)
 

@@ -167,15 +167,11 @@ def build_objective(config: TrainConfig, device: torch.device) -> Objective:
     """
     check_objective(config)
     settings: dict[str, Any] = {name: getattr(config, name) for name in ("derivative", *SETTINGS)}
-    settings |= {"step": config.derivative_step, "perceptual": None}
+    settings |= {"step": config.difference_step, "perceptual": None}
     if config.perceptual != "none":
         from .perceptual import perceptual_loss
 
         settings["perceptual"] = perceptual_loss(config.perceptual, device)
-    if config.derivative_step is None and config.network.startswith("sana:"):
-        from .sana import DIFFERENCE_STEP
-
-        settings["step"] = DIFFERENCE_STEP
     objective: type[Objective] = registry.get("objective", config.objective)
     return objective(**{name: settings[name] for name in settings.keys() & _fields(objective)})
 

@@ -18,6 +18,7 @@ def scenes_cpu() -> dict[str, Any]:
         "network": "dit-1m",
         "patch": 8,
         "mu": 0.4,
+        "derivative_step": 2**-10,
         "steps": 2800,
         "batch": 64,
         "lr": 1.5e-3,

@@ -31,8 +31,6 @@ PATTERNS = (
 )
 TIME_SCALE = 1000.0
 """SANA was trained on t times its scheduler's 1,000 steps (and its own ``timestep_scale``)."""
-DIFFERENCE_STEP = 2**-15
-"""Of a finite difference in t: at that scale du/dt is steeper, and rounding sets the lower end."""
 
 
 class SplitTime(nn.Module):
