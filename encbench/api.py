@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ def sample(
     guidance: float = 1.0,
     guidance_span: Sequence[float] = (0.0, 1.0),
     seed: int = 0,
-    weights: Literal["ema", "model"] = "ema",
+    weights: str = "ema",
     encoder: str | None = None,
     device: str = "auto",
 ) -> list[Image]:
@@ -176,7 +176,7 @@ def sample(
         steps: number of sampling steps, or their times from 1 to 0.
         guidance: scale of classifier-free guidance; 1 for none.
         guidance_span: the times between which it holds, of a network with guidance as an input.
-        weights: the exponential moving average, or those of the last step.
+        weights: 'ema' (exponential moving average), 'model' (the last step), or 'ema-DECAY'.
         encoder: its spec, if its files have moved since the training.
 
     Raises:

@@ -347,7 +347,14 @@ def test_a_head_branches_off_before_the_last_blocks(dit, batch):
         replace(dit.config, head_depth=4)
     with pytest.raises(UsageError, match="needs --velocity-head"):
         replace(dit.config, velocity_head=False)
-    plain = DiT(replace(dit.config, velocity_head=False, head_depth=0))
+    plain = DiT(replace(dit.config, velocity_head=False, head_depth=0, guidance=False)).double()
+    other = DiT(dit.config).double()
+    other.load_state_dict(other.with_head(plain.state_dict()))
+    guided = cond.guided((0.5, 0.2, 0.8))
+    for found in (*other.with_velocity(z, r, t, guided)[:1], other(z, r, t, cond)):
+        close(found, plain(z, r, t, cond))
+    x_hat = z - t.clamp(min=0.05)[:, None, None, None] * other.with_velocity(z, r, t, cond)[1]
+    close(x_hat, plain(z, r, t, cond))
     with pytest.raises(ModelError, match="the backbone has no velocity head: train one with"):
         dit.load_backbone(plain.backbone_state())
 
@@ -784,6 +791,46 @@ def test_logit_normal_is_one():
             assert abs(ends.std() - 2.0) < 0.02
 
 
+def test_one_of_the_draws_can_have_its_own_distribution_and_some_are_uniform():
+    g = torch.Generator().manual_seed(0)
+    plain = LogitNormal(0.4, 1.0, 1.0).sample(50_000, 0.0, torch.Generator().manual_seed(1))
+    same = LogitNormal(0.4, 1.0, 1.0, r_mu=0.4, r_sigma=1.0)
+    assert torch.equal(same.sample(50_000, 0.0, torch.Generator().manual_seed(1)).t, plain.t)
+    r, t = LogitNormal(3.0, 0.5, 1.0, r_mu=-3.0, r_sigma=0.25).sample(50_000, 0.0, g)
+    for ends, mu, sigma in ((t, 3.0, 0.5), (r, -3.0, 0.25)):  # so far apart that they never swap
+        logits = ends.double().logit()
+        assert abs(logits.mean() - mu) < 0.02
+        assert abs(logits.std() - sigma) < 0.02
+    r, t = LogitNormal(4.0, 0.1, 1.0, uniform_share=0.2).sample(50_000, 0.0, g)
+    outside = (r < 0.95).double().mean()  # of two uniform draws the smaller one, nearly always
+    assert abs(outside - 0.2 * (1 - 0.05**2)) < 0.01
+    assert abs(t[r < 0.95].double().mean() - 2 / 3) < 0.02
+    assert EMFSchedule(uniform_share=0.1).at(0.3).uniform_share == 0.1
+
+
+def test_the_parents_velocity_in_place_of_the_datas(net, batch):
+    """v and the tangent where r < t; elsewhere the data's. And du/dt fades in."""
+    x, noise, r, t, cond = batch
+    rows = torch.arange(B) % 2 == 1
+    r = torch.where(rows, r, t)
+    torch.manual_seed(9)
+    parent = Net().double()
+    z = (1 - t)[:, None] * x + t[:, None] * noise
+    own = parent(z, t, t, cond)
+    for warmth in (1.0, 0.25):
+        terms = objective_loss(
+            net, x, cond, noise, r, t, objective=EMF(), parent=parent, warmth=warmth
+        )
+        v = torch.where(rows[:, None], own, noise - x)
+        u, dudt = net(z, r, t, cond), total_derivative(
+            lambda z, r, t: net(z, r, t, cond), z, r, t, own
+        )  # fmt: skip
+        error = u - v + warmth * ((t - r)[:, None] * dudt)
+        close(terms.error, error.square().mean(1))
+    terms.loss.backward()
+    assert all(p.grad is None for p in parent.parameters())
+
+
 def test_the_share_holds_on_average_in_small_batches():
     g = torch.Generator().manual_seed(0)
     sampler = LogitNormal(share=0.3)
@@ -824,6 +871,7 @@ def test_phases_begin_with_flow_matching():
         (lambda: MeanFlow(guidance_max=8.0, kappa=0.5), "drawn by --guidance-max or fixed"),
         (lambda: Uniform(share=1.1), "share"),
         (lambda: LogitNormal(sigma=0.0), "sigma"),
+        (lambda: LogitNormal(uniform_share=1.5), "share of uniform times"),
         (lambda: EMFSchedule(shares=(0.25, 2.0)), "share"),
         (lambda: Phases(switch=2.0), "switch"),
     ],

@@ -705,6 +705,37 @@ def test_the_step_of_the_difference_is_written_out():
     assert training_config(CONFIRM["full"]()["train"]).derivative_step == 2**-10
 
 
+def test_a_parent_a_warm_up_and_several_means(tmp_path, monkeypatch):
+    common = {
+        "parent_target": 0.7, "tangent_warmup": 0.5, "more_ema": [0.5, 0.0], "uniform_share": 0.2,
+        "ema": 0.9,
+    }  # fmt: skip
+    done = train(settings(tmp_path / "whole", **common))
+    raw = weights(done.path)["model"]
+    means = {name: load_file(done.path / f"{name}.safetensors") for name in ("ema-0.5", "ema-0")}
+    assert all(torch.equal(raw[name], w) for name, w in means["ema-0"].items() if name in raw)
+    assert any(not torch.equal(raw[name], w) for name, w in means["ema-0.5"].items() if name in raw)
+    stopped(tmp_path / "again", monkeypatch, at=9, **common)
+    again = train(settings(tmp_path / "again", **common))
+    assert same(weights(again.path), weights(done.path))
+    one, other = (load_checkpoint(done.path, torch.device("cpu"), w) for w in ("ema", "ema-0.5"))
+    assert one.fingerprint != other.fingerprint
+    with pytest.raises(UsageError, match=r"unknown --weights 'ema-0.7'; did you mean ema-0.5"):
+        load_checkpoint(done.path, torch.device("cpu"), "ema-0.7")
+    plain = train(settings(tmp_path / "plain", **{**common, "parent_target": 0.0}))
+    assert same(weights(plain.parent), weights(done.parent))
+    assert not same(weights(plain.path), weights(done.path))
+    # another training that begins where the parent ended
+    more = settings(tmp_path / "more", flow_matching=0.0, steps=1, lr=1e-12, parent_target=1.0)
+    begun = weights(train(more, init=done.parent).path)["model"]
+    assert all((begun[n] - w).abs().max() < 1e-6 for n, w in weights(done.parent)["ema"].items()
+               if n in begun)  # fmt: skip
+    with pytest.raises(UsageError, match="--times uniform has no such setting; take --times"):
+        train(settings(tmp_path / "none", times="uniform", uniform_share=0.1))
+    with pytest.raises(UsageError, match="--parent-target and guidance inside the target do not"):
+        train(settings(tmp_path / "none", objective="meanflow", omega=2.0, parent_target=1.0))
+
+
 def test_a_guided_head_trains_goes_on_and_is_sampled(tmp_path, monkeypatch):
     common = {
         "objective": "imf", "velocity_head": True, "head_depth": 1, "head_at": "instant",

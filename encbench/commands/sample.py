@@ -31,7 +31,7 @@ def sample(config: SampleConfig) -> None:
     sampler = load_sampler(
         config.checkpoint, choose_device(config.device), encoder=config.encoder, steps=steps,
         guidance=config.guidance, guidance_span=config.guidance_span,
-        weights=config.weights,  # type: ignore[arg-type]
+        weights=config.weights,
     )  # fmt: skip
     made = generate_images(
         prompts,

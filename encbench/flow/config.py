@@ -26,7 +26,8 @@ LATER: Mapping[str, Any] = {
     "data": None, "condition_scaling": "rms", "condition_pooled": "own",
     "guidance_span": [0.0, 1.0], "guidance_max": 1.0, "velocity_head": False, "head_depth": 0,
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
-    "weight_eps": 1e-3,
+    "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
+    "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [],
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -182,6 +183,16 @@ class TrainConfig:
     )  # fmt: skip
     mu: float = option(-0.4, "Mean of logit-normal times.", MODEL)
     sigma: float = option(1.0, "Standard deviation of logit-normal times.", MODEL, above=0)
+    r_mu: float | None = option(
+        None, "Mean of one of the two logit-normal draws, usually that of r.", MODEL, shown="--mu"
+    )
+    r_sigma: float | None = option(
+        None, "Standard deviation of that draw.", MODEL, above=0, shown="--sigma"
+    )
+    uniform_share: float = option(
+        0.0, "Share of samples with uniform times (logit-normal and emf times).", MODEL,
+        least=0, most=1,
+    )  # fmt: skip
     interval_share: float = option(
         0.5, "Share of samples with r != t (uniform and logit-normal times).", MODEL,
         least=0, most=1,
@@ -189,6 +200,16 @@ class TrainConfig:
     flow_matching: float = option(
         0.6, "Share of the training that is flow matching, at its start.", MODEL, least=0, most=1
     )
+    tangent_warmup: float = option(
+        0.0, "Share of the steps after the flow matching over which du/dt fades in.", MODEL,
+        least=0, most=1,
+    )  # fmt: skip
+    parent_target: float = option(
+        0.0,
+        "Share of the steps after the flow matching in which, where r < t, the velocity in the "
+        "target is the frozen parent's, not the data's.",
+        MODEL, least=0, most=1,
+    )  # fmt: skip
     steps: int = option(2000, "Optimizer steps.", TRAINING, least=1)
     batch: int = option(
         128, "Images a step, over all processes and accumulated parts.", TRAINING, least=1
@@ -212,6 +233,10 @@ class TrainConfig:
     ema: float = option(
         0.999, "Decay of the exponential moving average of the weights.", TRAINING,
         least=0, below=1,
+    )  # fmt: skip
+    more_ema: tuple[float, ...] = option(
+        (), "Further decays, whose means are kept beside it; sample one with --weights ema-0.99.",
+        TRAINING, least=0, below=1,
     )  # fmt: skip
     condition_dropout: float = option(
         0.1, "Share of conditions that are dropped to zeros.", TRAINING, least=0, most=1
@@ -341,8 +366,8 @@ class SampleConfig:
     )
     images_per_prompt: int = option(4, "Images of each prompt.", least=1)
     weights: str = option(
-        "ema", "ema (exponential moving average) or model (the last step).",
-        choices=("ema", "model"),
+        "ema", "ema (exponential moving average), model (the last step), or ema-DECAY for one "
+        "of the decays of --more-ema.",
     )  # fmt: skip
     encoder: str | None = option(
         None, "Encoder spec, if its files have moved since the training.", shown="the training's"

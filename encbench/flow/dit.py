@@ -405,6 +405,20 @@ class DiT(nn.Module):
         state = self.state_dict()
         return {name: state[name] for name in state if not name.startswith("connector.")}
 
+    def with_head(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of a network without a velocity head or guidance, made one of this network: the
+        head gives what the output does, guidance changes nothing."""
+        made = {n: w for n, w in self.state_dict().items() if n.startswith("guidance.")}
+        parts = {"velocity.": "output."}
+        parts |= {f"head.{k}.": f"blocks.{self.shared + k}." for k in range(len(self.head))}
+        for mine, theirs in parts.items() if self.velocity is not None else ():
+            made |= {
+                mine + name.removeprefix(theirs): w
+                for name, w in state.items()
+                if name.startswith(theirs)
+            }
+        return made | dict(state)
+
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Take over :meth:`backbone_state` of a network of the same sizes; the connector stays.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .derivative import along, lacks_precision, total_derivative
-from .meanflow import Condition, VelocityNet, as_velocity, interpolate
+from .meanflow import Condition, VelocityNet, as_velocity, average_velocity, interpolate
 from .objectives.base import UNIFORM, Batch, Objective
 
 
@@ -34,7 +35,8 @@ def objective_loss(
     net: VelocityNet, x: Float[Tensor, "B ..."], cond: Condition, noise: Float[Tensor, "B ..."],
     r: Float[Tensor, " B"], t: Float[Tensor, " B"], *,
     objective: Objective, drop: Bool[Tensor, " B"] | None = None,
-    uniform: Float[Tensor, "B 7"] | None = None,
+    uniform: Float[Tensor, "B 7"] | None = None, parent: VelocityNet | None = None,
+    warmth: float = 1.0,
 ) -> LossTerms:  # fmt: skip
     """One objective on one batch.
 
@@ -45,6 +47,10 @@ def objective_loss(
         r, t: interval ends, r <= t; flow matching ignores r.
         drop: rows to train without their prompt.
         uniform: numbers from [0, 1) for what the objective draws itself; one half if None.
+        parent: a network of instantaneous velocity that gives v where r < t, in place of the data:
+            a target without its noise.
+        warmth: factor of du/dt, from 0 (flow matching of u) to 1 (sCM's tangent warm-up, arXiv
+            2410.11081).
 
     Raises:
         UsageError: if the network's prediction does not go with the objective.
@@ -60,11 +66,16 @@ def objective_loss(
     velocities = objective.predict(batch)
     u = velocities.u
     rows = (r < t).nonzero()[:, 0]
+    if parent is not None and len(rows):
+        part = batch.rows(rows)
+        with torch.no_grad():
+            own = average_velocity(parent, part.z, part.t, part.t, part.cond)
+        v = v.index_copy(0, rows, own.to(v.dtype))
     correction = torch.zeros_like(u, requires_grad=False)
     if len(rows):
         part, head = batch.rows(rows), velocities.head
         tangent = objective.tangent(part, v[rows], None if head is None else head[rows])
-        correction[rows] = _correction(objective, part, tangent, u[rows])
+        correction[rows] = warmth * _correction(objective, part, tangent, u[rows])
     error = objective.error(u, v, correction)
     total = objective.weigh(error)
     for term in objective.further_terms(batch, v, velocities):
@@ -119,6 +130,8 @@ class LossModule(nn.Module):
     def __init__(self, net: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.net, self.objective = net, objective
+        self.warmth = 1.0
+        self.parent: Callable[[], nn.Module] | None = None  # no part of the module
 
     def forward(
         self, x: Tensor, cond: Condition, noise: Tensor, r: Tensor, t: Tensor,
@@ -126,5 +139,6 @@ class LossModule(nn.Module):
     ) -> LossTerms:  # fmt: skip
         return objective_loss(
             self.net, x, cond, noise, r, t,  # type: ignore[arg-type]
-            objective=self.objective, drop=drop, uniform=uniform,
+            objective=self.objective, drop=drop, uniform=uniform, warmth=self.warmth,
+            parent=None if self.parent is None else self.parent(),  # type: ignore[arg-type]
         )  # fmt: skip

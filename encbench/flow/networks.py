@@ -109,10 +109,21 @@ def _dit(made: DiTConfig, seed: int) -> DiT:
 def build_time_sampler(config: TrainConfig) -> Phases:
     """(r, t) over a training: r = t up to the switch, then as the configuration says.
 
-    The fields mu, sigma and share of a registered sampler are filled from the configuration.
+    The fields mu, sigma, share, r_mu, r_sigma and uniform_share of a registered sampler are filled
+    from the configuration.
+
+    Raises:
+        UsageError: if one of the last three is given and the sampler has no such field.
     """
     settings = {"mu": config.mu, "sigma": config.sigma, "share": config.interval_share}
     sampler = registry.get("time-sampler", config.times)
+    for name in ("r_mu", "r_sigma", "uniform_share"):
+        settings[name] = value = getattr(config, name)
+        if value != getattr(TrainConfig, name) and name not in _fields(sampler):
+            raise UsageError(
+                f"{flag(name)} {value}: --times {config.times} has no such setting; take --times "
+                "logit-normal"
+            )
     then = sampler(**{name: settings[name] for name in settings.keys() & _fields(sampler)})
     return Phases(
         LogitNormal(config.mu, config.sigma, share=0.0), then, config.switch / config.steps
@@ -143,6 +154,8 @@ def check_objective(config: TrainConfig) -> None:
             "a SANA has neither a velocity head nor guidance as an input: leave --velocity-head "
             "and --guidance-max out"
         )
+    if config.parent_target and (config.omega, config.kappa, config.guidance_max) != (1, 0, 1):
+        raise UsageError("--parent-target and guidance inside the target do not go together")
     for name in SETTINGS:
         value, needed = getattr(config, name), HEAD.get(name, name)
         if value != getattr(TrainConfig, name) and needed not in _fields(objective):

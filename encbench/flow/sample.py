@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import STATE, load_weights, read_part
 from ..data.geneval import GenevalPrompt
-from ..errors import DataError, EncbenchError, ModelError, UsageError
+from ..errors import DataError, EncbenchError, ModelError, UnknownNameError, UsageError
 from ..files import digest, digest_files, read_lines
 from . import checkpoint as files
 from .checkpoint import EncoderState
@@ -34,7 +34,6 @@ from .networks import build_network, build_space, statistics_pin
 from .objectives.guidance import check_span
 
 BATCH = {"cpu": 16, "cuda": 64}
-Weights = Literal["ema", "model"]
 Encode = Callable[[Sequence[str]], Sequence[PromptFeatures]]
 
 
@@ -86,10 +85,14 @@ class Loaded:
     fingerprint: str
 
 
-def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") -> Loaded:
+def load_checkpoint(path: Path, device: torch.device, weights: str = "ema") -> Loaded:
     """Load a checkpoint, or the newest one of a training's folder.
 
+    Args:
+        weights: 'ema', 'model', or 'ema-DECAY' for a further mean.
+
     Raises:
+        UsageError: if it has no such weights.
         ModelError: if there is none, it is damaged, pickled or of another version.
     """
     path = files.find_checkpoint(path)
@@ -98,12 +101,15 @@ def load_checkpoint(path: Path, device: torch.device, weights: Weights = "ema") 
         config = training_config(state.config)
     except UsageError as error:
         raise ModelError(f"{path / STATE}: config: {error}") from error
+    known = ("ema", "model", *(f"ema-{decay:g}" for decay in config.more_ema))
+    if weights not in known:
+        raise UnknownNameError("--weights", weights, known)
     space = build_space(config, device)
     widths = Widths(state.encoder.tokens, state.encoder.pooled)
     net = build_network(config, tuple(space.shape), widths, state.sana)
     tensors, file = read_part(path, "model"), path / f"{weights}.safetensors"
-    if weights == "ema":
-        tensors |= EMA.weights(read_part(path, "ema"))
+    if weights != "model":
+        tensors |= EMA.weights(read_part(path, weights))
     load_weights(net, tensors, file)
     files.check_statistics(path, state, statistics_pin(net))
     for connector in connectors(net):
@@ -215,7 +221,7 @@ def load_sampler(
     path: Path,
     device: torch.device,
     *,
-    weights: Weights = "ema",
+    weights: str = "ema",
     encoder: str | None = None,
     steps: int | Sequence[float] = 4,
     guidance: float = 1.0,

@@ -7,7 +7,7 @@ so that schedules are samplers, too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -55,33 +55,53 @@ class LogitNormal:
 
     The larger end is t. A ``share`` of the samples, drawn at random, keeps r != t; in the others
     r becomes t. At share 0, plain flow matching, t is one draw, not the larger of two.
+
+    Attributes:
+        r_mu, r_sigma: of one of the two draws, which is usually r (DMF, arXiv 2510.24474); None =
+            as the other's.
+        uniform_share: of the samples, whose two draws are uniform in [0, 1] (pMF's code: .1).
     """
 
     mu: float = -0.4
     sigma: float = 1.0
     share: float = 0.25
+    r_mu: float | None = None
+    r_sigma: float | None = None
+    uniform_share: float = 0.0
 
     def __post_init__(self) -> None:
         _check_share(self.share)
-        if not self.sigma > 0:
+        if not 0 <= self.uniform_share <= 1:
+            raise UsageError(f"the share of uniform times is in [0, 1], not {self.uniform_share}")
+        if not min(self.sigma, self.r_sigma or self.sigma) > 0:
             raise UsageError(f"sigma of the times must be above 0, not {self.sigma}")
 
     def sample(
         self, n: int, progress: float = 0.0, generator: torch.Generator | None = None
     ) -> Times:
         device = generator.device if generator is not None else None
-        normal = torch.randn(2, n, generator=generator, device=device, dtype=torch.float64)
-        return _intervals(torch.sigmoid(self.mu + self.sigma * normal), self.share, generator)
+        like: dict[str, Any] = {"generator": generator, "device": device, "dtype": torch.float64}
+        normal = torch.randn(2, n, **like)
+        ends = torch.sigmoid(self.mu + self.sigma * normal)
+        if self.r_mu is not None or self.r_sigma is not None:
+            mu = self.mu if self.r_mu is None else self.r_mu
+            ends[1] = torch.sigmoid(mu + (self.r_sigma or self.sigma) * normal[1])
+        if self.uniform_share:
+            uniform = torch.rand(n, **like) < self.uniform_share
+            ends = torch.where(uniform, torch.rand(2, n, **like), ends)
+        return _intervals(ends, self.share, generator)
 
 
 @dataclass(frozen=True)
 class EMFSchedule:
     """A logit-normal that drifts linearly over training, each pair from its first value to its
-    second. The defaults are EMF's (arXiv 2604.18168): ever later times, ever more intervals."""
+    second. The defaults are EMF's (arXiv 2604.18168): ever later times, ever more intervals.
+    ``uniform_share`` as in :class:`LogitNormal`."""
 
     mus: tuple[float, float] = (-0.5, 0.5)
     sigmas: tuple[float, float] = (1.0, 2.0)
     shares: tuple[float, float] = (0.25, 0.75)
+    uniform_share: float = 0.0
 
     def __post_init__(self) -> None:
         for progress in (0.0, 1.0):  # raises on a bad end
@@ -91,7 +111,7 @@ class EMFSchedule:
         """The distribution at a point of training."""
         p = min(max(progress, 0.0), 1.0)
         mu, sigma, share = (a + p * (b - a) for a, b in (self.mus, self.sigmas, self.shares))
-        return LogitNormal(mu, sigma, share)
+        return LogitNormal(mu, sigma, share, uniform_share=self.uniform_share)
 
     def sample(
         self, n: int, progress: float = 0.0, generator: torch.Generator | None = None

@@ -38,6 +38,7 @@ def train(
     device: torch.device | None = None,
     alone: bool = False,
     init_backbone: Path | None = None,
+    init: Path | None = None,
     callback: Callable[[Moment], None] | None = None,
     at: Collection[int] = (),
 ) -> TrainingResult:
@@ -51,6 +52,8 @@ def train(
         device: where to compute, in place of the configuration's.
         alone: in this process only, even under ``accelerate launch``.
         init_backbone: safetensors file of :meth:`DiT.backbone_state` to begin with.
+        init: checkpoint whose averaged weights to begin with, all of them; the parent of
+            ``parent_target`` is then this one.
         callback: called in the first process after the steps in ``at`` (counted from 1), again
             after those that are repeated because the training was stopped.
 
@@ -81,7 +84,7 @@ def train(
             revision = encoder.revision
             with team.leader_first():
                 features = _encode(encoder, data)
-        trainer = Trainer(config, team, data, features, revision, init_backbone)
+        trainer = Trainer(config, team, data, features, revision, init_backbone, init)
         try:
             return trainer.run(callback, frozenset(at))
         except (RuntimeError, MemoryError) as error:

@@ -7,10 +7,12 @@ processes do what one does.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from ..training import (
 from . import checkpoint as files
 from .config import TrainConfig
 from .data import ImageSet, ImagesInMemory, picks
+from .dit import DiT
 from .ema import EMA
 from .features import Bank, Features, check_fits
 from .grids import write_grid
@@ -98,8 +101,10 @@ class Trainer:
         features: Features,
         revision: str = "",
         init_backbone: Path | None = None,
+        init: Path | None = None,
     ) -> None:
         self.config, self.team = config, team
+        self.ancestor = init or config.out / files.PARENT
         self.device = team.device
         self.part = team.share(config.batch, config.accumulate)
         self.data, self.features = _on_device(data, features, self.device)
@@ -109,12 +114,17 @@ class Trainer:
             net.load_backbone(read_tensors(init_backbone))  # type: ignore[operator]
         self.net = net.to(self.device)
         self._calibrate()
+        if init is not None:
+            _load_averaged(self.net, init)
         self.encoder = files.EncoderState(
             config.encoder, revision, *features.widths, statistics_pin(self.net)
         )
         self.named = trainable(self.net)
         self.optimizers = build_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
+        self.means = {"ema": self.ema} | {
+            f"ema-{decay:g}": EMA(self.net, decay) for decay in config.more_ema
+        }
         weight = {"weight_power": config.weight_power, "weight_eps": config.weight_eps}
         self.objectives = (FlowMatching(**weight), build_objective(config, self.device))
         self.times = build_time_sampler(config)
@@ -183,6 +193,9 @@ class Trainer:
         if number == config.switch:
             self.spikes.norms = []  # what is usual is another thing from here on
         self.loss.objective = self.objectives[number >= config.switch]
+        later = (number - config.switch) / max(config.steps - config.switch, 1)
+        self.loss.warmth = min(1.0, later / config.tangent_warmup) if config.tangent_warmup else 1.0
+        self.loss.parent = self._parent if 0 <= later < config.parent_target else None
         set_learning_rate(self.optimizers, config.lr * self._rate_share(number))
         draw = torch.Generator().manual_seed(_mixed(config.seed, number, 0))
         on_device = torch.Generator(self.device).manual_seed(_mixed(config.seed, number, 1))
@@ -215,7 +228,8 @@ class Trainer:
         if problem is None:
             for optimizer in self.optimizers:
                 optimizer.step()
-            self.ema.update(self.net)
+            for mean in self.means.values():
+                mean.update(self.net)
         for p in self.named.values():
             p.grad = None
         self.meters.end_step(found[1])
@@ -225,6 +239,16 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             terms: LossTerms = self.wrapped(x, cond, *rows)
             return terms
+
+    @cached_property
+    def _frozen(self) -> nn.Module:
+        net = copy.deepcopy(self.net).eval().requires_grad_(False)
+        _load_averaged(net, self.ancestor)
+        return net
+
+    def _parent(self) -> nn.Module:
+        """The running mean at the switch, from its checkpoint."""
+        return self._frozen
 
     def _encoded(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:
         images = pixels.to(self.device).float() / 255
@@ -275,7 +299,8 @@ class Trainer:
         for its weights holds no state of the optimizer."""
         meters = self.meters.state(self.team.total)
         if self.team.leads:
-            tensors = {"model": self.net.state_dict(), "ema": self.ema.state_dict()}
+            tensors = {"model": self.net.state_dict()}
+            tensors |= {name: mean.state_dict() for name, mean in self.means.items()}
             if resumable:
                 tensors["optimizer"] = state_tensors(self.optimizers, self.named)
             state = files.TrainingState(
@@ -298,7 +323,8 @@ class Trainer:
         load_weights(self.net, read_part(path, "model"), path / "model.safetensors")
         files.check_statistics(path, state, statistics_pin(self.net))
         self.encoder = replace(self.encoder, statistics=state.encoder.statistics)
-        self.ema.load_state_dict(read_part(path, "ema"), path / "ema.safetensors")
+        for name, mean in self.means.items():
+            mean.load_state_dict(read_part(path, name), path / f"{name}.safetensors")
         if path.name != files.FINAL:
             tensors = read_part(path, "optimizer")
             load_state_tensors(self.optimizers, self.named, tensors, path / "optimizer.safetensors")
@@ -356,6 +382,12 @@ class Trainer:
             numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
             cond = self.features.conditions(numbers, self.device)
             calibrate(self.net, cond, self.config.encoder)
+
+
+def _load_averaged(net: nn.Module, path: Path) -> None:
+    state = read_part(path, "model") | EMA.weights(read_part(path, "ema"))
+    state = net.with_head(state) if isinstance(net, DiT) else state
+    load_weights(net, state, path / "ema.safetensors")
 
 
 def grid_path(config: TrainConfig, step: int) -> Path:
