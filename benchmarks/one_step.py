@@ -44,7 +44,7 @@ from encbench.progress import show_log
 CPU = torch.device("cpu")
 ENCODER = "zoo:mini-t5?step=20pct&layer=1"
 PROMPTS = 101  # seed of prompts and noise
-PARENT_STEPS, WORK = 600, 400  # optimizer steps: of the parent, and of the first recipe
+PARENT_STEPS, WORK = 400, 250  # optimizer steps: of the parent, and of the first recipe
 SHARE = 0.5  # of samples with r != t: the mean of EMF's schedule, and logit-normal's here
 FORWARDS = {"imf": 2, "pmf": 2}  # without a gradient on those samples: du/dt, and the tangent
 NORMAL = {"times": "logit-normal", "mu": 0.4, "interval_share": SHARE}

@@ -13,6 +13,7 @@ from encbench.flow.config import TrainConfig
 from encbench.flow.derivative import total_derivative
 from encbench.flow.meanflow import Condition
 from encbench.flow.networks import build_objective
+from encbench.flow.sample import parse_steps
 from encbench.flow.sana import load_sana
 
 pytest.importorskip("diffusers")
@@ -132,6 +133,62 @@ def test_the_default_step_suits_its_scale_of_time(tmp_path):
     assert error(None) > 10 * error(own.step)
 
 
+@torch.no_grad()
+def test_unscaled_times_are_emfs(folder, parent):
+    """Two copies of the embedding, of t and of t - r as they are, added (arXiv 2604.18168)."""
+    net = load_sana(str(folder), WIDTH, times="unscaled")
+    _, r, t, _ = inputs()
+    emb, made = parent.time_embed.emb, net.transformer.time_embed
+    expected = sum(emb.timestep_embedder(emb.time_proj(part).float()) for part in (t, t - r))
+    found = made(torch.stack([t, t - r], 1) * net.scale, hidden_dtype=torch.float32)
+    torch.testing.assert_close(found[1], expected)
+    torch.testing.assert_close(found[0], parent.time_embed.linear(expected * expected.sigmoid()))
+
+
+def test_times_in_other_units_make_a_gentler_derivative(folder, parent):
+    """Rescaled: the ridge regression's own normal equations hold, it is nearer to the parent at
+    r = t than unscaled times are, and both have a smaller du/dt than times 1,000."""
+    nets = {w: load_sana(str(folder), WIDTH, times=w) for w in ("scaled", "unscaled", "rescaled")}
+    connector = nets["scaled"].connector.state_dict()
+    z, r, t, cond = inputs()
+    t, v = torch.tensor([0.4, 0.8, 0.6]), torch.zeros_like(z)
+    apart, steep = {}, {}
+    for way, net in nets.items():
+        net.connector.load_state_dict(connector)
+        with torch.no_grad():
+            apart[way] = (net(z, t, t, cond) - nets["scaled"](z, t, t, cond)).norm()
+        derivative = total_derivative(lambda z, r, t, n=net: n(z, r, t, cond), z, r, t, v)
+        steep[way] = derivative.square().mean().sqrt()
+    assert apart["scaled"] < 1e-5
+    assert apart["rescaled"] < apart["unscaled"]
+    assert steep["rescaled"] < steep["scaled"] / 5
+    assert steep["unscaled"] < steep["scaled"] / 5
+
+    own, given = nets["rescaled"].transformer.time_embed.end, parent.time_embed.emb
+    times = torch.linspace(0, 1, 1025)
+    with torch.no_grad():
+        proj = own.time_proj(times).float()
+        hidden = own.timestep_embedder.act(own.timestep_embedder.linear_1(proj)).double()
+        wanted = given.timestep_embedder(given.time_proj(1000 * times).float()).double()
+    last = own.timestep_embedder.linear_2
+    x, y = hidden - hidden.mean(0), wanted - wanted.mean(0)
+    ridge = 1e-4 * x.square().sum(0).mean()
+    weight = last.weight.detach().double().T
+    residual = x.T @ (y - x @ weight) - ridge * weight
+    assert residual.abs().max() < 1e-4 * (x.T @ y).abs().max()
+
+
+def test_steps_with_sanas_shift():
+    shifted = parse_steps("4@3")
+    scheduler = pytest.importorskip("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
+    assert shifted == pytest.approx(scheduler.sigmas.tolist())
+    assert parse_steps("4@1") == (1.0, 0.75, 0.5, 0.25, 0.0)
+    for wrong in ("4@", "4@x", "@3", "4@0", "1,.5@3"):
+        with pytest.raises(UsageError, match="--steps"):
+            parse_steps(wrong)
+
+
 def test_the_parts_to_train(net):
     def names():
         return {name for name, weight in net.named_parameters() if weight.requires_grad}
@@ -142,7 +199,10 @@ def test_the_parts_to_train(net):
         chosen = net.train_only("emf")
         assert len(chosen) == len(names())
         parts = {".".join(name.split(".")[:2]) for name in names() if name.startswith("trans")}
-        assert parts == {"transformer.transformer_blocks", "transformer.time_embed"}
+        assert parts == {
+            "transformer.transformer_blocks", "transformer.time_embed",
+            "transformer.scale_shift_table",
+        }  # fmt: skip
         assert any(name.startswith("connector.") for name in names())
         with pytest.raises(UsageError, match="known: emf, all, connector"):
             net.train_only("half")

@@ -27,7 +27,7 @@ LATER: Mapping[str, Any] = {
     "guidance_span": [0.0, 1.0], "guidance_max": 1.0, "velocity_head": False, "head_depth": 0,
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
-    "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [],
+    "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [], "sana_times": "scaled",
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -116,6 +116,13 @@ class TrainConfig:
         "What a pretrained SANA trains beside the connector: all, emf (blocks and time embeddings, "
         "as EMF does) or connector (nothing else).",
         MODEL, choices=("all", "emf", "connector"),
+    )  # fmt: skip
+    sana_times: str = option(
+        "scaled",
+        "How times enter a SANA: scaled (times 1,000: the parent's network at r = t), unscaled (as "
+        "EMF's code) or rescaled (an embedding of t in [0, 1], fitted to the parent's; begin with "
+        "flow matching).",
+        MODEL, choices=("scaled", "unscaled", "rescaled"),
     )  # fmt: skip
     prediction: str = option(
         "x", "What the network predicts: x (the image) or u (the average velocity).", MODEL,
@@ -321,7 +328,8 @@ class TrainConfig:
 
         if self.derivative_step is not None or self.derivative == "jvp":
             return self.derivative_step
-        return SANA_STEP if self.network.startswith("sana:") else STEPS[self.derivative]
+        steep = self.network.startswith("sana:") and self.sana_times == "scaled"
+        return SANA_STEP if steep else STEPS[self.derivative]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text, the difference's step written out; see :data:`LATER`."""
@@ -360,7 +368,11 @@ class SampleConfig:
         "encbench geneval prompts).",
     )
     out: Path = option(MISSING, "Folder for the images, in GenEval's layout.")
-    steps: str = option("4", "Number of sampling steps, or times from 1 to 0 such as 1,.8,.4,0.")
+    steps: str = option(
+        "4",
+        "Number of sampling steps, or times from 1 to 0 such as 1,.8,.4,0; 4@3 are four steps with "
+        "SANA's shift of 3 towards the noise.",
+    )
     guidance: float = option(
         1.0, "Scale of classifier-free guidance, which costs a second forward pass; 1: none."
     )

@@ -203,14 +203,14 @@ def _sana(
         if known is not None:
             model = diffusers("A SANA network").SanaTransformer2DModel
             try:
-                net = SanaVelocity(model.from_config(dict(known)), widths.tokens)
+                net = SanaVelocity(model.from_config(dict(known)), widths.tokens, config.sana_times)
             except (TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise ModelError(
                     f"the checkpoint's SANA configuration is damaged: {error}"
                 ) from error
         else:
             source, _, revision = config.network.removeprefix("sana:").partition("@")
-            net = load_sana(source, widths.tokens, revision or None)
+            net = load_sana(source, widths.tokens, revision or None, config.sana_times)
     if net.shape[0] != shape[0]:
         raise UsageError(
             f"{config.network} works on latents of {net.shape[0]} channels, and these have "

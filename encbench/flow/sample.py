@@ -29,7 +29,7 @@ from .config import TrainConfig, training_config
 from .connector import connectors
 from .ema import EMA
 from .features import PAD, Bank, PromptEncoder, PromptFeatures, Widths, check_fits
-from .meanflow import Condition, sample_flow
+from .meanflow import Condition, sample_flow, time_grid
 from .networks import build_network, build_space, statistics_pin
 from .objectives.guidance import check_span
 
@@ -292,16 +292,21 @@ def text_prompts(given: str) -> list[GenevalPrompt]:
 
 
 def parse_steps(text: str) -> int | tuple[float, ...]:
-    """'4', or times such as '1,.8,.4,0'.
+    """'4', times such as '1,.8,.4,0', or '4@3': four steps at times s t / (1 + (s - 1) t) with
+    the shift s = 3 (SANA, arXiv 2410.10629; SD3, arXiv 2403.03206, Eq. 23).
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: if it is none of these.
     """
     try:
+        count, at, shift = text.partition("@")
+        if at and (s := float(shift)) > 0:
+            return tuple(s * t / (1 + (s - 1) * t) for t in time_grid(int(count)))
         if "," not in text:
             return int(text)
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--steps must be a number of steps or times from 1 to 0 (1,.8,.4,0), not '{text}'"
+            "--steps must be a number of steps, times from 1 to 0 (1,.8,.4,0) or a number of steps "
+            f"with a shift (4@3), not '{text}'"
         ) from None

@@ -19,6 +19,7 @@ from .connector import Connector
 from .meanflow import Condition
 
 Trainable = Literal["emf", "all", "connector"]
+Times = Literal["scaled", "unscaled", "rescaled"]
 PATTERNS = (
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
@@ -34,20 +35,32 @@ TIME_SCALE = 1000.0
 
 
 class SplitTime(nn.Module):
-    """SANA's time embedding in two: emb(t) + emb'(t - r) - emb'(0), emb' a copy of emb.
+    """SANA's time embedding in two, emb' a copy of emb.
 
-    EMF adds two copies, which doubles the embedding at r = t. Taking off the copy's value at 0
-    leaves the parent's network there, at the start and all through training.
+    ============  ====================================  ===========================================
+    ``scaled``    emb(1000 t) + emb'(1000 (t - r)) - c   the parent's network at r = t, at the start
+                                                        and all through training; du/dt is steep
+    ``unscaled``  emb(t) + emb'(t - r)                  EMF's code: another network than the parent,
+                                                        with a small du/dt
+    ``rescaled``  emb(t) + emb'(t - r) - c              the idea of SANA-Sprint (arXiv 2503.09641):
+                                                        emb's last layer is fitted to the parent's
+                                                        emb(1000 t); begin with flow matching
+    ============  ====================================  ===========================================
+
+    where c = emb'(0), and times enter in these units.
 
     Args:
         parent: diffusers' AdaLayerNormSingle.
+        scale: what t is multiplied by in the parent.
     """
 
-    def __init__(self, parent: Any) -> None:
+    def __init__(self, parent: Any, times: str = "scaled", scale: float = TIME_SCALE) -> None:
         super().__init__()
-        self.end = parent.emb
+        self.end, self.linear = parent.emb, parent.linear
+        self.from_zero = times != "unscaled"
+        if times == "rescaled":
+            _fit_rescaled(self.end, scale)
         self.interval = copy.deepcopy(parent.emb)
-        self.linear = parent.linear
 
     def forward(
         self,
@@ -58,15 +71,34 @@ class SplitTime(nn.Module):
         """``timestep``: t and t - r, both in the parent's units. Called by diffusers."""
         end, gap = timestep.unbind(1)
 
-        def embed(part: Any, time: Tensor) -> Tensor:
-            embedding: Tensor = part(
-                time, None, None, batch_size=len(time), hidden_dtype=hidden_dtype
-            )
-            return embedding
-
-        c = embed(self.end, end) + embed(self.interval, gap)
-        c = c - embed(self.interval, torch.zeros_like(gap[:1]))
+        c = _embed(self.end, end, hidden_dtype) + _embed(self.interval, gap, hidden_dtype)
+        if self.from_zero:
+            c = c - _embed(self.interval, torch.zeros_like(gap[:1]), hidden_dtype)
         return self.linear(nn.functional.silu(c)), c
+
+
+def _embed(part: Any, time: Float[Tensor, " B"], dtype: torch.dtype | None = None) -> Tensor:
+    embedding: Tensor = part(time, None, None, batch_size=len(time), hidden_dtype=dtype)
+    return embedding
+
+
+@torch.no_grad()
+def _fit_rescaled(part: Any, scale: float, points: int = 1025, ridge: float = 1e-4) -> None:
+    """Make emb(t) as near to what emb(scale t) was as its last layer can (ridge regression)."""
+    last = part.timestep_embedder.linear_2
+    times = torch.linspace(0, 1, points, device=last.weight.device)
+    wanted = _embed(part, scale * times, last.weight.dtype).double()
+    seen: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double()))
+    _embed(part, times, last.weight.dtype)
+    hook.remove()
+    mean, center = seen[0].mean(0), wanted.mean(0)
+    x = seen[0] - mean
+    gram = x.T @ x
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (wanted - center))
+    last.weight.copy_(weight.T)
+    last.bias.copy_(center - mean @ weight)
 
 
 class SanaVelocity(nn.Module):
@@ -76,6 +108,7 @@ class SanaVelocity(nn.Module):
         transformer: as diffusers loads it; taken over and changed.
         cond_dim: width of the encoder's tokens; None = the encoder is SANA's own (Gemma by
             SANA's recipe), whose tokens go in as they are, without a connector.
+        times: how r and t enter; see :class:`SplitTime`.
 
     Raises:
         UsageError: if the transformer is one of SANA-Sprint, with a guidance embedding.
@@ -84,7 +117,7 @@ class SanaVelocity(nn.Module):
     prediction: Literal["u"] = "u"
     velocity_head = False
 
-    def __init__(self, transformer: nn.Module, cond_dim: int | None) -> None:
+    def __init__(self, transformer: nn.Module, cond_dim: int | None, times: str = "scaled") -> None:
         super().__init__()
         config: Any = transformer.config
         if config.guidance_embeds:
@@ -94,10 +127,11 @@ class SanaVelocity(nn.Module):
             )
         self.cond_dim = cond_dim or config.caption_channels
         self.shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.scale = TIME_SCALE * config.timestep_scale
+        scale = TIME_SCALE * config.timestep_scale
+        self.scale = scale if times == "scaled" else 1.0
         self.connector = Connector(cond_dim, config.caption_channels) if cond_dim else None
         self.transformer = transformer
-        self.transformer.time_embed = SplitTime(transformer.time_embed)
+        self.transformer.time_embed = SplitTime(transformer.time_embed, times, scale)
 
     def forward(
         self,
@@ -140,8 +174,8 @@ class SanaVelocity(nn.Module):
         """Freeze the rest; the parameters to train.
 
         Args:
-            part: 'emf' (transformer blocks and time embeddings, and the connector
-                if there is one), 'connector' or 'all'.
+            part: 'emf' (transformer blocks, time embeddings and the final scale and shift, as
+                EMF's code, and the connector if there is one), 'connector' or 'all'.
 
         Raises:
             UsageError: if there is no such part.
@@ -155,6 +189,7 @@ class SanaVelocity(nn.Module):
                 "connector.",
                 "transformer.transformer_blocks.",
                 "transformer.time_embed.",
+                "transformer.scale_shift_table",
             ),
             "connector": ("connector.",),
             "all": ("",),
@@ -169,7 +204,9 @@ class SanaVelocity(nn.Module):
         return {name: state[name] for name in state if not name.startswith("connector.")}
 
 
-def load_sana(source: str, cond_dim: int | None, revision: str | None = None) -> SanaVelocity:
+def load_sana(
+    source: str, cond_dim: int | None, revision: str | None = None, times: str = "scaled"
+) -> SanaVelocity:
     """A pretrained SANA from a folder or the hub: a pipeline's, with the folder transformer/, or
     the transformer alone. Safetensors only.
 
@@ -181,7 +218,8 @@ def load_sana(source: str, cond_dim: int | None, revision: str | None = None) ->
     """
     model = diffusers("A pretrained SANA").SanaTransformer2DModel
     resolved = resolve_model(source, revision, patterns=PATTERNS)
-    return SanaVelocity(load_diffusers_part(model, resolved.folder, "transformer"), cond_dim)
+    part = load_diffusers_part(model, resolved.folder, "transformer")
+    return SanaVelocity(part, cond_dim, times)
 
 
 def diffusers(what: str) -> Any:
