@@ -29,7 +29,7 @@ from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.meters import Spikes, read_log
 from encbench.flow.networks import build_optimizers
 from encbench.flow.presets import scenes_cpu
-from encbench.flow.sample import load_sampler
+from encbench.flow.sample import load_checkpoint, load_sampler
 from encbench.flow.train import Trainer, train
 from encbench.training import load_state_tensors, state_tensors, warmup_cosine
 
@@ -213,7 +213,6 @@ def test_the_backbone_does_not_depend_on_the_encoder(tmp_path):
 
 
 def test_it_begins_with_a_backbone(tmp_path, whole):
-    from encbench.flow.sample import load_checkpoint
 
     done, _ = whole
     backbone = load_checkpoint(done.path, torch.device("cpu")).net.backbone_state()
@@ -594,7 +593,6 @@ def test_a_state_that_is_no_json_of_ours_is_one_line(whole, tmp_path, text):
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "type"])
 def test_weights_of_another_network_are_one_line(whole, tmp_path, change):
     """Even where the sums are right, as in a file of an earlier version that has none."""
-    from encbench.flow.sample import load_checkpoint
 
     copy = copy_of(whole[0].path, tmp_path / "final")
     state = json.loads((copy / "state.json").read_text())
