@@ -312,7 +312,12 @@ def advise(
         return Advice("No encoder to recommend: only controls were ranked.")
     winner = candidates[0]
     beaten = [p for p in against if p.a == winner.spec]
-    if not beaten or not all(p.distinguishable and p.difference > 0 for p in beaten):
+    if not beaten:
+        return Advice(
+            f"Not settled: {winner.name} is first, but no control without information was "
+            "measured, so nothing shows that it is better than one; let the run measure them."
+        )
+    if not all(p.distinguishable and p.difference > 0 for p in beaten):
         return Advice(
             f"Use none of them on this evidence: even the best, {winner.name}, is not clearly "
             "better than a control that knows nothing of the prompt."

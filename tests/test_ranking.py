@@ -236,6 +236,15 @@ def test_nobody_above_chance_means_no_advice(tmp_path):
     assert found.advice.text.startswith("Use none of them on this evidence")
 
 
+def test_without_controls_nothing_is_settled(tmp_path):
+    """As after a run that was stopped before its controls."""
+    paths = field(tmp_path, {"st:good": 0.75, "st:fair": 0.5})
+    found = predict([path for path in paths if "control" not in str(path.relative_to(tmp_path))])
+    assert found.order[0].spec == "st:good"
+    assert found.advice.use is None
+    assert "no control without information was measured" in found.advice.text
+
+
 def test_only_controls(tmp_path):
     found = predict(field(tmp_path, {}))
     assert found.advice.use is None
