@@ -260,13 +260,34 @@ def read_json_lines(path: Path, error: MakeError = RecordError) -> Iterator[tupl
 
 def read_csv(path: Path, error: MakeError = RecordError) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the columns, and the rows by these names, of a .csv or .tsv; a cell that is missing
-    at the end of a row is None."""
-    content = io.StringIO(read_text(path, error), newline="")
-    rows = csv.DictReader(content, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    at the end of a row is None.
+
+    Raises:
+        error: naming the line, if a quote is not closed, a name stands over two columns, or a row
+            has more cells than there are names, as a text with a comma and no quotes gives it.
+    """
+    content, mark = io.StringIO(read_text(path, error), newline=""), ","
+    if path.suffix.lower() == ".tsv":
+        mark = "\t"
+    table = csv.DictReader(content, delimiter=mark, strict=True)
+    rows = []
     try:
-        return [name or "" for name in rows.fieldnames or ()], list(rows)
+        names = [name.strip() for name in table.fieldnames or ()]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise error(f"{path} has two columns {twice!a}; rename or remove one")
+        for row in table:
+            if any(row.pop(None, ())):  # type: ignore[call-overload]
+                raise error(
+                    f"line {table.line_num} of {path} has more cells than its first line; put "
+                    "quotes around texts that hold a comma or a tab"
+                )
+            rows.append(row)
+        return list(table.fieldnames or ()), rows
     except csv.Error as problem:
-        raise error(f"line {rows.line_num} of {path} is broken ({problem})") from problem
+        # the number is of the last whole row
+        reason = f"line {table.line_num + 1} of {path} is broken ({problem})"
+        raise error(f"{reason}; write a quote inside quotes twice") from problem
 
 
 def read_table(path: Path, error: MakeError = RecordError) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import EncbenchError
-from .files import write_atomic, write_json
+from .files import write_json, write_text
 from .ranking import Entrant, compare_encoders, load, paired_differences
 from .records import clean
 from .rules import Term
@@ -167,7 +167,7 @@ def write_replacement(folder: Path, found: Replacement) -> Path:
         StoreError: if it cannot be written.
     """
     write_json(folder / FILE, clean(asdict(found)))
-    write_atomic(folder / PAGE, page(found).encode())
+    write_text(folder / PAGE, page(found))
     return folder / PAGE
 
 

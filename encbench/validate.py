@@ -320,8 +320,8 @@ def load_outcomes(
         return _from_bank(one_recipe(read_bank(path), recipe), path.name, cell)
     rows = []
     for number, line in enumerate(lines, 2):
-        if None in line or None in line.values():
-            raise OutcomesError(f"line {number} of {path.name} has not as many values as its head")
+        if None in line.values():
+            raise OutcomesError(f"line {number} of {path.name} has fewer values than its head")
         rows.append((f"line {number} of {path.name}", line))
     return _assemble(rows, path.name, (), recipe)
 
@@ -387,7 +387,10 @@ def _assemble(
             raise OutcomesError(f"{where} has no spec")
         if row["score"] in (None, ""):
             raise OutcomesError(f"{where}: {spec} has no score; give one or remove the row")
-        seed = int(_number(row.get("seed") or 0, f"{where}: seed"))
+        number = _number(row.get("seed") or 0, f"{where}: seed")
+        seed = int(number)
+        if seed != number or abs(seed) > 2**53:  # above, two seeds would be one float
+            raise OutcomesError(f"{where}: seed must be a whole number below 2**53, not {number}")
         if (spec, seed) in seen:
             raise OutcomesError(
                 f"{where} repeats {seen[spec, seed]} ({spec}, seed {seed}); remove one of them"

@@ -199,6 +199,31 @@ def test_csv_of_any_text_is_read_back(tmp_path, text, end):
     assert read_csv(tmp_path / "x.csv") == (["a"], [{"a": text}, {"a": "next"}])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\nx, y, z\n", "line 3 of .*x.csv has more cells than its first line"),
+        ("a,b\n1,2,3\n", "line 2 of .*x.csv has more cells"),
+        ("a,a\n1,2\n", "two columns 'a'"),
+        ("a, a\n1,2\n", "two columns 'a'"),
+        ('a,b\n"1,2\n3,4\n', "line 2 of .*x.csv is broken .*; write a quote inside quotes twice"),
+        ('a,b\n"1"x,2\n', "line 2 of .*x.csv is broken"),
+        ("a\n" + "x" * 200_000, "line 2 of .*x.csv is broken"),
+    ],
+)
+def test_tables_that_would_lose_text_are_refused(tmp_path, text, said):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_csv(tmp_path / "x.csv", DataError)
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2,,\n", "a,b,\n1,2,\n", "a,b\r\n1,2\r\n\r\n"])
+def test_empty_cells_at_the_end_do_not_matter(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    (row,) = read_csv(tmp_path / "x.csv")[1]
+    assert (row["a"], row["b"]) == ("1", "2")
+
+
 def _npy(array) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)

@@ -106,8 +106,12 @@ def test_agreement_is_spearman_s_and_jsonl_is_the_same(tmp_path):
         (
             [*rows(1), "zoo:mini-clip,0"],
             "",
-            "line 10 of outcomes.csv has not as many values as its head",
+            "line 10 of outcomes.csv has fewer values than its head",
         ),
+        ([*rows(1), "a,0,1,2"], "", "line 10 of .*outcomes.csv has more cells than its first"),
+        ([*rows(1), "a,1.5,1"], "", "line 10 of outcomes.csv: seed must be a whole number"),
+        ([*rows(1), f"a,{2**63},1"], "", "line 10 of outcomes.csv: seed must be a whole number"),
+        (["a,0,1,2"], "spec,seed,score,score", "two columns 'score'"),
         (["a,0,1,x", "b,0,1,y"], "spec,seed,score,recipe", "rows of 2 recipes, which cannot be"),
         (["a,0"], "spec,seed", "needs the columns spec and score"),
     ],

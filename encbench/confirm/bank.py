@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..encoders import EncoderSpec
+from ..encoders.local import public_spec
 from ..errors import EncbenchError, UsageError
 from ..files import digest, read_csv, to_csv, unescape_formula, write_json, write_text
 from ..flow.config import FREE, with_step
@@ -201,19 +202,10 @@ def _row(
     revision = next((e.revision for e in plan.encoders if e.spec == trained.spec), "")
     control = trained.control or spec.family == "control"
     return Outcome(
-        portable_spec(spec), revision, str(spec.get("layer") or "last"), trained.stage, control,
+        str(public_spec(spec)), revision, str(spec.get("layer") or "last"), trained.stage, control,
         features_of(plan), recipe_hash(plan), seed, 0, *cell, round(score, DIGITS), prompts,
         plan.images, *source,
     )  # fmt: skip
-
-
-def portable_spec(spec: EncoderSpec) -> str:
-    """The spec without the folder that a local encoder lies in: its own name stays."""
-    text = str(spec)
-    if not Path(spec.source).is_absolute():
-        return text
-    parts = [part for part in Path(spec.source).parts if part not in ("model", "/")]
-    return text.replace(spec.source, parts[-1])
 
 
 # ------------------------------------------------------------------------- reading, adding

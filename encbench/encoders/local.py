@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..files import read_json, write_json
 from ..schema import check_value
-from ..specs import Spec
+from ..specs import Spec, is_on_disk
 from .spec import EncoderSpec
 
 S = TypeVar("S", bound=Spec)
@@ -37,9 +37,11 @@ def public_spec(spec: S, revision: str = "") -> S:
     path, colon, attribute = spec.source, "", ""
     if spec.family == "python":
         path, colon, attribute = spec.source.rpartition(":")
-    if not Path(path).expanduser().is_absolute():
+    options = {name: folder_name(value) for name, value in spec.options if _is_place(value)}
+    if not _is_absolute(path) and not options:
         return spec
-    source = folder_name(path) + colon + attribute
+    source = folder_name(path) + colon + attribute if _is_absolute(path) else spec.source
+    spec = spec.with_options(**options)
     return dataclasses.replace(spec, source=source, revision=revision[:12] or spec.revision)
 
 
@@ -47,8 +49,19 @@ def hide_folder(text: str, spec: EncoderSpec) -> str:
     """A text about an encoder without the absolute folder that its own folder lies in."""
     for part in spec.pair or ():
         text = hide_folder(text, part)
-    above = Path(spec.source).expanduser().parent
-    return text.replace(f"{above}/", "") if above.is_absolute() else text
+    for path in (spec.source, *(value for _, value in spec.options if _is_place(value))):
+        if _is_absolute(path):
+            text = text.replace(f"{Path(path).expanduser().parent}/", "")
+    return text
+
+
+def _is_absolute(path: str) -> bool:
+    return Path(path).expanduser().is_absolute()
+
+
+def _is_place(option: str) -> bool:
+    """Whether an option's value is a path of this machine, not a text that begins with a slash."""
+    return is_on_disk(option) and _is_absolute(option)
 
 
 def folder_name(path: str) -> str:
