@@ -11,7 +11,7 @@ from .data.hub import cache_dir
 from .data.spec import DatasetSpec
 from .device import DEVICE_HELP
 from .errors import RecordError, UsageError
-from .files import read_json
+from .files import expand_home, read_json
 from .options import check_options, from_values, option, to_values
 from .schema import check_value
 
@@ -144,7 +144,7 @@ class RunConfig:
     @property
     def prompt_set(self) -> DatasetSpec | None:
         """The long prompts that the options name."""
-        if self.prompts is not None and Path(self.prompts).expanduser().is_file():
+        if self.prompts is not None and expand_home(self.prompts).is_file():
             return DatasetSpec("dpg", self.prompts)
         if self.prompts is not None:
             return DatasetSpec.parse(self.prompts)

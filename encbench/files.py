@@ -365,6 +365,14 @@ def slug(text: str, length: int = 60) -> str:
     return kept.strip("-.")[-length:].strip("-.") or "unnamed"
 
 
+def expand_home(path: str | Path) -> Path:
+    """A path with ``~`` replaced; where no such user is known here, it is a name like any other."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 OLD_NAMES = {
     "licence": "license",
     "centred": "centered",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import UnknownNameError, UsageError
+from .files import expand_home
 from .schema import check_value
 
 C = TypeVar("C")
@@ -113,7 +114,7 @@ def _typed(declared: Option, kind: Any, value: Any, name: str) -> Any:
         items = value if isinstance(value, list | tuple) else [value]
         value = [str(item) if isinstance(item, Path) else item for item in items]
     made = check_value(kind, value, name, UsageError)
-    return made.expanduser() if isinstance(made, Path) else made
+    return expand_home(made) if isinstance(made, Path) else made
 
 
 def check_options(config: Any) -> None:

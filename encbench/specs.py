@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, TypeVar, overload
 from urllib.parse import quote, unquote
 
 from .errors import UsageError
+from .files import expand_home
 
 T = TypeVar("T", bound="Spec")
 
@@ -133,10 +133,10 @@ def is_on_disk(source: str) -> bool:
     """Whether it is a path here; of ``file.py:name`` the file."""
     file, _, name = source.rpartition(":")
     try:
-        if Path(source).expanduser().exists():
+        if expand_home(source).exists():
             return True
-        return name.replace(".", "_").isidentifier() and Path(file).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # too long a name, or no such home
+        return name.replace(".", "_").isidentifier() and expand_home(file).is_file()
+    except (OSError, ValueError):  # too long a name
         return False
 
 

@@ -1,11 +1,17 @@
 """Spec strings: one reader, a canonical form that reads back the same, odd names on disk."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from encbench.encoders import EncoderSpec
-from encbench.errors import UsageError
+from encbench.encoders.detect import complete_spec
+from encbench.encoders.local import hide_folder, public_spec
+from encbench.errors import EncbenchError, UsageError
+from encbench.files import expand_home
 from encbench.specs import Spec, is_uninformed
 from encbench.vision import ReEncoderSpec
 
@@ -71,3 +77,24 @@ def test_controls_without_information():
     assert is_uninformed("control:shuffle(st:a)", "st:a")
     assert not is_uninformed("control:shuffle(st:a)", "st:b")
     assert not is_uninformed("control:bag-of-words")
+
+
+@pytest.mark.parametrize("text", ["st:~nobody-here/m", "./~nobody-here/m", "st:m?x=~nobody-here"])
+def test_a_home_that_is_not_there_is_a_name_like_any_other(text):
+    with suppress(EncbenchError):
+        assert complete_spec(text) == str(EncoderSpec.parse(text))
+    assert expand_home("~nobody-here/m") == Path("~nobody-here/m")
+
+
+def test_no_option_of_a_public_name_holds_a_folder(tmp_path):
+    (tmp_path / "base").mkdir()
+    for inside in ("queries:{}/q.pth?base={}/base", "queries:a/b/q.pth?base={}/base"):
+        text = inside.replace("{}", str(tmp_path))
+        for spec in (text, f"control:shuffle({text})", f"pair:({text})+(zoo:mini-t5)"):
+            public = public_spec(EncoderSpec.parse(spec))
+            assert str(tmp_path) not in str(public)
+            assert "base=base" in str(public)
+            assert public_spec(public) == public
+        assert str(tmp_path) not in hide_folder(f"{text} failed", EncoderSpec.parse(text))
+    spec = EncoderSpec.parse("st:a/b?prompt_text=/imagine")
+    assert public_spec(spec) == spec

@@ -16,7 +16,7 @@ from typing import Any
 from unicodedata import category, normalize
 
 from ..errors import DataError, from_os_error
-from ..files import digest_files, read_json
+from ..files import digest_files, expand_home, read_json
 from ..listing import is_hidden
 from ..schema import INT64, check_text, describe_value
 from ..types import Caption, CaptionSet, ImageRecord, Instance
@@ -286,7 +286,7 @@ def _instances(
 
 def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
     return load_coco(
-        Path(spec.source).expanduser(),
+        expand_home(spec.source),
         split=spec.get("split"),
         allow_missing_images=use.allow_missing,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import digest, read_json_lines, read_text, split_lines
+from ..files import digest, expand_home, read_json_lines, read_text, split_lines
 from ..listing import list_files
 from ..schema import check_text, describe_value
 from ..types import Prompt, PromptSet
@@ -138,7 +138,7 @@ def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def _load(spec: DatasetSpec) -> PromptSet:
-    return load_prompts(Path(spec.source).expanduser())
+    return load_prompts(expand_home(spec.source))
 
 
 FAMILY = PromptFamily(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import digest, read_json_lines, read_lines
+from ..files import digest, expand_home, read_json_lines, read_lines
 from ..listing import list_images, name_uniquely
 from ..schema import check_text, get_field
 from ..types import Caption, CaptionSet, ImageRecord
@@ -82,7 +82,7 @@ def _listed(folder: Path, path: Path) -> dict[Path, list[str]]:
 
 
 def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
-    return load_folder(Path(spec.source).expanduser())
+    return load_folder(expand_home(spec.source))
 
 
 FAMILY = DatasetFamily(

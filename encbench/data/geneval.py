@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from ..errors import DataError, UnknownNameError, UsageError
-from ..files import digest, parse_json, read_json_lines, write_text
+from ..files import digest, expand_home, parse_json, read_json_lines, write_text
 from ..schema import INT64, check_text, describe_value
 from ..types import Prompt, PromptSet
 from .datasets import DatasetSpec, PromptFamily
@@ -399,7 +399,7 @@ def _shuffled(rng: Random, count: int) -> Iterator[int]:
 
 
 def _load(spec: DatasetSpec) -> PromptSet:
-    found = load_geneval(Path(spec.source).expanduser())
+    found = load_geneval(expand_home(spec.source))
     prompts = tuple(Prompt(f"{prompt.prompt_id:05d}", prompt.text) for prompt in found)
     return PromptSet("geneval", digest([to_metadata(p) for p in found]), prompts)
 

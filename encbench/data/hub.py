@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DownloadError, EncbenchError, ModelError, StoreError, first_line, from_os_error
-from ..files import digest_file, read_json, read_text, write_json
+from ..files import digest_file, expand_home, read_json, read_text, write_json
 from ..progress import log
 from ..schema import check_value, get_field, read_model_config
 from .hub_facts import facts_of
@@ -124,7 +124,7 @@ def resolve_model(
         named = sorted({_home(p) for p in patterns if p.endswith(".safetensors")})
         weights_in = named if len(named) == 1 else ()
     wanted = WantedFiles(tuple(patterns), pickle, tuple(weights_in))
-    folder = Path(source).expanduser()
+    folder = expand_home(source)
     if folder.is_dir():
         return _resolve_folder(folder, revision, wanted)
     if folder.exists():
@@ -146,7 +146,7 @@ def download_plan(
 
     plan = []
     for repo, revision in repos:
-        folder: Path | None = Path(repo).expanduser()
+        folder: Path | None = expand_home(repo)
         if not (folder and folder.is_dir()):
             home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
             revision = _locked(repo, revision).revision or revision

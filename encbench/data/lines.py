@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import digest, read_csv, read_json_lines, read_text, split_lines
+from ..files import digest, expand_home, read_csv, read_json_lines, read_text, split_lines
 from ..schema import check_text, describe_value
 from ..types import Caption, CaptionSet, ImageRecord
 from .datasets import DatasetFamily, DatasetSpec, DatasetUse
@@ -124,7 +124,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
 def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
     if use.training:
         raise DataError(f"'{spec}' has no images, so nothing can be trained on it")
-    return load_captions(Path(spec.source).expanduser())
+    return load_captions(expand_home(spec.source))
 
 
 FAMILY = DatasetFamily(

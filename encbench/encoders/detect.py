@@ -13,6 +13,7 @@ from pathlib import Path
 from .. import registry
 from ..data.hub import resolve_model
 from ..errors import ModelError
+from ..files import expand_home
 from ..progress import log
 from ..schema import read_model_config
 from ..specs import is_on_disk
@@ -39,7 +40,7 @@ def complete_spec(text: str) -> str:
     if not _is_bare(text):
         return text
     spec = EncoderSpec.parse(f"bare:{text.strip()}")
-    folder, family, commit = Path(spec.source).expanduser(), "", ""
+    folder, family, commit = expand_home(spec.source), "", ""
     if is_gguf(spec.source):
         family = _family_of_gguf(spec)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.hub import ResolvedModel, combine_hashes, digest_each, resolve_model
 from ..errors import MissingLibraryError, ModelError, from_os_error
+from ..files import expand_home
 from .spec import EncoderSpec
 
 SUFFIX = ".gguf"
@@ -42,7 +43,7 @@ def is_gguf(path: str | Path) -> bool:
 def hub_parts(source: str) -> tuple[str, str] | None:
     """Repository and file of ``owner/name/file.gguf``; None for a file that is here."""
     parts = source.split("/", 2)
-    if Path(source).expanduser().is_file() or len(parts) < 3 or source.startswith(("/", ".", "~")):
+    if expand_home(source).is_file() or len(parts) < 3 or source.startswith(("/", ".", "~")):
         return None
     return f"{parts[0]}/{parts[1]}", parts[2]
 
@@ -58,7 +59,7 @@ def resolve_gguf(spec: EncoderSpec) -> ResolvedModel:
         found = resolve_model(named[0], spec.revision, patterns=[named[1]])
         path = found.folder / named[1]
     else:
-        path = Path(spec.source).expanduser()
+        path = expand_home(spec.source)
         if not path.is_file():
             raise ModelError(
                 f"there is no file {path}; check the path, or write owner/name/file.gguf"

@@ -22,7 +22,7 @@ import torch
 from ..data.hub import ADAPTER, ResolvedModel, cache_dir, describe_adapter, resolve_model
 from ..device import is_out_of_memory
 from ..errors import EncbenchError, ModelError, UsageError
-from ..files import read_json, split_lines
+from ..files import expand_home, read_json, split_lines
 from ..schema import check_value, read_model_config
 from .gguf import hub_parts, is_gguf, pretrained_place, read_header, resolve_gguf
 from .spec import EncoderSpec
@@ -127,7 +127,7 @@ def device_map_of(spec: EncoderSpec) -> str | dict[str, Any] | None:
             f"file of module names and devices ({text})"
         )
 
-    found = read_json(Path(chosen).expanduser(), refuse)
+    found = read_json(expand_home(chosen), refuse)
     places: dict[str, Any] = check_value(dict[str, str | int], found, chosen, refuse)
     return places
 

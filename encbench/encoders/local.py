@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..files import read_json, write_json
+from ..files import expand_home, read_json, write_json
 from ..schema import check_value
 from ..specs import Spec, is_on_disk
 from .spec import EncoderSpec
@@ -51,12 +51,12 @@ def hide_folder(text: str, spec: EncoderSpec) -> str:
         text = hide_folder(text, part)
     for path in (spec.source, *(value for _, value in spec.options if _is_place(value))):
         if _is_absolute(path):
-            text = text.replace(f"{Path(path).expanduser().parent}/", "")
+            text = text.replace(f"{expand_home(path).parent}/", "")
     return text
 
 
 def _is_absolute(path: str) -> bool:
-    return Path(path).expanduser().is_absolute()
+    return expand_home(path).is_absolute()
 
 
 def _is_place(option: str) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.hub import ResolvedModel
 from ..errors import EncoderOutputError, ModelError, UsageError
-from ..files import digest, digest_files, slug
+from ..files import digest, digest_files, expand_home, slug
 from ..types import EncoderCard, JointEncoder, TextEncoder, TextFeatures
 from . import EncoderFamily
 from .checks import validate_features
@@ -108,7 +108,7 @@ def _file(spec: EncoderSpec) -> Path:
     """The source file that a spec names; for a package, its ``__init__.py``."""
     module, _ = _parts(spec)
     if module.endswith(".py"):
-        path = Path(module).expanduser()
+        path = expand_home(module)
         if not path.is_file():
             raise ModelError(f"'{spec}': there is no file {path}")
         return path

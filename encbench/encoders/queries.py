@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..data.hub import ResolvedModel, combine_hashes, digest_each, resolve_model
 from ..errors import ModelError, UsageError
-from ..files import digest
+from ..files import digest, expand_home
 from ..types import TextFeatures
 from . import EncoderFamily
 from .batching import Hidden, Tokenized
@@ -239,7 +239,7 @@ def base_spec(spec: EncoderSpec) -> EncoderSpec:
 def _resolve_file(spec: EncoderSpec) -> tuple[Path, str, str]:
     """Path, revision and license of the file with the queries."""
     named = hub_parts(spec.source)
-    file = Path(spec.source).expanduser()
+    file = expand_home(spec.source)
     pickled = not spec.source.endswith(".safetensors")
     if pickled and not spec.flag("pickle"):
         raise ModelError(

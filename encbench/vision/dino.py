@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..data.hub import ResolvedModel, resolve_model
 from ..encoders.hf import quiet
 from ..errors import ModelError, UsageError
+from ..files import expand_home
 from ..schema import read_model_config
 from ..types import ImageRecord, ReEncoderCard
 from . import ReEncoderFamily, ReEncoderSpec, in_batches, open_image
@@ -100,7 +101,7 @@ class Kind:
     def repository(self, spec: ReEncoderSpec) -> str:
         """The folder or hub id of a spec; a name without a slash is one of timm's."""
         source = spec.source or self.default
-        if "/" in source or "\\" in source or Path(source).expanduser().is_dir():
+        if "/" in source or "\\" in source or expand_home(source).is_dir():
             return source
         return f"timm/{source}"
 
