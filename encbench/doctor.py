@@ -29,9 +29,24 @@ class Check:
     good: bool = True
 
 
-def examine() -> list[Check]:
+@dataclass(frozen=True)
+class Checks:
+    """All checks, whether all are good, and what to do ``next``."""
+
+    checks: tuple[Check, ...]
+    good: bool
+    next: str
+
+
+def examine() -> Checks:
     """All checks, in the order in which a reader wants them."""
-    return [*_libraries(), _faiss(), _device(), _machine(), _cache(), _token(), *_registered()]
+    checks = [*_libraries(), _faiss(), _device(), _machine(), _cache(), _token(), *_registered()]
+    wrong = [check.what for check in checks if not check.good]
+    if wrong:
+        text = f"Next: repair {', '.join(wrong)} as said above, then run encbench doctor again."
+    else:
+        text = "Next: encbench run --dry-run shows what a first ranking does and how long it takes."
+    return Checks(tuple(checks), not wrong, text)
 
 
 def _libraries() -> list[Check]:

@@ -21,6 +21,7 @@ from .encoders.recipes import added_tokens
 from .errors import DataError, describe_error
 from .pipeline import load_probes, read_images, specs_of
 from .presets import CAPTION_COUNTS
+from .records import ConfirmPlan
 from .vision import reencoder_family
 
 CAPTION_TOKENS = 16  # a COCO caption with special tokens
@@ -48,7 +49,16 @@ class PlannedEncoder:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What ``--dry-run`` prints."""
+    """What ``--dry-run`` prints.
+
+    Attributes:
+        tokens: to encode by each encoder, about.
+        rate: measured floating-point operations a second of matrix products.
+        download: bytes, as far as they are known.
+        unknown_download: whether something of unknown size is to be downloaded, too.
+        seconds: of computing at the measured rate, as far as they are known; the least.
+        confirmation: the plan of the confirmation after it, if one was asked for.
+    """
 
     encoders: tuple[PlannedEncoder, ...]
     reencoder: PlannedEncoder | None
@@ -60,27 +70,10 @@ class RunPlan:
     device: str
     rate: float
     notes: tuple[str, ...]
-    data_download: int = 0
-
-    @property
-    def models(self) -> list[PlannedEncoder]:
-        """The encoders and the re-encoder."""
-        return [*self.encoders, *([self.reencoder] if self.reencoder else [])]
-
-    @property
-    def download(self) -> int:
-        """Known bytes to download: models and data."""
-        return self.data_download + sum(row.download or 0 for row in self.models)
-
-    @property
-    def unknown_download(self) -> bool:
-        """Whether something of unknown size is to be downloaded, too."""
-        return any(row.download is None for row in self.models)
-
-    @property
-    def seconds(self) -> float:
-        """Computing, as far as it is known."""
-        return sum((row.seconds or 0.0 for row in self.models), 0.0)
+    download: int
+    unknown_download: bool
+    seconds: float
+    confirmation: ConfirmPlan | None = None
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -136,9 +129,13 @@ def plan_run(config: RunConfig) -> RunPlan:
         notes.append("python: encoders run the code that they name, with your permissions")
     shown = config.chosen_re_encoder != "none" and read_images(load_probes(config))
     reencoder = _reencoder(config, images, rate) if shown else None
+    models = [*encoders, *([reencoder] if reencoder else [])]
     return RunPlan(
         encoders, reencoder, controls, count, images, long_prompts, tokens,
-        device.type, rate, tuple(notes), to_fetch,
+        device.type, rate, tuple(notes),
+        download=to_fetch + sum(row.download or 0 for row in models),
+        unknown_download=any(row.download is None for row in models),
+        seconds=sum((row.seconds or 0.0 for row in models), 0.0),
     )  # fmt: skip
 
 

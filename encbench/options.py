@@ -166,7 +166,9 @@ def option_table(cls: type) -> str:
         name = flag(key, declared)
         shown = declared.shown or _show(default)
         cells = (f"`{name}`", _kind_words(kind), f"`{shown}`" if shown else "", declared.help)
-        row = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        row = (
+            "| " + " | ".join(cell.replace("|", "\\|").replace("[", "\\[") for cell in cells) + " |"
+        )
         groups.setdefault(declared.group, []).append(row)
     head = "| option | type | default | what it does |\n|---|---|---|---|\n"
     tables = [

@@ -61,6 +61,14 @@ from .zoo.catalog import ENCODERS
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Files of records, and encoders that failed."""
+
+    records: tuple[Path, ...]
+    failed: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a run ended with."""
 

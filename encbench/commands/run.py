@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from ..config import RunConfig
 from ..confirm.config import ConfirmConfig, parse_duration
 from ..presets import PRESETS
+from .answers import PrintJson, print_json
 from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
@@ -36,6 +38,7 @@ def run(
             rich_help_panel=CONFIRM,
         ),
     ] = None,
+    json: PrintJson = False,
 ) -> None:
     """Probe the encoders, rank them and write the report.
 
@@ -45,28 +48,36 @@ def run(
     from .. import distributed
 
     after = _confirmation(config, confirm, budget)
-    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config, after))
+    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config, json, after))
 
 
-def plan_only(config: RunConfig, after: ConfirmConfig | None = None) -> None:
+def plan_only(config: RunConfig, json: bool, after: ConfirmConfig | None = None) -> None:
     """Print what a run would do, download and cost."""
     from ..estimate import plan_run
     from . import show
 
-    show.plan(plan_run(config))
-    if after is not None:
-        show.confirmation(config, after)
+    plan = plan_run(config)
+    ready = show.plan_confirmation(config, after) if after else None
+    if json:
+        print_json("plan", replace(plan, confirmation=ready and ready.plan))
+        return
+    show.plan(plan)
+    if ready is not None:
+        show.confirmation(ready)
 
 
-def _carry_out(config: RunConfig, after: ConfirmConfig | None) -> None:
+def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None) -> None:
     from ..pipeline import run
     from . import show
     from .confirm import carry_out
 
     outcome = run(config)
-    show.outcome(config.out, outcome)
-    if after is not None and outcome.prediction is not None:
-        carry_out(after)
+    if not json:
+        show.outcome(config.out, outcome)
+    elif after is None:
+        print_json("prediction", outcome.prediction)
+    if after is not None:
+        carry_out(after, json)
     show.failures(outcome.failed)
 
 

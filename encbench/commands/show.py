@@ -17,6 +17,7 @@ from ..progress import format_duration
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..confirm.config import ConfirmConfig
+    from ..confirm.run import Ready
     from ..estimate import PlannedEncoder, RunPlan
     from ..pipeline import Outcome
     from ..records import Failure, Prediction
@@ -94,16 +95,22 @@ def plan(made: RunPlan) -> None:
     )
 
 
-def confirmation(config: RunConfig, asked: ConfirmConfig) -> None:
+def plan_confirmation(config: RunConfig, asked: ConfirmConfig) -> Ready:
     """What the confirmation after a run would do: of the prediction that is there, else by
-    places in the one to come."""
-    from ..confirm.run import PREDICTION, plan_lines, prepare, unranked
+    ranks in the one to come."""
+    from ..confirm.run import PREDICTION, prepare, unranked
     from ..pipeline import specs_of
 
-    there = (asked.out / PREDICTION).exists()
-    made = prepare(asked, None if there else unranked(specs_of(config)))
+    ranked = (asked.out / PREDICTION).exists()
+    return prepare(asked, None if ranked else unranked(specs_of(config)))
+
+
+def confirmation(ready: Ready) -> None:
+    """The plan of a confirmation."""
+    from ..confirm.run import plan_lines
+
     console.print("[bold]confirmation[/bold]")
-    console.print("\n".join(f"  {escape(line)}" for line in plan_lines(made)), soft_wrap=True)
+    console.print("\n".join(f"  {escape(line)}" for line in plan_lines(ready)), soft_wrap=True)
 
 
 def _line(row: PlannedEncoder, device: str) -> str:

@@ -8,13 +8,14 @@ import typer
 
 from ..flow.config import TrainConfig
 from ..flow.presets import PRESETS
+from .answers import PrintJson, print_json
 from .options import DryRun, add_command
 
 app = typer.Typer(add_completion=False)
 
 
 @add_command(app, "train", TrainConfig, PRESETS)
-def train(config: TrainConfig, dry_run: DryRun = False) -> None:
+def train(config: TrainConfig, dry_run: DryRun = False, json: PrintJson = False) -> None:
     """Train a few-step text-to-image model with any encoder's features as its condition.
 
     Flow matching comes first, then MeanFlow; the checkpoint at the switch is kept as the parent.
@@ -30,13 +31,20 @@ def train(config: TrainConfig, dry_run: DryRun = False) -> None:
         from ..estimate import matrix_rate
         from ..flow.estimate import plan_training
 
-        typer.echo("\n".join(plan_training(config, matrix_rate)))
+        plan = plan_training(config, matrix_rate)
+        if json:
+            print_json("training plan", plan)
+            return
+        typer.echo("\n".join(plan.lines))
         return
     from ..distributed import is_leader
     from ..flow.train import train as run
 
     done = run(config)
     if not is_leader():
+        return
+    if json:
+        print_json("training", done)
         return
     typer.echo(f"trained {done.steps:,} steps in {done.seconds / 60:.1f} minutes: {done.path}")
     typer.echo(f"sample it: encbench sample {config.out} --prompts 'a red circle' --out FOLDER")

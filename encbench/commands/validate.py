@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from ..options import option
+from .answers import PrintJson, print_json
 from .options import add_command
 
 app = typer.Typer(add_completion=False)
@@ -34,26 +35,22 @@ class ValidateConfig:
 
 
 @add_command(app, "validate", ValidateConfig, toml=False)
-def validate(config: ValidateConfig) -> None:
+def validate(config: ValidateConfig, json: PrintJson = False) -> None:
     """Measure how well scores from before training put trained outcomes in order: Spearman's
     correlation with its interval, within strata, leaving one encoder out, beside what random
     orders reach and what the seeds allow."""
-    from ..errors import UsageError
-    from ..types import Cell
-    from ..validate import load_outcomes, load_predictions, load_run_scores
-    from ..validate import validate as measure
+    from ..validate import validate_files
 
-    try:
-        cell = Cell.parse(config.cell)
-    except ValueError as error:
-        raise UsageError(f"--cell {error}") from error
-    scores = load_predictions([Path(name) for name in config.predictions])
-    for folder in config.run:
-        for name, values in load_run_scores(Path(folder)).items():
-            scores.setdefault(name, {}).update(values)
-    outcomes = load_outcomes(config.outcomes, cell=cell, recipe=config.recipe or "")
-    found = measure(outcomes, scores, controls=config.controls, seed=config.seed)
-    typer.echo(found.markdown(), nl=False)
+    found = validate_files(
+        config.outcomes, [Path(name) for name in config.run],
+        [Path(name) for name in config.predictions], cell=config.cell,
+        recipe=config.recipe or "", controls=config.controls, seed=config.seed,
+    )  # fmt: skip
     if config.out is not None:
         found.write(config.out)
+    if json:
+        print_json("validation", found)
+        return
+    typer.echo(found.markdown(), nl=False)
+    if config.out is not None:
         typer.echo(f"\nwritten: {config.out / 'validation.md'}, .csv, .json and .png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -96,8 +97,32 @@ def _forward(net: nn.Module, shape: tuple[int, int, int], widths: Widths, batch:
     return _Run(counter.get_total_flops(), sum(kept.values()))
 
 
-def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) -> list[str]:
-    """Lines that say what a training is and costs.
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What ``encbench train --dry-run`` prints: ``lines``, and the numbers in them.
+
+    Attributes:
+        parameters, trained: numbers of weights.
+        flops: floating-point operations of a step.
+        memory: bytes for weights, optimizer and activations.
+        seconds: at the measured rate of matrix products; the least.
+    """
+
+    encoder: str
+    network: str
+    device: str
+    steps: int
+    batch: int
+    parameters: int
+    trained: int
+    flops: float
+    memory: int
+    seconds: float
+    lines: tuple[str, ...]
+
+
+def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) -> TrainingPlan:
+    """What a training is and costs.
 
     Args:
         rate: measured FLOPs a second of a device's matrix products.
@@ -119,7 +144,7 @@ def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) ->
     if config.switch >= config.steps:
         switch = "flow matching only"
     memory = (cost.weights + cost.activations) / 1e9
-    return [
+    lines = (
         f"encoder      {config.encoder}, {said}",
         f"images       {_data(config)}, {config.side} px, as {' x '.join(map(str, shape))}",
         f"network      {config.network}, {cost.parameters / 1e6:,.1f}M parameters, "
@@ -133,7 +158,11 @@ def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) ->
         f"time         {format_duration(least)} to {format_duration(4 * least)} on this "
         f"{device.type} (its matrix products run at {speed / 1e12:,.2f} TFLOP/s; the lower "
         "figure assumes all of that)",
-    ]
+    )
+    return TrainingPlan(
+        config.encoder, config.network, device.type, config.steps, config.batch, cost.parameters,
+        cost.trained, cost.flops, cost.weights + cost.activations, least, lines,
+    )  # fmt: skip
 
 
 def _widths(config: TrainConfig) -> tuple[Widths, str]:
