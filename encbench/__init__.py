@@ -1,7 +1,7 @@
 """encbench ranks text encoders for few-step text-to-image generation, before training.
 
-The functions of :mod:`encbench.api` are the Python interface. Importing this package loads no model
-library: they are loaded when they are first used.
+``__all__`` lists the Python interface, which :mod:`encbench.api` holds. Importing this package
+loads no model library: each is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0+source"
 
 if TYPE_CHECKING:
-    from .api import Ranking, confirm_ranking, run, sample, train
+    from .api import Ranking, confirm_ranking, run, sample, train, validate_scores
 
-__all__ = ["Ranking", "__version__", "confirm_ranking", "run", "sample", "train"]
+__all__ = [
+    "Ranking", "__version__", "confirm_ranking", "run", "sample", "train", "validate_scores",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

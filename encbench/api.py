@@ -1,18 +1,20 @@
-"""The Python interface: the commands as functions, on specs or on encoder objects.
+"""The Python interface: the commands as functions, on specs or on Python objects.
 
-``encbench.run`` ranks encoders, ``encbench.confirm_ranking`` checks the ranking by training, and
-``encbench.train`` and ``encbench.sample`` make a generator and its images. Keyword arguments are
-the flags of the command with underscores, as in a TOML config (``docs/options.md``).
+The public names are listed in ``encbench.__all__``. Keyword arguments are the flags of the command
+with underscores, as in a TOML config (``docs/options.md``).
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
     from .flow.trainer import TrainingResult
     from .records import Failure, Prediction, Verdict
     from .types import TextEncoder
-
-__all__ = ["Ranking", "confirm_ranking", "run", "sample", "train"]
+    from .validate import Validation
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Ranking:
 def run(
     encoders: Sequence[str | TextEncoder] = (),
     *,
+    captions: str | Path | Sequence[Sequence[str]] | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
     out: str | Path | None = None,
     **options: Any,
 ) -> Ranking:
@@ -92,9 +95,12 @@ def run(
             :class:`encbench.types.TextEncoder`). The features of an object are kept inside ``out``
             and are measured anew in the next process. The built-in zoo if empty and no data are
             given.
-        out: folder of the run; a temporary one if None.
+        captions: groups of captions that mean the same, such as
+            ``[["a cat", "one cat"], ["a red boat", "a boat in red"]]``; or a file of them.
+        prompts: long prompts; or a file, or the spec of a prompt set.
+        out: folder of the run; a temporary one if None, which goes with the ranking.
         options: fields of :class:`encbench.config.RunConfig`, such as ``coco``, ``dpg``, ``data``,
-            ``prompts``, ``probes``, ``limit``, ``device``.
+            ``probes``, ``limit``, ``device``.
 
     Raises:
         EncbenchError: for a wrong option, or if nothing can be ranked.
@@ -107,17 +113,30 @@ def run(
     folder = Path(temporary.name if temporary else str(out))
     if not all(isinstance(encoder, str) for encoder in encoders):
         options = {"store": folder / "store"} | options
+    if captions is not None and not isinstance(captions, str | Path):
+        rows = [(group, text) for group, texts in enumerate(captions) for text in texts]
+        captions = _write_rows(folder / "captions.jsonl", ("group", "caption"), rows)
+    if prompts is not None and not isinstance(prompts, str | Path):
+        prompts = _write_rows(folder / "prompts.jsonl", ("id", "prompt"), enumerate(prompts, 1))
+    options |= {"captions": captions, "prompts": prompts}
     specs = tuple(e if isinstance(e, str) else str(add_object(e)) for e in encoders)
     outcome = pipeline.run(run_config(options | {"encoders": specs, "out": folder}))
     assert outcome.prediction is not None  # else run() raises
     return Ranking(outcome.prediction, folder, outcome.failed, temporary)
 
 
-def confirm_ranking(folder: str | Path, **options: Any) -> Verdict:
-    """Check the ranking in a run's folder by training; see ``encbench confirm``.
+def _write_rows(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write one JSON object a line; returns the path."""
+    objects = [dict(zip(names, row, strict=True)) for row in rows]
+    write_text(path, "".join(f"{json.dumps(each)}\n" for each in objects))
+    return str(path)
+
+
+def confirm_ranking(ranking: Ranking | str | Path, **options: Any) -> Verdict:
+    """Check a ranking by training; see ``encbench confirm``.
 
     Args:
-        folder: of a run that was ranked.
+        ranking: what ``encbench.run`` returned, or the folder of a run that was ranked.
         options: fields of :class:`encbench.confirm.config.ConfirmConfig`.
 
     Raises:
@@ -128,7 +147,43 @@ def confirm_ranking(folder: str | Path, **options: Any) -> Verdict:
     from .confirm.run import run_confirmation
     from .options import from_values
 
-    return run_confirmation(from_values(ConfirmConfig, options | {"out": Path(folder)}))
+    folder = ranking.folder if isinstance(ranking, Ranking) else Path(ranking)
+    return run_confirmation(from_values(ConfirmConfig, options | {"out": folder}))
+
+
+def validate_scores(
+    outcomes: str | Path,
+    *,
+    runs: Sequence[Ranking | str | Path] = (),
+    predictions: Sequence[str | Path] = (),
+    cell: str = "steps=4&tier=A&combos=seen",
+    recipe: str = "",
+    controls: bool = False,
+    seed: int = 0,
+) -> Validation:
+    """Measure how well scores from before training rank trained outcomes; see ``encbench
+    validate``.
+
+    Args:
+        outcomes: a file of outcomes, or the name of a published table.
+        runs: rankings or folders of runs, whose records hold scores.
+        predictions: files of predictions.
+        cell: of a bank of outcomes, the score that counts.
+        recipe: of outcomes of several recipes, the beginning of the one that counts.
+        controls: whether control encoders count, too.
+        seed: random seed of the bootstrap and of the random orders.
+
+    Raises:
+        EncbenchError: if something cannot be read, or fewer than four encoders have both an
+            outcome and a score.
+    """
+    from .validate import validate_files
+
+    folders = [run.folder if isinstance(run, Ranking) else Path(run) for run in runs]
+    return validate_files(
+        str(outcomes), folders, [Path(path) for path in predictions], cell=cell, recipe=recipe,
+        controls=controls, seed=seed,
+    )  # fmt: skip
 
 
 def train(encoder: str, out: str | Path, *, preset: str = "", **options: Any) -> TrainingResult:

@@ -1,7 +1,9 @@
 """The Python interface: objects and specs in, a ranking out; the list of public names."""
 
+import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,19 @@ from PIL import Image
 import encbench
 from encbench.encoders import load_encoder
 from encbench.encoders.python import add_object
-from encbench.errors import EncoderOutputError, ModelError, UnknownNameError
+from encbench.errors import (
+    DataError,
+    EncoderOutputError,
+    ModelError,
+    UnknownNameError,
+    UsageError,
+)
 from encbench.types import EncoderCard, TextFeatures
+from encbench.validate import OutcomesError
 
-PUBLIC = {"Ranking", "__version__", "confirm_ranking", "run", "sample", "train"}
+PUBLIC = {
+    "Ranking", "__version__", "confirm_ranking", "run", "sample", "train", "validate_scores",
+}  # fmt: skip
 
 
 class CountLetters:
@@ -40,8 +51,14 @@ SMALL = {"probes": ("retrieval",), "limit": 12, "re_encoder": "labels", "ks": (1
 
 def test_the_public_names():
     assert set(encbench.__all__) == PUBLIC
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
     for name in PUBLIC - {"__version__"}:
         assert getattr(encbench, name).__doc__, name
+        assert f"encbench.{name}" in page, name
+        signature = inspect.signature(getattr(encbench, name))
+        assert signature.return_annotation is not inspect.Parameter.empty
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, (name, parameter)
     assert set(dir(encbench)) >= PUBLIC
     with pytest.raises(AttributeError, match="no attribute 'rank_all'"):
         _ = encbench.rank_all
@@ -76,6 +93,28 @@ def test_without_out_nothing_stays():
     assert (folder / "prediction.json").exists()
     del ranking
     assert not folder.exists()
+
+
+def test_captions_and_prompts_from_lists():
+    captions = [["a cat", "one cat"], ["a red boat", "a boat, red"], ["trees", "some trees"]]
+    ranking = encbench.run(
+        [CountLetters()], captions=captions, prompts=["a cat beside a boat", "two dogs"], ks=(1,),
+        probes=("retrieval", "ablation"), pools=(), device="cpu",
+    )  # fmt: skip
+    assert ranking.prediction.data["retrieval"].startswith("captions@")
+    (row,) = ranking.to_frame().query("not control").itertuples()
+    assert row.n == 6
+    with pytest.raises(DataError, match="no two captions"):
+        encbench.run([CountLetters()], captions=[["a cat"], ["a dog"]])
+
+
+def test_scores_are_validated(tmp_path):
+    found = encbench.validate_scores("emf")
+    assert found.rows[0].encoders >= 4
+    with pytest.raises(OutcomesError, match="no records"):
+        encbench.validate_scores("emf", runs=[tmp_path])
+    with pytest.raises(UsageError, match="is not like"):
+        encbench.validate_scores("emf", cell="steps=4")
 
 
 def test_an_object_has_one_name_here_and_none_elsewhere():
