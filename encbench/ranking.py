@@ -449,6 +449,12 @@ def _same_data(entrants: Sequence[Entrant]) -> None:
             )
 
 
+def settings_of(record: RunRecord) -> dict[str, str]:
+    """Seed and options of the run that a record's scores depend on."""
+    names = ("limit", *SETTINGS.get(record.probe.name, ()))
+    return {"seed": str(record.seed)} | {n: str(record.config.get(n)) for n in names}
+
+
 SETTINGS = {"retrieval": ("ks", "queries"), "ablation": ("draws", "shares", "units", "places")}
 """Options of the run, beside seed and limit, that a probe's scores depend on."""
 
@@ -456,16 +462,10 @@ SETTINGS = {"retrieval": ("ks", "queries"), "ablation": ("draws", "shares", "uni
 def _same_settings(entrants: Sequence[Entrant]) -> tuple[list[Entrant], list[str]]:
     """Those measured with the seed, limit and options that most records of their probe have, and
     a line for each that is left out."""
-
-    def settings(entrant: Entrant) -> dict[str, str]:
-        record = entrant.record
-        names = ("limit", *SETTINGS.get(record.probe.name, ()))
-        return {"seed": str(record.seed)} | {n: str(record.config.get(n)) for n in names}
-
     kept, lines = [], []
     for probe in dict.fromkeys(e.record.probe.name for e in entrants):
         group = [e for e in entrants if e.record.probe.name == probe]
-        found = [settings(e) for e in group]
+        found = [settings_of(e.record) for e in group]
         usual = max(found, key=found.count)
         for entrant, own in zip(group, found, strict=True):
             other = ", ".join(f"{n} {own[n]}, not {usual[n]}" for n in own if own[n] != usual[n])

@@ -72,6 +72,7 @@ ALLOWED = {
         "intervals",
         "flow",  # the reader has the generator's own connector
     },
+    "encbench.board": BASE | {"files", "ranking", "records"},
     "encbench.replacement": BASE | {"files", "ranking", "records", "rules"},
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records", "rules"},
@@ -92,6 +93,7 @@ ALLOWED = {
         "presets",
         "pipeline",
         "estimate",
+        "board",
         "doctor",
         "replacement",
         "validate",
@@ -276,6 +278,7 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     for path in modules():
         assert "/".join(inside(path)) + ".py" in names
     for package, pattern in (
+        ("encbench", "templates/*"),
         ("encbench.reports", "templates/*"),
         ("encbench.metrics.geneval", "templates/*"),
         ("encbench.metrics.geneval", "weights/**/*"),
