@@ -6,6 +6,7 @@ names and turns errors into one line.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import io
 import os
@@ -14,18 +15,20 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from . import __version__, distributed
+from . import __version__
 from .errors import EncbenchError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
-    "run", "probe", "rank", "replace", "confirm", "validate", "report", "train", "sample",
+    "run", "probe", "rank", "replace", "confirm", "validate", "report", "board", "train", "sample",
     "geneval", "score", "compare", "study", "zoo", "list", "data", "doctor",
 )  # fmt: skip
+COMPLETION = {"--install-completion", "--show-completion"}
 INTERRUPTED = 130  # exit status after Ctrl-C, by custom of the shell
 
 # The class of all usage errors. Typer carries its own copy of Click without a public name for it.
@@ -39,18 +42,29 @@ class _Lazy(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f".commands.{cmd_name}", __package__)
-        command = typer.main.get_command(module.app)
-        command.name = cmd_name
-        return command
+        """Name and summary, for the help of the group; importing all commands would take long."""
+        return TyperCommand(cmd_name, help=_summary(cmd_name)) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name is not None:
+            module = importlib.import_module(f".commands.{name}", __package__)
+            command = typer.main.get_command(module.app)
+            command.name = name
+        return name, command, rest
+
+
+def _summary(name: str) -> str:
+    """The first paragraph of a command's docstring, from its source."""
+    source = Path(__file__).with_name("commands").joinpath(f"{name}.py").read_bytes()
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+    docstring = ast.get_docstring(next(f for f in functions if f.decorator_list)) or ""
+    return docstring.split("\n\n")[0]
 
 
 app = typer.Typer(
     cls=_Lazy,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: encbench run --encoders st:FOLDER clip:ViT-L-14/openai --out runs/first",
@@ -84,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 are no crash
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "_ENCBENCH_COMPLETE" in os.environ or COMPLETION & set(arguments):
+        app(args=arguments, prog_name="encbench")  # typer's own: it exits
     try:
         for argument in arguments:
             if "\\ud" in ascii(argument):  # how Python holds bytes that are not UTF-8
@@ -129,6 +145,8 @@ def _keep_traceback() -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    from . import distributed
+
     if distributed.is_leader():  # of several processes one speaks
         one_line = " ".join(message.split())
         typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)

@@ -1,6 +1,7 @@
 """The command line: help, several values, TOML, one line for each mistake."""
 
 import errno
+import os
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,30 @@ def test_every_command_has_help(words, run):
 
 def summary_words(text: str) -> set[str]:
     return set(text.split("\n")[0].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("encbench ra", "rank"), ("encbench rank --ru", "--rule"), ("encbench geneval ga", "gallery")],
+)
+def test_completion_in_bash_and_zsh(words, offered):
+    for shell in ("bash", "zsh"):
+        more = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        more |= {"_ENCBENCH_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": words}
+        done = subprocess.run(
+            [sys.executable, "-m", "encbench"], env=os.environ | more, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert offered in done.stdout
+
+
+def test_the_help_says_what_each_command_says(run):
+    """The summaries are read from the sources, without importing the commands."""
+    shown = " ".join(run("--help").out.replace("│", " ").split())
+    for name in COMMANDS:
+        command = typer.main.get_command(import_module(f"encbench.commands.{name}").app)
+        assert " ".join(command.help.split("\n\n")[0].split()) in shown
 
 
 def test_the_page_of_options_is_that_of_the_code():

@@ -15,13 +15,13 @@ app = typer.Typer(add_completion=False)
 
 @add_command(app, "confirm", ConfirmConfig)
 def confirm(config: ConfirmConfig, dry_run: DryRun = False, json: PrintJson = False) -> None:
-    """Put a prediction to the test: train small few-step models on equal budgets, one for each
-    encoder, score them with GenEval, and report whether the prediction held.
+    """Test a ranking: train a small model on each of a few encoders and score their images.
 
-    Everything but the encoder is the same: data and their order, network, steps, seeds, noise.
-    The rules of both verdicts are fixed and printed before training. Run the same command again
-    to go on after a stop. Under accelerate launch or torchrun each process takes one model at a
-    time."""
+    Everything but the encoder is the same: data and their order, network, steps, seeds, noise. The
+    images are scored by GenEval. The rules of the verdict are printed before training. To resume
+    after a stop, run the same command again. Under accelerate launch or torchrun each process
+    trains one model at a time.
+    """
     from .. import distributed
     from ..config import default_store
 

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def data() -> None:
-    """Fetch public data sets, pinned, verified and resumable; make scenes."""
+    """Download public datasets, or render scenes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def fetch(
     config: FetchConfig,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Download a data set, after printing its size. Run it again to go on after a stop."""
+    """Download a dataset after printing its size. To resume after a stop, run it again."""
     from ..data.fetch import fetch_dataset
 
     def confirm(text: str) -> bool:
@@ -69,7 +69,7 @@ class MakeConfig:
 
 @add_command(app, "make", MakeConfig, toml=False)
 def make(config: MakeConfig) -> None:
-    """Write rendered scenes with captions and instances, as COCO has them. Resumable."""
+    """Render scenes with captions and instances in COCO's layout. Can be resumed."""
     from ..data.scenes.coco import make_scenes
     from ..data.scenes.world import get_world
 

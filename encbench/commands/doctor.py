@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command("doctor")
 def doctor(json: PrintJson = False) -> None:
-    """Check this machine: packages, device, cache, registry. Exits with 1 if something is wrong."""
+    """Check packages, device, memory, cache, hub and extensions; say what to do next."""
     from ..doctor import examine
 
     found = examine()

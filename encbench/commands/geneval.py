@@ -19,7 +19,7 @@ BOOTSTRAP = "Random seed of the bootstrap."
 
 @app.callback()
 def geneval() -> None:
-    """GenEval: prompts, verdicts and scores of images, comparisons, a gallery."""
+    """Draw GenEval prompts, score images by GenEval, compare two models, show a gallery."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ScoreConfig:
 
 @add_command(app, "score", ScoreConfig, toml=False)
 def score(config: ScoreConfig) -> None:
-    """Detect, judge and score all images of a folder. Run it again to go on after a stop."""
+    """Score all images of a folder by GenEval. To resume after a stop, run it again."""
     from .. import distributed
 
     distributed.run_command(lambda: _score(config))
@@ -110,7 +110,7 @@ class CompareConfig:
 
 @add_command(app, "compare", CompareConfig, toml=False)
 def compare(config: CompareConfig, json: PrintJson = False) -> None:
-    """Compare two models on the same prompts, with paired intervals; or two detectors."""
+    """Compare two models on the same prompts, with paired intervals, or two detectors."""
     from ..metrics.geneval.metric import SPEC, Judgment
     from ..metrics.geneval.tables import agree
     from ..metrics.geneval.text import agreement_lines, comparison_lines

@@ -45,7 +45,7 @@ class ExtensionList:
 
 @add_command(app, "list", ListConfig, toml=False)
 def list_(config: ListConfig, json: PrintJson = False) -> None:
-    """List what there is of each kind of extension, including other packages' extensions."""
+    """List encoders, probes, metrics and all other extensions, and presets."""
     from .. import registry
     from ..encoders.spec import COMMON_OPTIONS
     from ..errors import UnknownNameError

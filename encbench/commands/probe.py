@@ -14,9 +14,9 @@ app = typer.Typer(add_completion=False)
 
 @add_command(app, "probe", RunConfig, PRESETS)
 def probe(config: RunConfig, dry_run: DryRun = False, json: PrintJson = False) -> None:
-    """Measure only: write the records of encoders and controls, without a ranking.
+    """Measure encoders and write their records, without a ranking.
 
-    Then: encbench rank OUT, encbench report OUT.
+    Afterwards: encbench rank OUT, then encbench report OUT.
     """
     from .. import distributed
     from .run import plan_only

@@ -25,7 +25,7 @@ class RankConfig:
 
 @add_command(app, "rank", RankConfig, toml=False)
 def rank(config: RankConfig, json: PrintJson = False) -> None:
-    """Rank the encoders of a run from all its records, into prediction.json."""
+    """Rank the encoders of a run and write prediction.json."""
     from ..pipeline import rank
     from . import show
 

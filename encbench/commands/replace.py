@@ -31,10 +31,10 @@ def replace(
     dry_run: DryRun = False,
     json: PrintJson = False,
 ) -> None:
-    """Say what is lost if another encoder takes the place of BASE, and what it saves.
+    """Compare candidates with the encoder that is used now: what each loses and saves.
 
-    Probes all of them as encbench run does, then sets each candidate against BASE on every probe,
-    paired, with intervals. Writes replacement.md and replacement.json beside the report.
+    Measures all of them as encbench run does, then compares each candidate with BASE on every
+    probe, by paired differences with intervals. Writes replacement.md and replacement.json.
     """
     from .. import distributed
     from ..errors import UsageError

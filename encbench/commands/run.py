@@ -25,25 +25,25 @@ def run(
         bool,
         typer.Option(
             "--confirm",
-            help="Then put the ranking to the test, as encbench confirm does: train and score "
-            "small few-step models for some of the encoders.",
+            help="Then test the ranking, as encbench confirm does: train and score small few-step "
+            "models on some of the encoders.",
             rich_help_panel=CONFIRM,
         ),
     ] = False,
     budget: Annotated[
         str | None,
         typer.Option(
-            help="With --confirm: time for the confirmation alone, such as 12m or 2h; probes and "
-            "ranking come on top.",
+            help="With --confirm: time for the trainings, such as 12m or 2h; measuring takes "
+            "additional time.",
             rich_help_panel=CONFIRM,
         ),
     ] = None,
     json: PrintJson = False,
 ) -> None:
-    """Probe the encoders, rank them and write the report.
+    """Measure encoders, rank them and write a report.
 
-    Trains nothing unless --confirm is given. Run the same command again to go on after a stop.
-    Encoders named as python:MODULE:NAME run that code.
+    Trains nothing unless --confirm is given. --dry-run prints downloads and time first. To resume
+    after a stop, run the same command again. An encoder named python:MODULE:NAME runs that code.
     """
     from .. import distributed
 

@@ -14,11 +14,11 @@ app = typer.Typer(add_completion=False)
 
 @add_command(app, "sample", SampleConfig, toml=False)
 def sample(config: SampleConfig) -> None:
-    """Sample a trained model into GenEval's folder layout.
+    """Sample images from a trained model, in GenEval's folder layout.
 
-    An image depends only on its prompt, its number and the seed. So several processes (accelerate
-    launch --multi_gpu -m encbench sample ...) share the work, and the same command goes on after
-    a stop. Score the images: encbench geneval score OUT.
+    An image depends only on its prompt, its number and the seed, so several processes (accelerate
+    launch --multi_gpu -m encbench sample ...) can share the work. To resume after a stop, run the
+    same command again. Score the images: encbench geneval score OUT.
     """
     from ..data.geneval import load_geneval
     from ..device import choose_device, current_launch

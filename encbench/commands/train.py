@@ -16,10 +16,10 @@ app = typer.Typer(add_completion=False)
 
 @add_command(app, "train", TrainConfig, PRESETS)
 def train(config: TrainConfig, dry_run: DryRun = False, json: PrintJson = False) -> None:
-    """Train a few-step text-to-image model with any encoder's features as its condition.
+    """Train a few-step text-to-image model on the features of an encoder.
 
     Flow matching comes first, then MeanFlow; the checkpoint at the switch is kept as the parent.
-    Run the same command again to go on after a stop. Several processes:
+    To resume after a stop, run the same command again. Several GPUs:
     accelerate launch --multi_gpu -m encbench train ... More: docs/training.md.
     """
     from ..config import default_store

@@ -36,9 +36,11 @@ class ValidateConfig:
 
 @add_command(app, "validate", ValidateConfig, toml=False)
 def validate(config: ValidateConfig, json: PrintJson = False) -> None:
-    """Measure how well scores from before training put trained outcomes in order: Spearman's
-    correlation with its interval, within strata, leaving one encoder out, beside what random
-    orders reach and what the seeds allow."""
+    """Measure how well scores from before training predict the order of trained models.
+
+    Prints Spearman's correlation with its interval, the same within strata and with one encoder
+    left out, what random orders reach, and the ceiling that the noise between seeds sets.
+    """
     from ..validate import validate_files
 
     found = validate_files(

@@ -16,10 +16,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def zoo() -> None:
-    """Small encoders that come with encbench: what there is, and how to train them again.
+    """List or train the small encoders that come with encbench.
 
-    All read the same captions of rendered scenes by the same tokenizer; they differ in what they
-    were trained to do. Use one like any encoder: --encoders zoo:mini-clip "zoo:mini-t5?step=3pct".
+    All were trained on the same captions of rendered scenes with the same tokenizer; their
+    objectives differ. Use one like any encoder: --encoders zoo:mini-clip "zoo:mini-t5?step=3pct".
     """
 
 
@@ -32,7 +32,7 @@ class ListConfig:
 
 @add_command(app, "list", ListConfig, toml=False)
 def list_(config: ListConfig) -> None:
-    """List names, sizes, losses, and whether every file is what its manifest says."""
+    """List names, sizes and losses, and check every file against its manifest."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -71,14 +71,14 @@ class TrainConfig:
 
 @add_command(app, "train", TrainConfig, toml=False)
 def train(config: TrainConfig) -> None:
-    """Train one, or all, on the CPU: some minutes each on one core.
+    """Train one of them, or all, on the CPU: a few minutes each on one core.
 
     Stages at 3 % and 20 % of the steps and the finished model are written as NAME-3pct,
     NAME-20pct and NAME, in the layouts that clip:, t5:, gemma:, blip3o: and dinov3: read; so
-    `--encoders clip:OUT/mini-clip` works at once. Run it again to go on after a stop. With
-    seed 0 and all steps it makes the models that come with encbench (up to rounding: a loss
-    within 2 % of the one in `zoo list`). mini-blip3o reads images by scene-vq: OUT's if it is
-    there, else the shipped one.
+    `--encoders clip:OUT/mini-clip` works at once. To resume after a stop, run it again. With
+    seed 0 and all steps the result equals the models that come with encbench up to rounding (a
+    loss within 2 % of the one in `zoo list`). mini-blip3o reads images by scene-vq: the one in
+    OUT if there is one, else the shipped one.
     """
     from ..zoo.train import train_member
 
