@@ -15,10 +15,11 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0+source"
 
 if TYPE_CHECKING:
-    from .api import Ranking, confirm_ranking, run, sample, train, validate_scores
+    from .api import Ranking, confirm_ranking, run, sample, score_images, train, validate_scores
 
 __all__ = [
-    "Ranking", "__version__", "confirm_ranking", "run", "sample", "train", "validate_scores",
+    "Ranking", "__version__", "confirm_ranking", "run", "sample", "score_images", "train",
+    "validate_scores",
 ]  # fmt: skip
 
 

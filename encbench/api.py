@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .flow.trainer import TrainingResult
+    from .metrics.run import ScoreRecord
     from .records import Failure, Prediction, Verdict
     from .types import TextEncoder
     from .validate import Validation
@@ -149,6 +150,29 @@ def confirm_ranking(ranking: Ranking | str | Path, **options: Any) -> Verdict:
 
     folder = ranking.folder if isinstance(ranking, Ranking) else Path(ranking)
     return run_confirmation(from_values(ConfirmConfig, options | {"out": folder}))
+
+
+def score_images(
+    images: str | Path, metrics: Sequence[str], *, out: str | Path | None = None, **options: Any
+) -> ScoreRecord:
+    """Score a folder of generated images by metrics; see ``encbench score``.
+
+    Args:
+        images: the folder, in one of the layouts of ``docs/metrics.md``.
+        metrics: specs of metrics, such as ``geneval`` or ``clipscore``.
+        out: folder for the scores, which lets a stopped scoring resume; none is kept if None.
+        options: fields of :class:`encbench.config.ScoreConfig`, such as ``prompts``, ``device``.
+
+    Raises:
+        EncbenchError: for a wrong option, a folder in no known layout, or if all metrics fail.
+    """
+    from .config import ScoreConfig
+    from .metrics.run import score_all
+    from .options import from_values
+
+    values = options | {"images": Path(images), "metrics": tuple(metrics)}
+    with tempfile.TemporaryDirectory(prefix="encbench-") as temporary:
+        return score_all(from_values(ScoreConfig, values | {"out": Path(out or temporary)}))
 
 
 def validate_scores(

@@ -24,7 +24,8 @@ from encbench.types import EncoderCard, TextFeatures
 from encbench.validate import OutcomesError
 
 PUBLIC = {
-    "Ranking", "__version__", "confirm_ranking", "run", "sample", "train", "validate_scores",
+    "Ranking", "__version__", "confirm_ranking", "run", "sample", "score_images", "train",
+    "validate_scores",
 }  # fmt: skip
 
 
@@ -106,6 +107,14 @@ def test_captions_and_prompts_from_lists():
     assert row.n == 6
     with pytest.raises(DataError, match="no two captions"):
         encbench.run([CountLetters()], captions=[["a cat"], ["a dog"]])
+
+
+def test_images_are_scored(tmp_path, outside):
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "1.png")
+    (tmp_path / "captions.jsonl").write_text('{"file_name": "1.png", "text": "snow"}\n')
+    record = encbench.score_images(tmp_path, ["brightness"], device="cpu")
+    assert record.metrics[0].scores["overall"].value == 1
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_scores_are_validated(tmp_path):

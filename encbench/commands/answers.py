@@ -30,6 +30,7 @@ KINDS = {
     "prediction": "records:Prediction",
     "records": "pipeline:Measured",
     "replacement": "replacement:Replacement",
+    "scores": "metrics.run:ScoreRecord",
     "training": "flow.trainer:TrainingResult",
     "training plan": "flow.estimate:TrainingPlan",
     "validation": "validate:Validation",

@@ -5,25 +5,31 @@ from __future__ import annotations
 import typer
 
 from ..config import ScoreConfig
+from .answers import PrintJson, print_json
 from .options import add_command
 
 app = typer.Typer(add_completion=False)
 
 
 @add_command(app, "score", ScoreConfig)
-def score(config: ScoreConfig) -> None:
-    """Score a folder of generated images by any metrics, with intervals clustered on prompts.
+def score(config: ScoreConfig, json: PrintJson = False) -> None:
+    """Score a folder of generated images by any metrics, with intervals.
 
-    Started again, it goes on where it was; several processes (accelerate launch --multi_gpu -m
-    encbench score ...) share the work. More: docs/metrics.md.
+    The bootstrap keeps the images of a prompt together. To resume after a stop, run the same
+    command again. Several processes (accelerate launch --multi_gpu -m encbench score ...) share it.
+    More: docs/metrics.md.
     """
     from .. import distributed
 
-    distributed.run_command(lambda: _score(config))
+    distributed.run_command(lambda: _score(config, json))
 
 
-def _score(config: ScoreConfig) -> None:
+def _score(config: ScoreConfig, json: bool) -> None:
     from ..metrics.run import score_all, score_lines
 
-    typer.echo("\n".join(score_lines(score_all(config))))
+    record = score_all(config)
+    if json:
+        print_json("scores", record)
+        return
+    typer.echo("\n".join(score_lines(record)))
     typer.echo(f"scores are in {config.out}; compare two: encbench compare {config.out} OTHER")
