@@ -70,7 +70,7 @@ def _version(package: str, module: str) -> str:
 
 def _faiss() -> Check:
     wheels = []
-    for name in ("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11"):
+    for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11"):
         try:
             distribution(name)
             wheels.append(name)
