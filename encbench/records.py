@@ -43,7 +43,8 @@ SCHEMA = 1
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 PACKAGES = (
     "encbench", "torch", "transformers", "open_clip_torch", "sentence-transformers", "timm",
-    "faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "numpy", "scikit-learn", "pandas", "pycocotools", "tokenizers",
+    "faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "numpy", "scikit-learn", "pandas", "pycocotools",
+    "tokenizers",
 )  # fmt: skip
 
 

@@ -54,6 +54,18 @@
     });
   });
 
+  // The table of contents follows: the first section in the upper part of the window is marked.
+  var links = Array.prototype.slice.call(document.querySelectorAll("nav a[href^='#']"));
+  var inView = {};
+  var watch = new IntersectionObserver(function (entries) {
+    entries.forEach(function (entry) { inView[entry.target.id] = entry.isIntersecting; });
+    var current = links.filter(function (link) { return inView[link.hash.slice(1)]; })[0];
+    if (!current) return;
+    links.forEach(function (link) { link.removeAttribute("aria-current"); });
+    current.setAttribute("aria-current", "true");
+  }, { rootMargin: "-5% 0px -60% 0px" });
+  document.querySelectorAll("main section[id]").forEach(function (part) { watch.observe(part); });
+
   var walls = document.querySelectorAll("#gallery details.wall");
   if (walls.length) {
     var box = document.createElement("p");
