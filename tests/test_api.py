@@ -100,11 +100,12 @@ def test_captions_and_prompts_from_lists():
     captions = [["a cat", "one cat"], ["a red boat", "a boat, red"], ["trees", "some trees"]]
     ranking = encbench.run(
         [CountLetters()], captions=captions, prompts=["a cat beside a boat", "two dogs"], ks=(1,),
-        probes=("retrieval", "ablation"), pools=(), device="cpu",
+        probes=("retrieval", "ablation"), pools=(), draws=1, shares=(0.5,), units=("words",),
+        places=("anywhere",), device="cpu",
     )  # fmt: skip
     assert ranking.prediction.data["retrieval"].startswith("captions@")
     (row,) = ranking.to_frame().query("not control").itertuples()
-    assert row.n == 6
+    assert row.n == 3  # one query of each group
     with pytest.raises(DataError, match="no two captions"):
         encbench.run([CountLetters()], captions=[["a cat"], ["a dog"]])
 

@@ -1,6 +1,7 @@
 """The board: runs merge by their pins or not at all; equal encoders share a rank."""
 
 import json
+import shutil
 
 import pytest
 from fake_run import FOUR, build
@@ -14,10 +15,12 @@ from encbench.records import find_records
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two people's runs of two encoders each, and one run of all four."""
+    """Two people's runs of two encoders each, and a run that holds all their records."""
     home = tmp_path_factory.mktemp("runs")
     parts = [build(home / "alice", FOUR[:2]), build(home / "bob", FOUR[2:])]
-    return parts, build(home / "all", FOUR)
+    for part in reversed(parts):  # of the controls, which both measured, alice's stay
+        shutil.copytree(part / "records", home / "all" / "records", dirs_exist_ok=True)
+    return parts, home / "all"
 
 
 def test_merged_runs_rank_as_one_run_does(runs):
