@@ -32,7 +32,7 @@ from encbench.device import choose_device
 from encbench.metrics import load_metric
 from encbench.metrics.prompts import TextPrompt
 from encbench.metrics.score import CHUNK, extract_features, score_images
-from encbench.types import SetMetric
+from encbench.types import Metric, SetMetric
 
 METRICS = ("clipscore", "pickscore", "hps-v2.1", "fid")
 
@@ -114,9 +114,15 @@ def peak(device: torch.device) -> float:
 
 def measure(name: str, images: int, rounds: int, side: int, device_name: str) -> dict[str, Any]:
     device = choose_device(device_name)
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # clipscore reads its weights when it is used
         metric = load_metric(build(name, Path(folder) / "model"), device)
+        return _measure(metric, images, rounds, side, device)
+
+
+def _measure(
+    metric: Metric, images: int, rounds: int, side: int, device: torch.device
+) -> dict[str, Any]:
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
 
     def run(count: int, size: int) -> float:
         """Seconds an image for ``count`` images, ``size`` at a time, made as they are used."""
