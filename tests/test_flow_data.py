@@ -10,8 +10,8 @@ from PIL import Image
 from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
 from encbench.errors import DataError, EncbenchError, UsageError
-from encbench.flow.config import training_config
-from encbench.flow.data import Picks, load_training_images, picks, training_images
+from encbench.flow.config import TrainConfig, training_config
+from encbench.flow.data import Picks, folder_images, load_training_images, picks, training_images
 from encbench.flow.features import Bank, Encoded, PromptEncoder, PromptFeatures, Widths, check_fits
 
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def test_lists_and_folders_that_are_wrong(tmp_path):
 def test_captions_end_at_line_feeds_only(tmp_path, mark):
     folder = pictures(tmp_path / "my", 2)
     (folder / "0.txt").write_text(f"a dog{mark}on a mat\r\n")
-    data = load_training_images(training_config({"folder": folder, "side": 8}))
+    data = folder_images(TrainConfig(folder=folder, images=0))
     assert data.texts == (f"a dog{mark}on a mat",)
     row = json.dumps({"file_name": "1.png", "text": f"a cat{mark}there"}, ensure_ascii=False)
     (folder / "captions.jsonl").write_text(row + "\n")

@@ -100,6 +100,29 @@ def test_what_is_missing_is_unscored_and_named(outside, tmp_path):
     assert any("1 of 3 images are missing" in note for note in row.notes)
 
 
+@pytest.mark.parametrize(
+    "names", [("a.png", "a.png"), ("a.png", "./a.png"), ("a/b.png", "a//b.png")]
+)
+def test_an_image_listed_twice_for_a_prompt_is_refused(tmp_path, names):
+    rows = [(name, 9, "x", {"id": 7}) for name in names]
+    with pytest.raises(DataError, match=r"line 2 of .*captions\.jsonl names .* a second time"):
+        read_images(captions(tmp_path, rows))
+    other = [(name, 9, "x", {"id": number}) for number, name in enumerate(names)]
+    assert len(read_images(captions(tmp_path, other)).prompts) == 2  # of two prompts it may be
+
+
+@pytest.mark.parametrize(
+    "names", [("1.png", "1.jpg"), ("1_0.png", "1_0.webp"), ("1/0.png", "1/0.jpg")]
+)
+def test_two_files_of_one_name_are_refused(tmp_path, names):
+    (tmp_path / "prompts.jsonl").write_text('{"item_id": "1", "text": "a dog"}\n')
+    for name in names:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        gray(9).save(tmp_path / "images" / name)
+    with pytest.raises(DataError, match="are two names for one thing; remove one"):
+        read_images(tmp_path / "images", prompts=tmp_path / "prompts.jsonl")
+
+
 def test_images_named_by_a_prompt_s_id_in_grids_or_alone(outside, tmp_path):
     """2 x 2 images in one file, row by row; then the same as files of their own."""
     rows = [(i, f"text {i}", 1, "0", "entity (x)", "q?") for i in ("dog1", "dog_2", "cat3")]

@@ -24,6 +24,31 @@ from encbench.study.answers import (
 )
 from encbench.study.page import Pair, build_study
 
+KEY = {
+    "version": 1, "study": "s", "question": "q", "models": ["x", "y"],
+    "pairs": [{"pair_id": "a", "prompt": "p", "left": "x", "right": "y"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": []},
+        {"models": ["x"]},
+        {"models": ["x", "y", "y"]},
+        {"pairs": [{"pair_id": "a", "prompt": "p", "left": "x", "right": "x"}]},
+    ],
+)
+def test_a_key_whose_parts_differ_is_one_line(tmp_path, change):
+    key, answers = tmp_path / "key.json", tmp_path / "one.json"
+    said = {"study": "s", "person": "p", "answers": [{"pair": "a", "choice": "left"}]}
+    answers.write_text(json.dumps(said))
+    key.write_text(json.dumps(KEY))
+    assert read_study(key, [answers]).people == 1
+    key.write_text(json.dumps(KEY | change))
+    with pytest.raises(DataError, match=r"key\.json: its pairs and models do not belong together"):
+        read_study(key, [answers])
+
 
 @pytest.fixture
 def folders(tmp_path):

@@ -112,11 +112,12 @@ def read_header(path: Path) -> GgufHeader:
         raise MissingLibraryError("transformers 5.23", "encbench[gguf]", what) from error
     try:
         values, _ = read_gguf_metadata(str(path))
+        parts = int(values.get("split.count") or 1)
     except OSError as error:
         raise from_os_error(error, f"reading {path}") from error
     except Exception as error:  # of a damaged file the library raises what it likes
         raise ModelError(f"{path} is no GGUF file, or damaged; download it again") from error
-    if int(values.get("split.count") or 1) > 1:
+    if parts > 1:
         raise ModelError(f"{path} is one part of several; merge them (llama-gguf-split --merge)")
     kind = str(values.get("general.architecture"))
     if kind.startswith("t5") and "umt5" in str(values.get("general.name")).lower():

@@ -108,6 +108,9 @@ def load_training_images(config: TrainConfig) -> ImageSet:
     return training_images(dataset, config.side, config.images, config.max_broken)
 
 
+folder_images = load_training_images  # its name in scripts written for earlier versions
+
+
 def training_images(
     dataset: ImageTextDataset, side: int, count: int = 0, max_broken: int = 0
 ) -> ImageSet:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from ..types import MetricSpec
 from ..vision import ReEncoderSpec
 from . import MetricFamily
@@ -58,7 +59,7 @@ class FidMetric(InceptionMetric):
             if len(self.reference) < 2:
                 raise DataError(f"the reference set {self.reference_path} needs 2 images")
             return _Reference(*moments(self.reference))
-        return self._published()
+        return read_statistics(self.reference_path, self.head.shape[1])
 
     @cached_property
     def _root(self) -> Float[np.ndarray, "F F"]:
@@ -69,18 +70,25 @@ class FidMetric(InceptionMetric):
         ).numpy()
         return root
 
-    def _published(self) -> _Reference:
-        path = self.reference_path
-        assert path is not None
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                mean, covariance = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} is no .npz with mu and sigma ({error})") from error
-        width = self.head.shape[1]
-        if mean.shape != (width,) or covariance.shape != (width, width):
-            raise DataError(f"{path}: mu and sigma must be of {width} features, not {mean.shape}")
-        return _Reference(mean, covariance)
+
+def read_statistics(path: Path, width: int) -> _Reference:
+    """Mean and covariance of ``width`` features from an .npz with ``mu`` and ``sigma``.
+
+    Raises:
+        DataError: in one line, if it is missing, damaged or of other features.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check the path")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            mean, covariance = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+    except Exception as error:  # a damaged archive makes NumPy raise a dozen kinds
+        raise DataError(f"{path} is no .npz with mu and sigma ({first_line(error)})") from error
+    if mean.shape != (width,) or covariance.shape != (width, width):
+        raise DataError(f"{path}: mu and sigma must be of {width} features, not {mean.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{path}: mu or sigma holds values that are no numbers; make it again")
+    return _Reference(mean, covariance)
 
 
 def _load(spec: ReEncoderSpec, device: torch.device) -> FidMetric:

@@ -18,7 +18,7 @@ from ..data.dpg import load_prompts
 from ..data.geneval import TASKS, GenevalPrompt, parse_metadata
 from ..errors import DataError
 from ..files import read_json_lines, read_text
-from ..listing import IMAGES, is_hidden, list_images, number_names
+from ..listing import IMAGES, is_hidden, list_images, name_uniquely, number_names
 from ..schema import check_text, get_field
 from ..types import ImagePrompt
 from .prompts import TextPrompt, meaning
@@ -151,18 +151,16 @@ def _listed(root: Path, grid: int, images_per_prompt: int | None) -> ImageFolder
         name = get_field(row, "file_name", str, where, DataError)
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not name:
             raise DataError(f"{where}: {name!r} does not name a file inside the folder; refused")
-        key = (
-            "caption"
-            if isinstance(row, dict) and "text" not in row and "caption" in row
-            else "text"
-        )
+        key = "caption" if "text" not in row and "caption" in row else "text"
         text = get_field(row, key, str, where, DataError)
-        number, style = (
-            get_field(row, key, str, where, DataError, default="") for key in ("id", "style")
-        )
+        number = str(get_field(row, "id", str | int, where, DataError, default=""))
+        style = get_field(row, "style", str, where, DataError, default="")
         for each in (name, text, number, style):
             check_text(each, where, DataError)
-        found.setdefault((text.strip(), number, style), []).append(name)
+        names, name = found.setdefault((text.strip(), number, style), []), Path(name).as_posix()
+        if name in names:
+            raise DataError(f"{where} names {name} for this prompt a second time; remove one line")
+        names.append(name)
     if not found:
         raise DataError(f"{root / CAPTIONS} holds no lines; write 'file_name' and 'text' in each")
     asked = [TextPrompt(i, *key) for i, key in enumerate(found)]
@@ -195,6 +193,8 @@ def _named_by_prompt(
             spare.append(path)
         else:
             files[number].append((path.relative_to(root).as_posix(), path))
+    used = [path for each in files.values() for _, path in each]
+    name_uniquely(used, lambda path: path.with_suffix(""))  # 7.png and 7.jpg
     if not any(files.values()):
         first = f" (first: {spare[0].name})" if spare else ""
         raise DataError(

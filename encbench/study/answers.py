@@ -95,6 +95,9 @@ def read_study(key: Path, answers: Sequence[Path]) -> StudyResult:
             for i, row in enumerate(get_field(about, "pairs", list, str(key), DataError))
         )
     }
+    strange = [p for p in pairs.values() if p.left == p.right or not {p.left, p.right} <= {*models}]
+    if len({*models}) < len(models) or strange:
+        raise DataError(f"{key}: its pairs and models do not belong together; build the study anew")
     found: dict[str, list[Answer]] = {}
     notes = []
     for path in answers:

@@ -41,11 +41,15 @@ from encbench.data.dpg import load_prompts
 from encbench.data.fetch import Archive, _unpack
 from encbench.data.folder import load_folder
 from encbench.data.geneval import load_geneval
+from encbench.data.lines import load_captions
 from encbench.data.spec import DatasetSpec
 from encbench.encode import EncoderFacts
 from encbench.encoders import EncoderSpec
+from encbench.encoders.gguf import read_header
+from encbench.encoders.guard import one_line_errors
 from encbench.encoders.hf import device_map_of
 from encbench.encoders.local import PLACES, read_places
+from encbench.encoders.queries import ConnectorLayers, build_connector, read_trained
 from encbench.encoders.sentence import _modules
 from encbench.errors import EncbenchError
 from encbench.files import read_json, read_table, read_toml
@@ -56,8 +60,11 @@ from encbench.images import open_image
 from encbench.listing import list_images, number_names
 from encbench.lock import _is_alive, _machine
 from encbench.media import write_gallery
-from encbench.metrics.folder import read_folder
+from encbench.metrics.dpg import load_questions
+from encbench.metrics.fid import read_statistics
+from encbench.metrics.folder import read_folder, read_images
 from encbench.metrics.geneval.metric import Judgment
+from encbench.metrics.run import read_scores
 from encbench.metrics.score import load_scoring
 from encbench.records import read_items, read_prediction, read_record, read_verdict
 from encbench.reports.load import read_object
@@ -65,8 +72,9 @@ from encbench.rules import read_records
 from encbench.schema import read_dataclass, read_model_config
 from encbench.shipped import shipped
 from encbench.store import Store
+from encbench.study.answers import read_study
 from encbench.types import ImageRecord
-from encbench.validate import load_outcomes
+from encbench.validate import load_outcomes, load_predictions
 
 INPUTS = int(os.environ.get("ENCBENCH_FUZZ_INPUTS", "2000"))
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -324,6 +332,60 @@ def _golden_card() -> Any:
     return json.loads(RECORD.read_bytes())["card"]
 
 
+def _statistics() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, mu=np.ones(3), sigma=np.eye(3))
+    return buffer.getvalue()
+
+
+def _read_listed(path: Path) -> object:
+    for name in "ab":
+        (path.parent / f"{name}.png").write_bytes(b"")
+    return read_images(path.parent)
+
+
+STUDY = _json({
+    "version": 1, "study": "s", "question": "q", "models": ["x", "y"],
+    "pairs": [{"pair_id": i, "prompt": i, "left": "x", "right": "y"} for i in "ab"],
+})  # fmt: skip
+ANSWERS = _json({
+    "study": "s", "person": "p",
+    "answers": [{"pair": "a", "choice": "left"}, {"pair": "b", "choice": "tie"}],
+})  # fmt: skip
+
+
+def _read_answers(path: Path) -> object:
+    for name, content in (("key.json", STUDY), ("one.json", ANSWERS)):
+        if not path.with_name(name).exists():
+            path.with_name(name).write_bytes(content)
+    return read_study(path.with_name("key.json"), [path.with_name("one.json")])
+
+
+def _read_queries(path: Path) -> object:
+    """The queries of OpenUni, and the connector that follows them, as an encoder is loaded."""
+    with one_line_errors(f"loading {path}"):
+        state = read_trained(EncoderSpec.parse("queries:x.safetensors"), path)
+        return build_connector(state, 4, torch.float32, path)
+
+
+def _queries() -> bytes:
+    layer = ConnectorLayers(4, 8, 1).state_dict()
+    state = {f"connector.{name}": value for name, value in layer.items()}
+    return save(state | {"meta_queries": torch.ones(2, 4), "projector.weight": torch.ones(6, 4)})
+
+
+def _gguf() -> bytes:
+    """A header with three texts and no tensors."""
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(8, "little") + value.encode()
+
+    about = {"general.architecture": "llama", "general.name": "x", "general.license": "mit"}
+    rows = [text(key) + (8).to_bytes(4, "little") + text(value) for key, value in about.items()]
+    sizes = (0).to_bytes(8, "little") + len(rows).to_bytes(8, "little")
+    return b"GGUF" + (3).to_bytes(4, "little") + sizes + b"".join(rows)
+
+
 RECORD = sorted(GOLDEN.rglob("records/**/*.json"))[0]
 SCORING = _json({
     "version": 1, "metric": "geneval:?detector=scenes&colors=none", "path": "..", "prompts": [0],
@@ -474,6 +536,40 @@ READERS = {
         _json({"item_id": "a", "text": "x"}, {"id": 1, "prompt": "y"}), change_json, "x.jsonl",
         load_prompts,
     ),
+    "captions of your own.jsonl": Reader(
+        _json({"caption": "a", "group": 1}, {"caption": "b", "group": 1}), change_json, "x.jsonl",
+        load_captions,
+    ),
+    "captions of your own.csv": Reader(
+        b'caption,group\n"a, b",1\nc,1\nd,2\n', change_bytes, "x.csv", load_captions
+    ),
+    "captions of your own.txt": Reader(b"a\nb\n\nc\n", change_bytes, "x.txt", load_captions),
+    "predictions": Reader(
+        _json({"encoders": {"a:b": {
+            "rules": {"reader": 0.5}, "scores": {"x": {"bits": [1.0, 2.0, 3.0], "seconds": 1}}}}}),
+        change_json, "x.json", lambda path: load_predictions([path]),
+    ),
+    "questions of DPG": Reader(
+        b"item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+        b"question_natural_language\np1,A dog.,k,1,0,entity,whole,entity - whole (dog),A dog?\n"
+        b'p1,A dog.,k,2,"1",entity,whole,entity - whole (dog),Is it red?\n',
+        change_bytes, "x.csv", load_questions,
+    ),
+    "statistics of FID": Reader(
+        _statistics(), change_bytes, "x.npz", lambda path: read_statistics(path, 3)
+    ),
+    "listed images": Reader(
+        _json({"file_name": "a.png", "text": "x", "id": "1"}, {"file_name": "b.png", "text": "y"}),
+        change_json, "captions.jsonl", _read_listed,
+    ),
+    "scores": Reader(
+        _json({"version": 1, "images": "x", "prompts": 1, "seed": 0, "metrics": [], "failed": {}}),
+        change_json, "scores.json", lambda path: read_scores(path.parent),
+    ),
+    "key of a study": Reader(STUDY, change_json, "key.json", _read_answers),
+    "answers of a study": Reader(ANSWERS, change_json, "one.json", _read_answers),
+    "queries": Reader(_queries(), change_tensors, "x.safetensors", _read_queries),
+    "header of a GGUF file": Reader(_gguf(), change_bytes, "x.gguf", read_header),
     "prompts.csv": Reader(TABLE, change_bytes, "x.csv", load_prompts),
     "prompts.txt": Reader("a dog\u2028x\nb\n".encode(), change_bytes, "x.txt", load_prompts),
     "geneval": Reader(GENEVAL, change_json, "x.jsonl", load_geneval),
