@@ -344,8 +344,8 @@ class DiT(nn.Module):
         Raises:
             UsageError: if image or condition have another size than the network.
         """
-        x, *rest = self._trunk(z, r, t, cond)
-        return self._end(list(self.blocks)[self.shared :], self.output, x, *rest, z)
+        x, c, text = self._trunk(z, r, t, cond)
+        return self._end(list(self.blocks)[self.shared :], self.output, x, c, text, z)
 
     def with_velocity(
         self,
@@ -362,11 +362,11 @@ class DiT(nn.Module):
         """
         if self.velocity is None:
             raise UsageError("this network has no velocity head; make it with velocity_head=True")
-        x, *rest = self._trunk(z, r, t, cond)
-        v = self._end(self.head, self.velocity, x, *rest, z)
+        x, c, text = self._trunk(z, r, t, cond)
+        v = self._end(self.head, self.velocity, x, c, text, z)
         if self.prediction == "x":
             v = (z - v) / t.clamp(min=T_CLIP)[:, None, None, None]
-        return self._end(list(self.blocks)[self.shared :], self.output, x, *rest, z), v
+        return self._end(list(self.blocks)[self.shared :], self.output, x, c, text, z), v
 
     def _trunk(
         self, z: Tensor, r: Tensor, t: Tensor, cond: Condition

@@ -79,8 +79,8 @@ def same_crops(
     Args:
         uniform: from [0, 1), by which area, ratio (its logarithm), top and left are drawn.
     """
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resized_crop
+    from torchvision.transforms.v2 import InterpolationMode  # type: ignore[import-untyped]
+    from torchvision.transforms.v2.functional import resized_crop  # type: ignore[import-untyped]
 
     height, width = images.shape[-2:]
     low, high = map(math.log, RATIO)

@@ -125,8 +125,8 @@ class Trainer:
         self.means = {"ema": self.ema} | {
             f"ema-{decay:g}": EMA(self.net, decay) for decay in config.more_ema
         }
-        weight = {"weight_power": config.weight_power, "weight_eps": config.weight_eps}
-        self.objectives = (FlowMatching(**weight), build_objective(config, self.device))
+        plain = FlowMatching(weight_power=config.weight_power, weight_eps=config.weight_eps)
+        self.objectives = (plain, build_objective(config, self.device))
         self.times = build_time_sampler(config)
         compiled: Any = torch.compile(self.net) if config.compile else self.net
         self.loss = LossModule(compiled, self.objectives[0])
