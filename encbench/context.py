@@ -70,7 +70,7 @@ def load_run_data(config: RunConfig) -> Data:
     captions = None
     if dataset is not None:
         missing = config.allow_missing_images or config.re_encoder == "none"
-        captions = load_dataset(dataset, DatasetUse(allow_missing=missing))
+        captions = load_dataset(dataset, DatasetUse(allow_missing=missing, store=config.store))
     if dataset is not None and dataset.family == "scenes" and prompt_set is None:
         prompt_set = DatasetSpec("scenes")
     return Data(captions, load_prompt_set(prompt_set) if prompt_set else None)

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import ImageError, UsageError
 from .files import write_atomic
-from .types import ImageRecord
+from .types import ImageRecord, ImageSource
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 """Formats by their content, whatever the file's name: Pillow's others start programs (EPS) or
@@ -47,10 +47,11 @@ def open_image(image: ImageRecord) -> Image.Image:
         raise ImageError(f"the file of image {image.image_id} ({image.file_name}) is not there")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched it on
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ImageError(f"cannot read the image {path}: it is not a file")
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise ImageError(f"cannot read the image {path}: it is not a file")  # a pipe waits
         try:
-            return _decode(path, path)
+            file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+            return _decode(file, path)
         except (ImageError, FileNotFoundError, PermissionError):
             raise
         except Exception as error:
@@ -91,7 +92,7 @@ def _open(file: Path | io.BytesIO) -> Image.Image:
     return Image.open(file, formats=_readable())
 
 
-def _decode(file: Path | io.BytesIO, path: Path) -> Image.Image:
+def _decode(file: Path | io.BytesIO, path: ImageSource) -> Image.Image:
     limit = _max_pixels()
     with _open(file) as opened:
         if opened.width * opened.height > limit:
@@ -132,7 +133,7 @@ def _orientation(opened: Image.Image) -> object:
         return None
 
 
-def _as_rgb(opened: Image.Image, path: Path) -> Image.Image:
+def _as_rgb(opened: Image.Image, path: ImageSource) -> Image.Image:
     if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PPM"):
         opened = opened.point(lambda value: value / 256).convert("L")
     elif opened.mode == "I":

@@ -28,6 +28,7 @@ from .errors import RecordError, StoreError, from_os_error
 from .files import digest, digest_file, parse_json, sweep_temporary, write_atomic, write_json
 from .progress import bar, log
 from .schema import check_value
+from .types import ImageSource
 
 
 class StoreEntry:
@@ -174,17 +175,19 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def digest_of_files(paths: Sequence[Path]) -> list[str]:
-    """sha256 of each file, several at a time, since reading waits for the disk.
+def digest_of_files(paths: Sequence[ImageSource]) -> list[str]:
+    """sha256 of each image file, several at a time, since reading waits for the disk.
 
     Raises:
         StoreError: naming the file that cannot be read.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    def one(path: Path) -> str:
+    def one(path: ImageSource) -> str:
         try:
-            return digest_file(path)
+            if isinstance(path, Path):
+                return digest_file(path)
+            return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
 

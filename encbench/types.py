@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -107,6 +106,17 @@ class Instance:
     box: tuple[float, float, float, float]
 
 
+@runtime_checkable
+class ImageSource(Protocol):
+    """Where the bytes of an image are: a Path, or a part of a larger file, such as a member of a
+    tar. Its text names it for a person."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One image of a data set. ``path`` is None when its file is not there;
@@ -114,7 +124,7 @@ class ImageRecord:
 
     image_id: int
     file_name: str
-    path: Path | None
+    path: ImageSource | None
     width: int
     height: int
     instances: tuple[Instance, ...] | None = None

@@ -35,7 +35,7 @@ ALLOWED = {
     "encbench.store": STORE,
     "encbench.retrieval": BASE | {"retrieval"},
     "encbench.intervals": BASE | {"retrieval"},
-    "encbench.data": STORE | {"data"},
+    "encbench.data": STORE | {"data", "store"},  # an index of large files is kept there
     "encbench.encoders": STORE | {"data", "encoders", "zoo"},
     "encbench.vision": STORE | {"data", "encoders", "vision", "zoo"},
     "encbench.encode": ENGINE,

@@ -1,10 +1,24 @@
 """What is checked of data sets and prompt sets, whoever brings them."""
 
+import packed
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from encbench.data.datasets import DatasetUse, check_dataset, load_dataset, load_prompt_set
+from encbench.config import run_config
+from encbench.data.datasets import (
+    DatasetUse,
+    captions_by_image,
+    check_dataset,
+    load_dataset,
+    load_prompt_set,
+)
 from encbench.data.spec import DatasetSpec
 from encbench.errors import DataError, UsageError
+from encbench.flow.config import training_config
+from encbench.flow.train import train
+from encbench.pipeline import probe_all
+from encbench.records import read_record
 from encbench.types import Caption, CaptionSet, ImageRecord, ImageTextDataset
 
 
@@ -62,3 +76,69 @@ def test_prompt_sets_are_read_by_spec(shared):
     assert load_prompt_set(f"dpg:{shared / 'dpg' / 'prompts.jsonl'}").name == "dpg-bench"
     assert len(load_prompt_set(DatasetSpec("geneval", str(shared / "geneval"))).prompts) == 553
     assert load_prompt_set("scenes").name == "scenes-long"
+
+
+TINY = {
+    "side": 16, "patch": 4, "network": "dit-16x1x1", "steps": 4, "batch": 32, "log_every": 0,
+    "sample_prompts": 0, "precision": "fp32", "encoder": "control:word-position?dim=16",
+    "device": "cpu", "images": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs(shared, tmp_path_factory):
+    """The real COCO images in a folder, as tars and as parquet; their specs."""
+    root = tmp_path_factory.mktemp("photographs")
+    data = load_dataset(f"coco:{shared / 'coco'}", DatasetUse(allow_missing=True))
+    texts = captions_by_image(data)
+    there = [image for image in data.images if image.path is not None]
+    pairs = [
+        (i.file_name, i.path.read_bytes(), [c.text.strip() for c in texts[i.image_id]])
+        for i in there
+    ]
+    assert len(pairs) == 79
+    (root / "files").mkdir()
+    for name, content, lines in pairs:
+        (root / "files" / name).write_bytes(content)
+        (root / "files" / name).with_suffix(".txt").write_text("\n".join(lines))
+    packed_specs = (
+        packed.write_tars(root / "tars", pairs), packed.write_parquet(root / "tables", pairs)
+    )  # fmt: skip
+    return (f"folder:{root / 'files'}", *packed_specs)
+
+
+@pytest.fixture(scope="module")
+def from_files(photographs, tmp_path_factory):
+    """What is trained on the loose files."""
+    out = tmp_path_factory.mktemp("files")
+    done = train(training_config({**TINY, "data": photographs[0], "out": out}))
+    return load_file(done.path / "model.safetensors")
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["tars", "parquet"])
+def test_photographs_in_large_files_train_as_loose_files_do(
+    photographs, from_files, tmp_path, number
+):
+    if number == 2:
+        pytest.importorskip("datasets")
+    done = train(training_config({**TINY, "data": photographs[number], "out": tmp_path}))
+    other = load_file(done.path / "model.safetensors")
+    assert all(torch.equal(other[name], tensor) for name, tensor in from_files.items())
+
+
+def test_photographs_in_large_files_rank_as_loose_files_do(photographs, tmp_path):
+    scores = []
+    for number, spec in enumerate(photographs):
+        out = tmp_path / str(number)
+        config = run_config(
+            {
+                "data": spec, "out": out, "encoders": ["control:bag-of-words"],
+                "probes": ["retrieval"], "re_encoder": "pixels", "store": tmp_path / "store",
+                "device": "cpu",
+            }
+        )  # fmt: skip
+        paths, failures = probe_all(config)
+        assert not failures
+        scores.append([read_record(path).measurement.scores for path in sorted(paths)])
+    assert scores[0][0]["published@2"].n == 79
+    assert scores[1] == scores[0] == scores[2]

@@ -67,8 +67,14 @@ def load_coco(
     if not texts:
         raise DataError(f"{captions_file} holds no captions")
 
-    names = {key: _file_name(image, captions_file) for key, image in captions.imgs.items()}
-    paths = _find(Path(root) / split, names, split, allow_missing_images, notes)
+    names = {
+        key: safe_name(image.get("file_name"), "file_name", f"{captions_file}: image {key}")
+        for key, image in captions.imgs.items()
+    }
+    source = f"they come from {SITE}/zips/{split}.zip ({FETCH})"
+    paths = find_images(
+        Path(root) / split, names, captions_file, source, allow_missing_images, notes
+    )
     objects, labels = _instances(instances_file, captions.imgs.keys(), notes)
     licenses = _licenses(captions.dataset.get("licenses"))
     images = tuple(
@@ -180,12 +186,15 @@ def _keys(record: Mapping[str, Any]) -> str:
     return ", ".join(map(ascii, record)) or "nothing"
 
 
-def _file_name(image: Mapping[str, Any], path: Path) -> str:
-    """An image's file name, refused where it would lead out of the image folder."""
-    name, where = image.get("file_name"), f"{path}: image {image['id']}"
+def safe_name(name: Any, key: str, where: str) -> str:
+    """An image's file name, refused where it would lead out of the image folder.
+
+    Raises:
+        DataError: beginning with ``where`` and naming the key.
+    """
     if not isinstance(name, str) or not name:
-        raise DataError(f"{where} has no file_name")
-    check_text(name, f"{where}: file_name", DataError)
+        raise DataError(f"{where} has no {key}")
+    check_text(name, f"{where}: {key}", DataError)
     parts = PurePosixPath(name).parts
     if any(category(character) == "Cc" for character in name):
         problem = "holds a control character"
@@ -195,12 +204,26 @@ def _file_name(image: Mapping[str, Any], path: Path) -> str:
         problem = "leads out of the image folder"
     else:
         return name
-    raise DataError(f"{where} has the file_name {name!r}, which {problem}; refused")
+    raise DataError(f"{where} has the {key} {name!r}, which {problem}; refused")
 
 
-def _find(
-    folder: Path, names: Mapping[int, str], split: str, allow_missing: bool, notes: list[str]
+def find_images(
+    folder: Path,
+    names: Mapping[int, str],
+    list_file: Path,
+    source: str,
+    allow_missing: bool,
+    notes: list[str],
 ) -> dict[int, Path | None]:
+    """Where the image files are that a list names; None for one that is not there, which is noted.
+
+    Args:
+        list_file: what names them, for the message.
+        source: where they come from, for the message.
+
+    Raises:
+        DataError: if images are missing and that is not allowed, or all there are others.
+    """
     # one listing in place of a question for each of up to 118,287 files; macOS writes accents
     # apart from their letters, so a name may be there in another form
     try:
@@ -222,7 +245,7 @@ def _find(
     if len(missing) == len(names) and strangers:
         raise DataError(
             f"the images in {folder} (first: {strangers[0]}) are not those of "
-            f"captions_{split}.json (first: {names[min(names)]}): captions and images are of "
+            f"{list_file.name} (first: {names[min(names)]}): captions and images are of "
             "different splits"
         )
     if missing:
@@ -230,8 +253,8 @@ def _find(
         first = names[missing[0]]
         if not allow_missing:
             raise DataError(
-                f"{what} (first: {first}); they come from {SITE}/zips/{split}.zip ({FETCH}), or "
-                "go on with what is there by --allow-missing-images"
+                f"{what} (first: {first}); {source}, or go on with what is there by "
+                "--allow-missing-images"
             )
         notes.append(f"{what} (first: {first})")
     return paths

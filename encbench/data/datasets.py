@@ -7,14 +7,15 @@ DatasetFamily(...)``, and named by a spec: ``family[:source][?option=value&...]`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .. import registry
 from ..errors import DataError, UsageError
 from ..schema import INT64, check_text
-from ..types import Caption, CaptionSet, ImageTextDataset, PromptSet
+from ..types import Caption, CaptionSet, ImageRecord, ImageSource, ImageTextDataset, PromptSet
 from .spec import DatasetSpec
 
 __all__ = [
@@ -37,12 +38,14 @@ class DatasetUse:
         count: how many images; None for as many as there are, or the data set's own choice.
         seed: of data that are drawn.
         allow_missing: accept images whose files are not there.
+        store: folder of the store, where an index of large files is kept; None for the default.
     """
 
     training: bool = False
     count: int | None = None
     seed: int = 0
     allow_missing: bool = False
+    store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class DatasetFamily:
         examples: specs that work.
         load: reads it; raises DataError in one line that names the file.
         options: names of the spec's options, with what each does.
+        revisions: whether a source may have an ``@revision``.
     """
 
     name: str
@@ -62,6 +66,7 @@ class DatasetFamily:
     examples: tuple[str, ...]
     load: Callable[[DatasetSpec, DatasetUse], ImageTextDataset]
     options: Mapping[str, str] = field(default_factory=dict)
+    revisions: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,21 @@ def load_prompt_set(spec: str | DatasetSpec) -> PromptSet:
     return loaded
 
 
+def number_pairs(
+    name: str,
+    pin: str,
+    pairs: Iterable[tuple[str, ImageSource | None, Sequence[str]]],
+    notes: Sequence[str] = (),
+) -> CaptionSet:
+    """A data set of images (name, file, captions), numbered from 1 as they come."""
+    images, captions = [], []
+    for name_of_image, file, texts in pairs:
+        images.append(ImageRecord(len(images) + 1, name_of_image, file, 0, 0))
+        for text in texts:
+            captions.append(Caption(len(captions) + 1, len(images), text))
+    return CaptionSet(name, pin, tuple(images), tuple(captions), notes=tuple(notes))
+
+
 def captions_by_image(data: ImageTextDataset) -> dict[int, list[Caption]]:
     """The captions of each image that has any, by the image's id."""
     listed: dict[int, list[Caption]] = {}
@@ -134,6 +154,6 @@ def check_dataset(data: ImageTextDataset, where: str) -> None:
 def _family(kind: str, spec: str | DatasetSpec) -> tuple[Any, DatasetSpec]:
     spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
     family = registry.get_family(kind, spec.family, dict(spec.options))
-    if spec.revision is not None:
+    if spec.revision is not None and not getattr(family, "revisions", False):
         raise UsageError(f"'{spec}': a {kind} has no revision, so no '@{spec.revision}'")
     return family, spec

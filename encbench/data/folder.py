@@ -9,8 +9,8 @@ from ..errors import DataError
 from ..files import digest, expand_home, read_json_lines, read_lines
 from ..listing import list_images, name_uniquely
 from ..schema import check_text, get_field
-from ..types import Caption, CaptionSet, ImageRecord
-from .datasets import DatasetFamily, DatasetSpec, DatasetUse
+from ..types import CaptionSet
+from .datasets import DatasetFamily, DatasetSpec, DatasetUse, number_pairs
 
 LISTS = ("captions.jsonl", "metadata.jsonl")
 
@@ -42,15 +42,9 @@ def load_folder(folder: Path) -> CaptionSet:
         )
     names = [path.relative_to(folder).as_posix() for path in found]
     sizes = [path.stat().st_size if os.path.isfile(path) else -1 for path in found]  # noqa: PTH113
-    images = tuple(
-        ImageRecord(number, name, path, 0, 0)
-        for number, (name, path) in enumerate(zip(names, found, strict=True), 1)
-    )
-    texts = [(i, text) for i, texts in enumerate(found.values(), 1) for text in texts]
-    captions = tuple(Caption(n, i, text) for n, (i, text) in enumerate(texts, 1))
     pin = digest([names, sizes, list(found.values())])
     name = folder.name or folder.resolve().name
-    return CaptionSet(name, pin, images, captions, notes=tuple(notes))
+    return number_pairs(name, pin, zip(names, found, found.values(), strict=True), notes)
 
 
 def _beside(folder: Path, notes: list[str]) -> dict[Path, list[str]]:

@@ -20,7 +20,15 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from ..errors import DownloadError, EncbenchError, ModelError, StoreError, first_line, from_os_error
+from ..errors import (
+    DataError,
+    DownloadError,
+    EncbenchError,
+    ModelError,
+    StoreError,
+    first_line,
+    from_os_error,
+)
 from ..files import digest_file, expand_home, read_json, read_text, write_json
 from ..progress import log
 from ..schema import check_value, get_field, read_model_config
@@ -29,6 +37,11 @@ from .hub_facts import facts_of
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 SAFETENSORS = "*.safetensors"
 OTHER_WEIGHTS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.npz", "*.tflite")
+DATA_FILES = (
+    "*.parquet", "*.arrow", "*.json", "*.jsonl", "*.csv", "*.tsv",
+    "*.jpg", "*.jpeg", "*.png", "*.webp",
+)  # fmt: skip
+"""What is fetched of a data set's repository: data, never code."""
 ADAPTER = "adapter_config.json"
 CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -428,7 +441,37 @@ def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) ->
     return ResolvedModel(folder, commit, _license(folder))
 
 
-def _fetch(repo: str, revision: str | None, allow: Sequence[str], ignore: Sequence[str]) -> Path:
+def resolve_dataset(repo: str, revision: str | None) -> tuple[Path, str]:
+    """A data set's data files (:data:`DATA_FILES`), downloaded if they are not there; folder and
+    commit. No script is ever fetched.
+
+    Raises:
+        DataError: if the repository has no data files.
+        DownloadError: if the hub cannot be reached or refuses, or a file was changed.
+    """
+    key = f"datasets/{repo}"
+    locked = _locked(key, revision)
+    folder = _fetch(repo, locked.revision or revision, [*DATA_FILES, CARD], (), kind="dataset")
+    files = _select(folder, DATA_FILES, ())
+    if not files:
+        raise DataError(
+            f"the data set {repo} has no data files ({', '.join(DATA_FILES)}); no script is run: "
+            "take @refs/convert/parquet, or download it by hand and name the folder"
+        )
+    hashes = digest_each(files)
+    _verify(repo, files, hashes, locked.files)
+    if locked.revision != folder.name or locked.files != hashes:
+        _lock(key, revision, _Locked(folder.name, hashes))
+    return folder, folder.name
+
+
+def _fetch(
+    repo: str,
+    revision: str | None,
+    allow: Sequence[str],
+    ignore: Sequence[str],
+    kind: str = "model",
+) -> Path:
     """The snapshot folder that holds the files; no request is made if it holds them all."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -436,6 +479,7 @@ def _fetch(repo: str, revision: str | None, allow: Sequence[str], ignore: Sequen
     download = partial(
         snapshot_download,
         repo,
+        repo_type=kind,
         revision=revision,
         allow_patterns=list(allow),
         ignore_patterns=list(ignore),
@@ -446,7 +490,9 @@ def _fetch(repo: str, revision: str | None, allow: Sequence[str], ignore: Sequen
                 return Path(download(local_files_only=True))
             except LocalEntryNotFoundError:
                 pass
-        if not download_plan([(repo, revision)])[0].cached:
+        if kind != "model":
+            log.info("looking for the data set %s on the hub", repo)
+        elif not download_plan([(repo, revision)])[0].cached:
             size = facts_of(repo).bytes
             log.info("downloading %s%s", repo, f" (about {size / 1e9:.1f} GB)" if size else "")
         return Path(download(endpoint=os.environ.get("HF_ENDPOINT") or None))

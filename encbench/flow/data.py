@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..errors import DataError, ImageError
 from ..files import digest
 from ..images import open_image
 from ..progress import log
-from ..types import ImageRecord, ImageTextDataset
+from ..types import ImageRecord, ImageSource, ImageTextDataset
 from .config import TrainConfig
 
 IN_MEMORY = 2 << 30  # bytes of a folder's images that are kept as they were read
@@ -102,8 +101,9 @@ def load_training_images(config: TrainConfig) -> ImageSet:
         UsageError: if there is no such data set or world, or nothing is named.
     """
     use = DatasetUse(
-        training=True, count=config.images or None, seed=config.seed, allow_missing=True
-    )
+        training=True, count=config.images or None, seed=config.seed, allow_missing=True,
+        store=config.store,
+    )  # fmt: skip
     dataset = load_dataset(config.dataset, use)
     return training_images(dataset, config.side, config.images, config.max_broken)
 
@@ -200,7 +200,7 @@ class Files:
         self,
         name: str,
         pin: str,
-        paths: Sequence[Path],
+        paths: Sequence[ImageSource],
         listed: Sequence[Sequence[str]],
         side: int,
         max_broken: int,
@@ -249,7 +249,7 @@ class Files:
         log.warning("%s: left out (broken image %d)", problem, len(self.broken))
 
 
-def load_image(path: Path, side: int) -> UInt8[Tensor, "3 H W"]:
+def load_image(path: ImageSource, side: int) -> UInt8[Tensor, "3 H W"]:
     """An image's middle square, scaled to ``side`` pixels.
 
     Raises:
