@@ -50,6 +50,7 @@ def open_image(image: ImageRecord) -> Image.Image:
         if isinstance(path, Path) and path.exists() and not path.is_file():
             raise ImageError(f"cannot read the image {path}: it is not a file")  # a pipe waits
         try:
+            file: Path | io.BytesIO
             file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
             return _decode(file, path)
         except (ImageError, FileNotFoundError, PermissionError):

@@ -1,6 +1,8 @@
 """What a training reads: scenes, COCO, folders, text features; what is broken is told."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,9 +11,17 @@ from PIL import Image
 
 from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
-from encbench.errors import DataError, EncbenchError, UsageError
+from encbench.errors import DataError, EncbenchError, ProcessError, UsageError
 from encbench.flow.config import TrainConfig, training_config
-from encbench.flow.data import Picks, folder_images, load_training_images, picks, training_images
+from encbench.flow.data import (
+    Files,
+    Picks,
+    folder_images,
+    load_batches,
+    load_training_images,
+    picks,
+    training_images,
+)
 from encbench.flow.features import Bank, Encoded, PromptEncoder, PromptFeatures, Widths, check_fits
 
 CPU = torch.device("cpu")
@@ -190,6 +200,38 @@ def test_broken_images_are_named_counted_and_left_out_up_to_a_limit(tmp_path, ca
     strict = load_training_images(training_config({"folder": folder, "side": 8, "max_broken": 1}))
     with pytest.raises(DataError, match="2 images of my cannot be read, and --max-broken"):
         strict.read(chosen(0, 1, 2, 3, 4, 5))
+
+
+def test_batches_are_the_same_with_any_number_of_workers(tmp_path, caplog):
+    folder = pictures(tmp_path / "my")
+    for i in range(6):
+        (folder / f"{i}.txt").write_text(f"color {i}\nthe color {i}")
+    (folder / "1.png").write_bytes(b"no image")
+    config = training_config({"folder": folder, "side": 8, "max_broken": 1})
+    read = []
+    for workers in (0, 2):
+        data = load_training_images(config)
+        chosen = [picks(data, step, 4, seed=0) for step in range(6)]
+        read.append(list(load_batches(data, chosen, workers)))
+        assert list(data.broken) == [1]
+        assert caplog.text.count("left out (broken image 1)") == workers // 2 + 1
+    assert len(read[0]) == 6
+    for one, other in zip(*read, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert list(one.texts) == list(other.texts)
+    strict = load_training_images(training_config({"folder": folder, "side": 8, "max_broken": 0}))
+    with pytest.raises(DataError, match="1 images of my cannot be read, and --max-b"):
+        list(load_batches(strict, chosen, 2))
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "my")
+    (folder / "0.txt").write_text("color")
+    data = load_training_images(training_config({"folder": folder, "side": 8}))
+    monkeypatch.setattr(Files, "load", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ProcessError, match="was killed, perhaps for lack of memory") as caught:
+        list(load_batches(data, [chosen(0)], 1))
+    assert "\n" not in str(caught.value)
 
 
 def test_coco(shared):

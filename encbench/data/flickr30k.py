@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import digest_file, read_json
+from ..files import digest_file, expand_home, read_json
 from ..schema import check_text, get_field
 from ..types import CaptionSet
 from .coco import find_images, safe_name
@@ -71,7 +71,7 @@ def _captions(entry: Any, where: str) -> list[str]:
 
 def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
     split = spec.get("split", "train" if use.training else "test")
-    root = Path(spec.source).expanduser()
+    root = expand_home(spec.source)
     return load_karpathy(root, split, allow_missing_images=use.allow_missing)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingLibraryError, UsageError, first_line
-from ..files import digest
+from ..files import digest, expand_home
 from ..listing import is_hidden
 from ..schema import check_text
 from ..types import CaptionSet, ImageSource
@@ -143,7 +143,7 @@ def _open(
     library: Any, source: str, revision: str | None, name: str | None
 ) -> tuple[dict[str, Any], str, str]:
     """The tables by their split, what pins them, and a name."""
-    place = Path(source).expanduser()
+    place = expand_home(source)
     parquet = source.endswith(".parquet")
     if revision and (parquet or place.exists()):
         raise UsageError(f"{source} is on this machine and has no revision, so no '@{revision}'")

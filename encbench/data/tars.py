@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, from_os_error
-from ..files import digest, parse_json, read_lines, split_lines
+from ..files import digest, expand_home, parse_json, read_lines, split_lines
 from ..listing import IMAGES, is_hidden
 from ..progress import bar
 from ..schema import check_text, check_value
@@ -246,10 +246,10 @@ def expand_files(source: str, suffix: str) -> list[Path]:
     Raises:
         DataError: naming the first that is not there.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.suffix == ".txt" and path.is_file():
         lines = [line.strip() for line in read_lines(path, DataError)]
-        paths = [path.parent / Path(line).expanduser() for line in lines if line]
+        paths = [path.parent / expand_home(line) for line in lines if line]
     elif path.is_dir():
         paths = sorted(p for p in path.glob(f"*{suffix}") if not is_hidden(p.name))
     elif path.exists():

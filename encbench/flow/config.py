@@ -18,12 +18,12 @@ DERIVATIVES = ("jvp", "central", "forward")
 
 FREE = (
     "out", "device", "store", "keep", "log_every", "checkpoint_every", "sample_every",
-    "sample_prompts", "max_broken",
+    "sample_prompts", "max_broken", "workers",
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
 LATER: Mapping[str, Any] = {
-    "data": None, "condition_scaling": "rms", "condition_pooled": "own",
+    "workers": 1, "data": None, "condition_scaling": "rms", "condition_pooled": "own",
     "guidance_span": [0.0, 1.0], "guidance_max": 1.0, "velocity_head": False, "head_depth": 0,
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
@@ -95,6 +95,12 @@ class TrainConfig:
     max_broken: int = option(
         10, "Stop if more images than this cannot be read; fewer are skipped.", DATA, least=0
     )
+    workers: int = option(
+        1,
+        "Processes that read images from files ahead of the training, which is the same whatever "
+        "their number; 0: none. Under a launch of several processes, each has so many.",
+        DATA, least=0,
+    )  # fmt: skip
     side: int = option(32, "Side of the images, in pixels.", DATA, least=1)
     autoencoder: str | None = option(
         None,

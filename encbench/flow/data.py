@@ -6,11 +6,14 @@ which of their captions are read, whatever the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import mmap
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.datasets import DatasetUse, captions_by_image, load_dataset
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, ProcessError
 from ..files import digest
 from ..images import open_image
 from ..progress import log
@@ -183,6 +186,13 @@ def _numbered(
 # ----------------------------------------------------------------------------------- files
 
 
+class Loaded(NamedTuple):
+    """What a process that reads images hands over: the pairs, and which images were broken."""
+
+    pairs: Pairs
+    broken: dict[int, str]
+
+
 class Files:
     """Images read from their files when they are needed, and kept while there is memory.
 
@@ -190,7 +200,7 @@ class Files:
     stands in for it, so that the rest of the training stays as it was.
 
     Args:
-        paths: of the images.
+        files: of the images.
         listed: their captions, at least one each.
         side: images are cropped to their middle square and scaled to this.
         max_broken: how many may be unreadable.
@@ -200,53 +210,150 @@ class Files:
         self,
         name: str,
         pin: str,
-        paths: Sequence[ImageSource],
+        files: Sequence[ImageSource],
         listed: Sequence[Sequence[str]],
         side: int,
         max_broken: int,
         notes: Sequence[str] = (),
     ) -> None:
         self.name, self.pin, self.notes = name, pin, tuple(notes)
-        self.paths, self.side, self.max_broken = list(paths), side, max_broken
+        self.files, self.side, self.max_broken = list(files), side, max_broken
         self.texts, self.of = _numbered(listed)
         self.broken: dict[int, str] = {}
-        fits = len(self.paths) * 3 * side * side <= IN_MEMORY
-        self._kept: dict[int, Tensor] | None = {} if fits else None
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._kept = _Kept(len(self.files), side) if len(files) * 3 * side**2 <= IN_MEMORY else None
 
     def read(self, picks: Picks) -> Pairs:
-        found = list(self._pool.map(self._read, picks.images.tolist()))
+        with ThreadPoolExecutor(THREADS) as pool:
+            return self.take(self.load(picks, pool.map))
+
+    def __getitem__(self, picks: Picks) -> Loaded:
+        """As a worker of a DataLoader calls it."""
+        return self.load(picks, map)
+
+    def load(self, picks: Picks, map_over: Callable[..., Iterable[Any]]) -> Loaded:
+        """Read images without counting the broken ones; that is for :meth:`take`, which sees what
+        all processes found."""
+        broken: dict[int, str] = {}
+        found = list(map_over(partial(self._read, broken), picks.images.tolist()))
         texts = [
             text if here == wanted else self.of[here][0]
             for (here, _), wanted, text in zip(found, picks.images, picks.texts, strict=True)
         ]
-        return Pairs(torch.stack([pixels for _, pixels in found]), np.array(texts, np.int64))
+        pixels = torch.stack([pixels for _, pixels in found])
+        return Loaded(Pairs(pixels, np.array(texts, np.int64)), broken)
 
-    def _read(self, number: int) -> tuple[int, UInt8[Tensor, "3 H W"]]:
-        for tried in range(len(self.paths)):
-            here = (number + tried) % len(self.paths)
+    def take(self, loaded: Loaded) -> Pairs:
+        """
+        Raises:
+            DataError: if too many images are broken.
+        """
+        for number, problem in sorted(loaded.broken.items()):
+            if number in self.broken:
+                continue
+            self.broken[number] = problem
+            if len(self.broken) == len(self.files):
+                raise DataError(f"no image of {self.name} can be read; the last: {problem}")
+            if len(self.broken) > self.max_broken:
+                raise DataError(
+                    f"{len(self.broken)} images of {self.name} cannot be read, and --max-broken "
+                    f"allows {self.max_broken}; the last: {problem}"
+                )
+            log.warning("%s: left out (broken image %d)", problem, len(self.broken))
+        return loaded.pairs
+
+    def _read(self, broken: dict[int, str], number: int) -> tuple[int, UInt8[Tensor, "3 H W"]]:
+        count = len(self.files)
+        for tried in range(min(count, self.max_broken + 1)):
+            here = (number + tried) % count
             if here in self.broken:
                 continue
-            if self._kept is not None and here in self._kept:
-                return here, self._kept[here]
+            if self._kept is not None and (pixels := self._kept.get(here)) is not None:
+                return here, pixels
             try:
-                pixels = load_image(self.paths[here], self.side)
+                pixels = load_image(self.files[here], self.side)
             except ImageError as error:
-                self._count(here, str(error))
+                broken[here] = str(error)
                 continue
             if self._kept is not None:
-                self._kept[here] = pixels
+                self._kept.put(here, pixels)
             return here, pixels
-        raise DataError(f"no image of {self.name} can be read")
+        return number, torch.zeros(3, self.side, self.side, dtype=torch.uint8)  # take() will raise
 
-    def _count(self, number: int, problem: str) -> None:
-        self.broken[number] = problem
-        if len(self.broken) > self.max_broken:
-            raise DataError(
-                f"{len(self.broken)} images of {self.name} cannot be read, and --max-broken allows "
-                f"{self.max_broken}; the last: {problem}"
-            )
-        log.warning("%s: left out (broken image %d)", problem, len(self.broken))
+
+class _Kept:
+    """Decoded images in memory that workers share, if they are forked: what one has read, none
+    reads again. (/dev/shm is too small for this in most containers.)"""
+
+    def __init__(self, count: int, side: int) -> None:
+        self.shape = (count, 3, side, side)
+        self._map()
+
+    def _map(self) -> None:
+        count, size = self.shape[0], math.prod(self.shape)
+        self.there = np.frombuffer(mmap.mmap(-1, count), np.bool_)
+        self.pixels = np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(self.shape)
+
+    def get(self, number: int) -> Tensor | None:
+        return torch.from_numpy(self.pixels[number].copy()) if self.there[number] else None
+
+    def put(self, number: int, pixels: Tensor) -> None:
+        self.pixels[number] = pixels.numpy()
+        self.there[number] = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shape": self.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a worker that was not forked
+        self.shape = state["shape"]
+        self._map()
+
+
+def load_batches(
+    data: ImageSet, chosen: Iterable[Picks], workers: int, *, pin: bool = False
+) -> Generator[Pairs, None, None]:
+    """Read batch after batch, in their order, ahead of whoever takes them.
+
+    Args:
+        workers: processes that read images from files; 0 reads in threads when a batch is asked
+            for. The batches are the same, whatever their number.
+        pin: hand over memory that a GPU copies from without waiting.
+
+    Raises:
+        DataError: if too many images cannot be read.
+        ProcessError: if a worker was killed.
+    """
+    if not workers or not isinstance(data, Files):
+        for picks in chosen:
+            yield data.read(picks)
+        return
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        data,  # type: ignore[arg-type]  # its __getitem__ takes a batch's picks
+        batch_size=None,
+        sampler=chosen,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+    )
+    batches = iter(loader)
+    try:
+        for loaded in batches:
+            yield data.take(loaded)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ProcessError(
+            "a process that reads images was killed, perhaps for lack of memory; run the same "
+            f"command again with fewer --workers (now {workers})"
+        ) from error
+    finally:
+        del batches  # ends the workers
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def load_image(path: ImageSource, side: int) -> UInt8[Tensor, "3 H W"]:

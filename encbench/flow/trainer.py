@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..training import (
 )
 from . import checkpoint as files
 from .config import TrainConfig
-from .data import ImageSet, ImagesInMemory, picks
+from .data import ImageSet, ImagesInMemory, Pairs, load_batches, picks
 from .dit import DiT
 from .ema import EMA
 from .features import Bank, Features, check_fits
@@ -138,6 +138,7 @@ class Trainer:
         self.meters = Meters(self.device, team.size)
         self.spikes = Spikes(config.spike)
         self.step, self.seconds = 0, 0.0
+        self.batches: Generator[Pairs, None, None]
         self.resumed = self._resume()
 
     # ------------------------------------------------------------------------- the loop
@@ -148,6 +149,11 @@ class Trainer:
         if self.team.leads:
             write_json(config.out / "config.json", config.as_dict())
         logged, begun = self.step, time.perf_counter()
+        steps = range(self.step, config.steps)
+        chosen = (picks(self.data, step, config.batch, config.seed) for step in steps)
+        mine = (picked.part(part) for picked in chosen for part in self._parts())
+        cuda = self.device.type == "cuda"
+        self.batches = load_batches(self.data, mine, config.workers, pin=cuda)
         try:
             with bar(f"training {config.out.name}", config.steps) as advance:
                 advance(self.step)
@@ -183,9 +189,18 @@ class Trainer:
                 if self.team.leads:
                     files.remove_old(config.out, config.keep)
         finally:
+            self.batches.close()
             if writer is not None:
                 writer.close()
         return result_of(config.out, self.step, self.seconds)
+
+    def _parts(self) -> list[slice]:
+        """This process's part of each part of a batch."""
+        firsts = (
+            (part * self.team.size + self.team.rank) * self.part
+            for part in range(self.config.accumulate)
+        )
+        return [slice(first, first + self.part) for first in firsts]
 
     def _step(self) -> str | None:
         """One step of the optimizer; or why it was skipped, in words."""
@@ -199,7 +214,6 @@ class Trainer:
         set_learning_rate(self.optimizers, config.lr * self._rate_share(number))
         draw = torch.Generator().manual_seed(_mixed(config.seed, number, 0))
         on_device = torch.Generator(self.device).manual_seed(_mixed(config.seed, number, 1))
-        chosen = picks(self.data, number, config.batch, config.seed)
         r, t = self.times.sample(config.batch, number / config.steps, draw)
         drop = torch.rand(config.batch, generator=draw) < config.condition_dropout
         uniform = torch.rand(config.batch, UNIFORM, generator=draw)
@@ -207,11 +221,9 @@ class Trainer:
             (config.batch, *self.space.shape), generator=on_device, device=self.device
         )
         total = torch.zeros((), device=self.device)
-        for part in range(config.accumulate):
-            first = (part * self.team.size + self.team.rank) * self.part
-            mine = slice(first, first + self.part)
-            pixels, texts = self.data.read(chosen.part(mine))
-            x = self._encoded(pixels, chosen.images[mine])
+        for part, mine in enumerate(self._parts()):
+            pixels, texts = next(self.batches)
+            x = self._encoded(pixels)
             cond = self.features.conditions(texts, self.device)
             rows = [each[mine].to(self.device) for each in (r, t, drop, uniform)]
             with self.team.quiet(self.wrapped, when=part + 1 < config.accumulate):
@@ -250,8 +262,8 @@ class Trainer:
         """The running mean at the switch, from its checkpoint."""
         return self._frozen
 
-    def _encoded(self, pixels: Tensor, numbers: np.ndarray) -> Tensor:
-        images = pixels.to(self.device).float() / 255
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(self.device, non_blocking=True).float() / 255
         encoded: Tensor = self.space.encode(images)
         return encoded
 
