@@ -113,6 +113,17 @@ def test_the_help_says_what_each_command_says(run):
         assert " ".join(command.help.split("\n\n")[0].split()) in shown
 
 
+def test_a_first_run_says_what_it_does_and_how_long_it_takes(monkeypatch, run, tmp_path):
+    def stop(config: RunConfig) -> None:
+        raise UsageError("enough")
+
+    monkeypatch.setattr("encbench.pipeline.run", stop)
+    done = run("run", "--out", str(tmp_path))
+    assert done.code == 2
+    assert "zoo:mini-clip" in done.out
+    assert "computing: " in done.out
+
+
 def test_the_page_of_options_is_that_of_the_code():
     page = Path(__file__).parents[1] / "docs" / "options.md"
     assert page.read_text() == options_page(), "the page says how it is made"

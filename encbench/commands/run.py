@@ -71,6 +71,8 @@ def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None) -> No
     from . import show
     from .confirm import carry_out
 
+    if not config.encoders and config.on_scenes and not json:  # a first look: say what it will be
+        plan_only(config, json, after)
     outcome = run(config)
     if not json:
         show.outcome(config.out, outcome)
