@@ -404,10 +404,10 @@ def _assemble(
     for where, row in rows:
         if str(row.get("recipe") or "") != chosen[0]:
             continue
-        spec = str(row["spec"] or "").strip()
+        spec = str(row.get("spec") or "").strip()
         if not spec:
             raise OutcomesError(f"{where} has no spec")
-        if row["score"] in (None, ""):
+        if row.get("score") in (None, ""):
             raise OutcomesError(f"{where}: {spec} has no score; give one or remove the row")
         number = _number(row.get("seed") or 0, f"{where}: seed")
         seed = int(number)

@@ -122,6 +122,14 @@ def test_damage_is_one_clear_line(tmp_path, lines, head, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("row", "said"), [({"score": 1}, "no spec"), ({"spec": "b"}, "no score")])
+def test_a_line_of_json_that_lacks_a_key_is_one_line(tmp_path, row, said):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"spec": "a", "score": 1}, row])))
+    with pytest.raises(EncbenchError, match=rf"line 2 of .*x\.jsonl.* has {said}"):
+        load_outcomes(path)
+
+
 def test_too_few_encoders_and_missing_ones_are_named(tmp_path):
     outcomes = load_outcomes(table(tmp_path, rows()))
     few = {"good main": dict(list(planted()["good main"].items())[:3])}
