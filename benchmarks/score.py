@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--beside", default="nothing", help="what else ran on the machine")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
@@ -187,7 +188,8 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows[name] = json.loads(done.stdout.splitlines()[-1])
     on = "cpu" if all(row["device"] == "cpu" for row in rows.values()) else "cuda"
-    keep(f"score-{on}", {"load_before_and_after": [before, os.getloadavg()[0]], "metrics": rows})
+    load = [before, os.getloadavg()[0]]
+    keep(f"score-{on}", {"beside": given.beside, "load_before_and_after": load, "metrics": rows})
 
 
 if __name__ == "__main__":
