@@ -277,7 +277,7 @@ def read_csv(path: Path, error: MakeError = RecordError) -> tuple[list[str], lis
         if twice is not None:
             raise error(f"{path} has two columns {twice!a}; rename or remove one")
         for row in table:
-            if any(row.pop(None, ())):  # type: ignore[call-overload]
+            if any(row.pop(None, ())):
                 raise error(
                     f"line {table.line_num} of {path} has more cells than its first line; put "
                     "quotes around texts that hold a comma or a tab"

@@ -68,7 +68,7 @@ def json_schema() -> dict[str, Any]:
 
 def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin, args = get_origin(kind) or kind, get_args(kind)
-    if dataclasses.is_dataclass(origin):
+    if isinstance(origin, type) and dataclasses.is_dataclass(origin):
         name = f"{origin.__module__.removeprefix('encbench.')}.{origin.__qualname__}"
         if name not in definitions:
             definitions[name] = {}  # a class may hold itself

@@ -51,7 +51,7 @@ def list_(config: ListConfig, json: PrintJson = False) -> None:
     from ..errors import UnknownNameError
 
     what, kinds = config.what, {f"{kind}s": kind for kind in registry.GROUPS}
-    if what not in (None, "presets", *kinds):
+    if what is not None and what not in ("presets", *kinds):
         raise UnknownNameError("kind of extension", what, [*kinds, "presets"])
     if what is None and not json:  # loads nothing
         rows = [(title, ", ".join(registry.names(kind))) for title, kind in kinds.items()]
@@ -68,12 +68,12 @@ def list_(config: ListConfig, json: PrintJson = False) -> None:
     if json:
         print_json("extensions", ExtensionList(tuple(found), common))
         return
-    rows = [
+    table = [
         (each.name, each.problem or each.summary, each.main_metric,
          "\n".join(map(shlex.quote, each.examples)))
         for each in found
     ]  # fmt: skip
-    _print_table(("name", "what it is", "main metric", "examples"), rows)
+    _print_table(("name", "what it is", "main metric", "examples"), table)
     for name, texts in {"every encoder": common, **{e.name: e.options for e in found}}.items():
         if texts:
             typer.echo(f"\noptions of {name}, as in SPEC?option=value&option=value:")

@@ -114,7 +114,8 @@ def number_pairs(
     notes: Sequence[str] = (),
 ) -> CaptionSet:
     """A data set of images (name, file, captions), numbered from 1 as they come."""
-    images, captions = [], []
+    images: list[ImageRecord] = []
+    captions: list[Caption] = []
     for name_of_image, file, texts in pairs:
         images.append(ImageRecord(len(images) + 1, name_of_image, file, 0, 0))
         for text in texts:
