@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from encbench.confirm.bank import (
@@ -37,7 +38,9 @@ def load_rows(path: Path) -> tuple[list[Outcome], ConfirmPlan]:
     """Rows and the plan of a verdict, a run's folder or whitened.json. A run's folder also
     gives what the parents scored, with each seed."""
     if path.is_dir():
-        source = Source(path.name, "", "")
+        ended = max(p.stat().st_mtime for p in (path / "confirm" / "models").glob("*/result.json"))
+        created = datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds")
+        source = Source(path.name, "", created)  # of a run that is not finished
         if (path / "verdict.json").exists():
             verdict = read_verdict(path / "verdict.json")
             commit = str(verdict.provenance.get("commit") or "")

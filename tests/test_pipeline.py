@@ -107,7 +107,7 @@ def scores(out: Path) -> dict[str, str]:
 
 SMALL = (
     "--re-encoder", "labels", "--queries", "60", "--draws", "2", "--shares", "0.3", "0.5", "0.7",
-    "--limit", "60",
+    "--limit", "30",
 )  # fmt: skip
 
 
@@ -185,6 +185,7 @@ def test_ten_kills_leave_the_same_bytes(custom, tmp_path):
     command = [
         sys.executable, "-m", "encbench", "run", "--encoders", f"{custom}:Words",
         "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store"), *SMALL,
+        "--limit", "16",
     ]  # fmt: skip
     rng = random.Random(0)
     killed = 0
@@ -220,7 +221,7 @@ def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
     broken[f"python:{tmp_path}/leaves.py:Any"] = "called sys.exit(0)"
     code = run(
         "run", "--encoders", *broken, f"{custom}:Words", "--out", str(tmp_path / "run"),
-        "--store", str(tmp_path / "store"), "--probes", "retrieval", *SMALL,
+        "--store", str(tmp_path / "store"), "--probes", "retrieval", *SMALL, "--limit", "60",
     )  # fmt: skip
     err = capsys.readouterr().err
     assert code == 1
@@ -305,7 +306,7 @@ def coco(root: Path, images: int = 12, **change) -> Path:
 def coco_run(folder: Path, out: Path, custom: str, *more: str) -> int:
     return run(
         "run", "--encoders", f"{custom}:Words", "--coco", str(folder), "--re-encoder", "pixels",
-        "--ks", "1", "2", "--out", str(out), "--store", str(out / "store"), *more,
+        "--ks", "1", "2", "--limit", "12", "--out", str(out), "--store", str(out / "store"), *more,
     )  # fmt: skip
 
 
@@ -329,9 +330,9 @@ def test_a_probe_that_reads_no_image_needs_no_re_encoder(custom, tmp_path, monke
     """Nothing is fetched for it, and its record stays when other probes join."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder, out = coco(tmp_path / "coco"), tmp_path / "out"
-    alone = ("--re-encoder", "dinov3", "--probes", "diagnostics", "--store", str(out / "store"))
+    alone = ("--re-encoder", "dinov3", "--probes", "diagnostics", "--limit", "12")
     words = ("--encoders", f"{custom}:Words", "--coco", str(folder), "--out", str(out))
-    assert run("probe", *words, *alone) == 0
+    assert run("probe", *words, *alone, "--store", str(out / "store")) == 0
     (before,) = [p for p in find_records(out) if "Words" in str(p) and "shuffle" not in str(p)]
     written = before.read_bytes()
     assert coco_run(folder, out, custom, "--probes", "diagnostics", "retrieval") == 0

@@ -116,7 +116,7 @@ def test_the_advice_is_the_first_line(full):
     assert advice.startswith("Use CLIP ViT-L/14. Can't tell whether MiniLM-L6")
     assert advice.endswith("the smallest of these is MiniLM-L6.")
     page = page_of(full)
-    assert page.words[0] == advice
+    assert page.words[:2] == ["Skip to the ranking", advice]
     markdown = (full / "report" / "report.md").read_text("utf-8")
     assert markdown.splitlines()[0].startswith(f"**{text.markdown(advice)}** ")
     assert "encbench" in (full / "report" / "index.html").read_text("utf-8").split("</title>")[0]
@@ -365,7 +365,7 @@ def test_each_picture_is_embedded_once_and_described(full):
 def test_reports_work_with_missing_pieces(tmp_path, options):
     folder = fake_run.build(tmp_path / "run", n=30, **options)
     page = page_of_built(folder)
-    assert page.words[0] == read_prediction(folder / "prediction.json").advice.text
+    assert page.words[1] == read_prediction(folder / "prediction.json").advice.text
     shown = " ".join(page.words)
     assert "None of the candidates" in shown or options["encoders"]
     assert (folder / "report" / "report.md").stat().st_size > 500
