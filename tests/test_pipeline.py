@@ -304,6 +304,8 @@ def coco(root: Path, images: int = 12, **change) -> Path:
 
 
 def coco_run(folder: Path, out: Path, custom: str, *more: str) -> int:
+    """Small, and by the probes of both rules, unless ``more`` names others."""
+    more = more if "--probes" in more else ("--probes", "retrieval", "reader", *more)
     return run(
         "run", "--encoders", f"{custom}:Words", "--coco", str(folder), "--re-encoder", "pixels",
         "--ks", "1", "2", "--limit", "12", "--out", str(out), "--store", str(out / "store"), *more,
