@@ -6,9 +6,7 @@ version, seed and settings, else nothing is merged. An encoder that was measured
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from .errors import DataError, EncbenchError
 from .files import read_bytes, slug, write_atomic, write_json, write_text
+from .pages import render_page
 from .ranking import predict, settings_of
 from .records import Prediction, Ranked, RunRecord, clean, find_records, read_record
 
@@ -100,7 +99,7 @@ def merge_runs(folders: Sequence[Path], *, rule: str | None = None) -> Board:
 
 
 def _name_runs(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders by their last part; by more of it where two share that."""
+    """Folders by their last part, with a plus sign for each earlier one of that name."""
     runs: dict[str, Path] = {}
     for folder in folders:
         name = folder.resolve().name
@@ -125,8 +124,6 @@ def build_board(board: Board, out: Path) -> Path:
     Raises:
         StoreError: if it cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     reports = {}
     for name, folder in board.runs.items():
         report = folder / "report" / PAGE
@@ -134,17 +131,13 @@ def build_board(board: Board, out: Path) -> Path:
             reports[name] = f"reports/{slug(name)}.html"
             write_atomic(out / reports[name], read_bytes(report))
     source = files("encbench").joinpath("templates", TEMPLATE).read_bytes().decode()
-    script = source.split("<script>")[1].split("</script>")[0]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     shown = [row.ranked for row in board.rows]
     low, high = min(row.low for row in shown), max(row.high for row in shown)
-    page = environment.from_string(source).render(
+    page = render_page(
+        source,
         board=board,
         reports=reports,
         place=lambda value: round(100 * (value - low) / (high - low or 1), 2),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         families=sorted({row.record.card.family for row in board.rows if not row.ranked.control}),
     )
     write_json(out / "board.json", clean(dataclasses.asdict(board.prediction)))

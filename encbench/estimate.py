@@ -27,8 +27,6 @@ from .vision import reencoder_family
 CAPTION_TOKENS = 16  # a COCO caption with special tokens
 PROMPT_TOKENS = 90  # a DPG-Bench prompt
 DPG_PROMPTS = 1065
-GRAMMAR_PROBES = ("reader", "reader-whitened", "minimal-pairs")  # they encode their own texts only
-GRAMMAR_TEXTS = 1_800  # of each of these
 IMAGE_TOKENS = 200  # of a 224-pixel image at patch 16, registers included
 
 
@@ -100,7 +98,6 @@ def plan_run(config: RunConfig) -> RunPlan:
         tokens = count * CAPTION_TOKENS
         if config.dataset is None and config.coco_split is not None:
             to_fetch = fetch_plan("coco", config.coco_split).bytes or 0
-    removed = _removed(config)
     if data is not None and data.prompts is not None:
         long_prompts = len(data.prompts.prompts)
         length = sum(estimated_tokens(p.text) for p in data.prompts.prompts)
@@ -108,8 +105,8 @@ def plan_run(config: RunConfig) -> RunPlan:
         long_prompts = 0 if data is not None and config.dataset else DPG_PROMPTS
         length = long_prompts * PROMPT_TOKENS
     probes = load_probes(config)
-    own = [probe for probe in probes if probe.spec.name in GRAMMAR_PROBES]
-    reads = {kind for probe in probes if probe not in own for kind in probe.spec.reads}
+    own = [int(getattr(probe, "own_texts", 0)) for probe in probes]  # and no others
+    reads = {k for probe, n in zip(probes, own, strict=True) if not n for k in probe.spec.reads}
     count, tokens, images = (
         value if "captions" in reads else 0 for value in (count, tokens, images)
     )
@@ -119,15 +116,15 @@ def plan_run(config: RunConfig) -> RunPlan:
     removed = [0.0, *_removed(config)] if ablates else []
     tokens += int(length * (1 + sum(1 - share for share in removed)))
     texts = count + long_prompts * (1 + len(removed))
-    texts += len(own) * GRAMMAR_TEXTS
-    tokens += len(own) * GRAMMAR_TEXTS * CAPTION_TOKENS
+    texts += sum(own)
+    tokens += sum(own) * CAPTION_TOKENS
     rate = matrix_rate(device)
     specs = specs_of(config, known=False)
     controls = tuple(str(spec) for spec in specs if spec.family == "control")
     encoders = tuple(_encoder(s, tokens, texts, rate) for s in specs if s.family != "control")
     if any((spec.shuffled or spec).family == "python" for spec in specs):
         notes.append("python: encoders run the code that they name, with your permissions")
-    shown = config.chosen_re_encoder != "none" and read_images(load_probes(config))
+    shown = config.chosen_re_encoder != "none" and read_images(probes)
     reencoder = _reencoder(config, images, rate) if shown else None
     models = [*encoders, *([reencoder] if reencoder else [])]
     return RunPlan(

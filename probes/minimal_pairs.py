@@ -90,6 +90,8 @@ class MinimalPair:
 class MinimalPairsProbe:
     """No options. ``limit`` is the number of base prompts."""
 
+    own_texts = 2_000  # about how many it makes and encodes; it encodes no others
+
     spec = ProbeSpec(
         name="minimal-pairs",
         version=1,

@@ -54,6 +54,7 @@ class ReaderProbe:
         orders=("other-words", "held-out", *(f"{EVERYTHING}@{n}" for n in STEPS), *ATTRIBUTES),
         reads=("captions",),
     )
+    own_texts = 1_800  # about how many it makes and encodes; it encodes no others
     # a change of the features before they are read
     fit: Callable[[Tensor, str], Whitening] | None = None
     own_pooled = True  # whether the reader gets the encoder's pooled vector, where it has one

@@ -44,6 +44,7 @@ class TrainedPoolingProbe:
     reader, and no rule uses it."""
 
     on_request = True
+    own_texts = 2_300  # about how many it makes and encodes; it encodes no others
     spec = ProbeSpec(
         name="trained-pooling",
         version=1,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from markupsafe import Markup
 from encbench import registry
 from encbench.errors import from_os_error
 from encbench.files import slug, write_atomic, write_text
+from encbench.pages import hash_script
 from encbench.records import clean
 
 from . import confirm_tables, confirm_words, published, tables, words
@@ -288,12 +288,11 @@ def _render_html(view: dict[str, Any]) -> str:
         return environment.loader.get_source(environment, name)[0]
 
     script = source("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     environment.filters["line"] = clean_text
     style = source("style.css") + (source("confirm.css") if view["confirmation"] else "")
     return environment.get_template("report.html").render(
-        **view, style=Markup(style), script=Markup(script), script_hash=digest
+        **view, style=Markup(style), script=Markup(script), script_hash=hash_script(script)
     )
 
 

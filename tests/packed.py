@@ -6,8 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from encbench.types import ImageTextDataset
+
 Pairs = Sequence[tuple[str, bytes, Sequence[str]]]
 """File name, bytes and captions of each image."""
+
+
+def png(value: int) -> bytes:
+    """A small image of one red."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def red_pairs(count: int = 5) -> Pairs:
+    """Images of ever more red, with two captions each."""
+    return [(f"{i:03d}.png", png(10 * i), [f"color {i}", f"the color {i}"]) for i in range(count)]
+
+
+def texts_of(data: ImageTextDataset) -> list[str]:
+    return [caption.text for caption in data.captions]
 
 
 def write_tars(folder: Path, pairs: Pairs, shard: int = 40) -> str:

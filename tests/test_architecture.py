@@ -56,8 +56,8 @@ ALLOWED = {
     "encbench.lock": {"errors", "files", "schema"},
     "encbench.metrics": STORE
     | {"data", "encoders", "vision", "intervals", "metrics", "shipped", "training", "checkpoint"}
-    | {"config", "records"},
-    "encbench.study": BASE | {"files", "images", "metrics", "schema"},
+    | {"config", "records", "pages"},
+    "encbench.study": BASE | {"files", "images", "metrics", "pages", "schema"},
     "encbench.flow": ENGINE
     | {"flow", "distributed", "shipped", "options", "presets", "checkpoint", "training"},
     "encbench.zoo": ENGINE | {"zoo", "shipped", "checkpoint", "training"},
@@ -72,7 +72,8 @@ ALLOWED = {
         "intervals",
         "flow",  # the reader has the generator's own connector
     },
-    "encbench.board": BASE | {"files", "ranking", "records"},
+    "encbench.board": BASE | {"files", "pages", "ranking", "records"},
+    "encbench.pages": set(),
     "encbench.replacement": BASE | {"files", "ranking", "records", "rules"},
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records", "rules"},
@@ -105,7 +106,7 @@ ALLOWED = {
     | {"confirm", "flow", "metrics", "options", "pipeline", "presets", "validate"},
     "encbench.__init__": {"api"},
     "encbench.reports": BASE
-    | {"records", "files", "schema", "registry", "sentences", "validate", "progress"},
+    | {"records", "files", "pages", "schema", "registry", "sentences", "validate", "progress"},
 }
 
 

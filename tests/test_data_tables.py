@@ -1,13 +1,12 @@
 """Parquet and data sets of the library datasets: columns, splits, and what is refused."""
 
-import io
 import json
 import pickle
 
 import numpy as np
 import packed
 import pytest
-from PIL import Image
+from packed import png, red_pairs, texts_of
 from test_hub import COMMIT, NEXT, REPO, server  # noqa: F401  a fixture
 
 from encbench.data.datasets import load_dataset
@@ -17,26 +16,12 @@ from encbench.images import open_image
 datasets = pytest.importorskip("datasets")
 
 
-def png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (9, 9), (value, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pairs(count: int = 5):
-    return [(f"{i:03d}.png", png(10 * i), [f"color {i}", f"the color {i}"]) for i in range(count)]
-
-
 def reds(data):
     return [int(np.asarray(open_image(image))[0, 0, 0]) for image in data.images]
 
 
-def texts_of(data):
-    return [caption.text for caption in data.captions]
-
-
 def test_rows_keep_their_order_and_their_captions(tmp_path):
-    spec = packed.write_parquet(tmp_path / "a", pairs(), shard=2)
+    spec = packed.write_parquet(tmp_path / "a", red_pairs(), shard=2)
     data = load_dataset(spec)
     assert reds(data) == [0, 10, 20, 30, 40]
     assert texts_of(data)[2:4] == ["color 1", "the color 1"]
@@ -44,7 +29,7 @@ def test_rows_keep_their_order_and_their_captions(tmp_path):
     assert row.read_bytes() == png(30)
     assert str(row) == "row 3 of a (train)"
     assert texts_of(load_dataset(f"datasets:{tmp_path / 'a'}")) == texts_of(data)
-    again = packed.write_parquet(tmp_path / "b", pairs(4), shard=2)
+    again = packed.write_parquet(tmp_path / "b", red_pairs(4), shard=2)
     assert load_dataset(again).pin != data.pin
     saved = datasets.load_dataset("parquet", data_files=str(tmp_path / "a" / "*.parquet"))
     saved["train"].save_to_disk(tmp_path / "saved")
@@ -53,7 +38,7 @@ def test_rows_keep_their_order_and_their_captions(tmp_path):
 
 def test_columns_splits_and_groups_by_option(tmp_path):
     numbers = {"n": [1, 1, 2, 2, 3], "alt": ["a", "b", "", None, "e"], "raw": [png(9)] * 5}
-    packed.write_parquet(tmp_path, pairs(), shard=5, **numbers)
+    packed.write_parquet(tmp_path, red_pairs(), shard=5, **numbers)
     spec = f"datasets:{tmp_path}/000.parquet"
     grouped = load_dataset(f"{spec}?caption=alt&group=n")
     assert (texts_of(grouped), reds(grouped)) == (["a", "b", "e"], [0, 40])
@@ -101,7 +86,7 @@ def test_tables_that_cannot_be_read_are_one_line(tmp_path):
 
 
 def test_a_data_set_of_the_hub_is_pinned_and_fetches_no_code(server, tmp_path):  # noqa: F811
-    packed.write_parquet(tmp_path / "a", pairs())
+    packed.write_parquet(tmp_path / "a", red_pairs())
     table = (tmp_path / "a" / "000.parquet").read_bytes()
     server.files[COMMIT] = {"README.md": b"# data", "data/a.parquet": table, "run.py": b"raise 1"}
     data = load_dataset(f"datasets:{REPO}")

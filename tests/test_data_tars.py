@@ -1,14 +1,13 @@
 """WebDataset tars: which samples are read, what is left out, and tars that are damaged."""
 
 import gzip
-import io
 import pickle
 import tarfile
 
 import numpy as np
 import packed
 import pytest
-from PIL import Image
+from packed import png, red_pairs, texts_of
 
 from encbench.data import tars
 from encbench.data.datasets import load_dataset
@@ -17,22 +16,8 @@ from encbench.errors import DataError, ImageError
 from encbench.images import open_image
 
 
-def png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (9, 9), (value, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pairs(count: int = 5):
-    return [(f"{i:03d}.png", png(10 * i), [f"color {i}", f"the color {i}"]) for i in range(count)]
-
-
-def texts_of(data):
-    return [caption.text for caption in data.captions]
-
-
 def test_samples_keep_their_order_and_their_captions(tmp_path):
-    data = load_dataset(packed.write_tars(tmp_path / "a", pairs(), shard=2))
+    data = load_dataset(packed.write_tars(tmp_path / "a", red_pairs(), shard=2))
     assert [image.file_name for image in data.images] == [f"{i:03d}.png" for i in range(5)]
     assert texts_of(data)[2:4] == ["color 1", "the color 1"]
     assert [int(np.asarray(open_image(i))[0, 0, 0]) for i in data.images] == [0, 10, 20, 30, 40]
@@ -47,7 +32,7 @@ def test_samples_keep_their_order_and_their_captions(tmp_path):
 
 
 def test_a_tar_is_indexed_once_by_its_content(tmp_path, monkeypatch):
-    spec = packed.write_tars(tmp_path / "a", pairs())
+    spec = packed.write_tars(tmp_path / "a", red_pairs())
     first = load_tars(spec.partition(":")[2], store=tmp_path / "store")
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.setattr(tars, "_make_index", None)  # the index of these bytes is known

@@ -60,6 +60,13 @@ def test_the_order_of_questions_does_not_matter():
     assert judge_answers(TREE[::-1], answers) == judge_answers(TREE, answers)
 
 
+def test_a_long_chain_of_questions_is_judged():
+    chain = [Question(1, "?", (), "entity")]
+    chain += [Question(n, "?", (n - 1,), "entity") for n in range(2, 3001)]
+    found = judge_answers(chain, {n: n != 1500 for n in range(1, 3001)})
+    assert [n for n in found if found[n]] == list(range(1, 1500))
+
+
 def write_csv(path, rows, columns=COLUMNS):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -40,6 +40,7 @@ class MakeConfig:
 @add_command(app, "make", MakeConfig, toml=False)
 def make(config: MakeConfig) -> None:
     """Make one static HTML page of image pairs; people answer by keyboard and send back a file."""
+    from ..files import expand_home
     from ..study.page import KEY, PAGE, build_study
 
     folders = {}
@@ -47,7 +48,7 @@ def make(config: MakeConfig) -> None:
         name, equals, folder = text.partition("=")
         if not equals or not name or name in folders:
             raise UsageError(f"--models {text}: write each model once, as NAME=FOLDER")
-        folders[name] = Path(folder).expanduser()
+        folders[name] = expand_home(folder)
     count = build_study(
         folders, config.out, pairs=config.pairs, question=config.question,
         prompts=config.prompts, side=config.side, seed=config.seed,

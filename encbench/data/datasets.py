@@ -107,6 +107,15 @@ def load_prompt_set(spec: str | DatasetSpec) -> PromptSet:
     return loaded
 
 
+def clean_captions(texts: Iterable[str], where: str) -> list[str]:
+    """The captions of one image, without spaces around them and without empty ones.
+
+    Raises:
+        DataError: if one is not text.
+    """
+    return [text.strip() for text in texts if check_text(text, where, DataError).strip()]
+
+
 def number_pairs(
     name: str,
     pin: str,

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import digest_file, expand_home, read_json
-from ..schema import check_text, get_field
+from ..schema import get_field
 from ..types import CaptionSet
 from .coco import find_images, safe_name
-from .datasets import DatasetFamily, DatasetSpec, DatasetUse, number_pairs
+from .datasets import DatasetFamily, DatasetSpec, DatasetUse, clean_captions, number_pairs
 
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", ".")
 SOURCE = "https://cs.stanford.edu/people/karpathy/deepimagesent/"
@@ -64,9 +64,7 @@ def _captions(entry: Any, where: str) -> list[str]:
         get_field(sentence, "raw", str, f"{where}: a sentence", DataError)
         for sentence in get_field(entry, "sentences", list, where, DataError)
     ]
-    for text in texts:
-        check_text(text, where, DataError)
-    return [text.strip() for text in texts if text.strip()]
+    return clean_captions(texts, where)
 
 
 def _load(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:

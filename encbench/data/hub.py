@@ -199,8 +199,9 @@ def _count_parameters(files: Mapping[str, Path]) -> int | None:
 
 
 def _ask_size(repo: str, revision: str | None) -> tuple[int | None, int | None]:
-    """Bytes of one set of weights with what lies beside it, and parameters, as the hub says;
-    None for what it does not say, or if it cannot be reached."""
+    """Bytes of all safetensors (of all pickles where there are none) with configuration and
+    tokenizer, and parameters, as the hub says; None for what it does not say, or if it cannot be
+    reached."""
     from huggingface_hub import HfApi
 
     try:

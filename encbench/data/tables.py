@@ -15,9 +15,8 @@ from typing import Any
 from ..errors import DataError, MissingLibraryError, UsageError, first_line
 from ..files import digest, expand_home
 from ..listing import is_hidden
-from ..schema import check_text
 from ..types import CaptionSet, ImageSource
-from .datasets import DatasetFamily, DatasetSpec, DatasetUse, number_pairs
+from .datasets import DatasetFamily, DatasetSpec, DatasetUse, clean_captions, number_pairs
 from .hub import cache_dir, combine_hashes, digest_each, resolve_dataset
 from .tars import expand_files
 
@@ -203,9 +202,7 @@ def _texts(value: Any, where: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: the caption must be a text or a list of texts, not {value!r}")
-    for text in texts:
-        check_text(text, where, DataError)
-    return [text.strip() for text in texts if text.strip()]
+    return clean_captions(texts, where)
 
 
 def _load_spec(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:

@@ -25,7 +25,7 @@ from ..progress import bar
 from ..schema import check_text, check_value
 from ..store import Store, StoreEntry
 from ..types import CaptionSet, ImageSource
-from .datasets import DatasetFamily, DatasetSpec, DatasetUse, number_pairs
+from .datasets import DatasetFamily, DatasetSpec, DatasetUse, clean_captions, number_pairs
 from .hub import cache_dir, digest_each
 
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # key and ending of a member
@@ -199,8 +199,8 @@ def _texts(data: bytes, kind: str, key: str, where: str) -> list[str]:
         if isinstance(record, dict):
             found = next((record[k] for k in ([key] if key else KEYS) if k in record), None)
         texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-        texts = [check_text(check_value(str, t, where, DataError), where, DataError) for t in texts]
-    return [text.strip() for text in texts if text.strip()]
+        texts = [check_value(str, text, where, DataError) for text in texts]
+    return clean_captions(texts, where)
 
 
 def _check_end(path: Path, offset: int, last: str | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from PIL.Image import Image
 
 from ..errors import DataError, UsageError
-from ..files import digest, read_csv
+from ..files import digest, expand_home, read_csv
 from ..schema import check_text
 from ..types import ImagePrompt, ImageScore, MetricSpec
 from ..vision import ReEncoderSpec
@@ -133,12 +134,10 @@ def _check(questions: Sequence[Question], where: str) -> None:
             raise DataError(
                 f"{where}: question {question.number} depends on {missing[0]}, which is missing"
             )
-    free = {number for number, above in parents.items() if not above}
-    while len(free) < len(parents):
-        more = {n for n, above in parents.items() if n not in free and free.issuperset(above)}
-        if not more:
-            raise DataError(f"{where}: its questions depend on each other in a circle")
-        free |= more
+    try:
+        TopologicalSorter(parents).prepare()
+    except CycleError:
+        raise DataError(f"{where}: its questions depend on each other in a circle") from None
 
 
 def judge_answers(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int, bool]:
@@ -149,11 +148,10 @@ def judge_answers(questions: Sequence[Question], yes: Mapping[int, bool]) -> dic
         yes: each question's answer about one image.
     """
     parents = {q.number: q.parents for q in questions}
-
-    def right(number: int) -> bool:
-        return yes[number] and all(map(right, parents[number]))
-
-    return {number: right(number) for number in parents}
+    right: dict[int, bool] = {}
+    for number in TopologicalSorter(parents).static_order():
+        right[number] = yes[number] and all(right[parent] for parent in parents[number])
+    return right
 
 
 class DpgMetric:
@@ -194,7 +192,7 @@ class DpgMetric:
 def _load(spec: ReEncoderSpec, device: torch.device) -> DpgMetric:
     if not spec.source or spec.revision:
         raise UsageError(f"'{spec}' names no questions; write dpg:dpg_bench.csv ({FETCH})")
-    questions = load_questions(Path(spec.source).expanduser())
+    questions = load_questions(expand_home(spec.source))
     return DpgMetric(questions, load_answerer(spec.get("answerer", DEFAULT), device))
 
 

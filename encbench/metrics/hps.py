@@ -6,7 +6,6 @@ Give prompts their style (anime, concept-art, paintings, photo) to get the four 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL.Image import Image
@@ -16,6 +15,7 @@ from ..data.hub import resolve_model
 from ..encoders.hf import quiet
 from ..encoders.openclip import library_of
 from ..errors import ModelError
+from ..files import expand_home
 from ..types import MetricSpec
 from ..vision import ReEncoderSpec
 from . import MetricFamily
@@ -49,7 +49,7 @@ def _load(spec: ReEncoderSpec, device: torch.device) -> SimilarityMetric:
     source, revision = spec.source or WEIGHTS[0], spec.revision
     if not spec.source:
         revision = revision or WEIGHTS[1]
-    place = Path(source).expanduser()
+    place = expand_home(source)
     if place.is_file():
         source, place = str(place.parent), place.parent
     if place.is_dir() and not (place / FILE).is_file():

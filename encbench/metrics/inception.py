@@ -29,7 +29,7 @@ from ..errors import (
     UnknownNameError,
     UsageError,
 )
-from ..files import digest_files, read_table, replace_on_success
+from ..files import digest_files, expand_home, read_table, replace_on_success
 from ..listing import list_images
 from ..progress import bar, log
 from ..types import ImagePrompt, ImageRecord, MetricSpec
@@ -66,7 +66,7 @@ class InceptionMetric:
             raise UnknownNameError(f"resize of {spec.name}", self.resize, RESIZES)
         if given.revision:
             raise UsageError(f"'{given}' takes no revision; its weights are pinned")
-        self.reference_path = Path(given.source).expanduser() if given.source else None
+        self.reference_path = expand_home(given.source) if given.source else None
         options = [("resize", self.resize)]
         if self.reference_path is not None:
             options.insert(0, ("reference", self.reference_id))
@@ -166,7 +166,7 @@ def require_reference(spec: ReEncoderSpec, forms: str) -> Path:
     """
     if not spec.source:
         raise UsageError(f"'{spec}' names no reference set; write {spec.family}:{forms}")
-    path = Path(spec.source).expanduser()
+    path = expand_home(spec.source)
     if not path.exists():
         raise DataError(f"there is no reference set {path}; name {forms}")
     return path
@@ -186,7 +186,7 @@ def load_inception(
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise MissingLibraryError("torch-fidelity", "encbench[metrics]", "FID") from error
-    place = Path(folder).expanduser() if folder else cache_dir() / "inception"
+    place = expand_home(folder) if folder else cache_dir() / "inception"
     path = place / FILE
     if not path.is_file():
         if folder:

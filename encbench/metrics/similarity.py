@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.functional import normalize
 from ..data.hub import ResolvedModel
 from ..encoders.guard import one_line_errors
 from ..errors import ModelError
+from ..files import expand_home
 from ..types import ImagePrompt, ImageScore, MetricSpec
 from ..vision import ReEncoderSpec
 
@@ -65,7 +65,7 @@ class SimilarityMetric:
 def model_name(spec: ReEncoderSpec, default: str, revision: str, **options: str) -> str:
     """A metric's name from its model: results are shared, so it names no folder's place."""
     source = spec.source or default
-    place = Path(source).expanduser()
+    place = expand_home(source)
     source = place.name if place.exists() else source
     named: Mapping[str, str] = dict(sorted(options.items()))
     return str(ReEncoderSpec(spec.family, source, revision[:12], tuple(named.items())))

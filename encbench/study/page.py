@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from ..files import digest, write_json, write_text
 from ..images import open_image
 from ..metrics.folder import ImageFolder, read_images
 from ..metrics.prompts import meaning
+from ..pages import render_page
 from ..types import ImageRecord
 
 PAGE, KEY = "study.html", "key.json"
@@ -74,8 +74,6 @@ def build_study(
         DataError: if they share no prompt with an image each, or an image cannot be read.
         StoreError: if the files cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     if len(models) < 2:
         raise UsageError("a study needs at least two models: --models A=FOLDER B=FOLDER")
     folders = {name: read_images(path, prompts=prompts) for name, path in models.items()}
@@ -104,13 +102,8 @@ def build_study(
         rows.append(row)
     rng.shuffle(rows)
     source = files("encbench.study").joinpath("templates", PAGE).read_text("utf-8")
-    script = hashlib.sha256(source.split("<script>")[1].split("</script>")[0].encode()).digest()
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     data = {"version": VERSION, "study": study, "pairs": rows, "images": images}
-    write_text(
-        out / PAGE,
-        page.render(data=data, question=question, script_hash=base64.b64encode(script).decode()),
-    )
+    write_text(out / PAGE, render_page(source, data=data, question=question))
     write_json(
         out / KEY,
         {

@@ -7,8 +7,6 @@ as long as it and the images keep their places relative to each other.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +16,7 @@ from urllib.parse import quote
 from ...data.geneval import TASKS
 from ...errors import DataError
 from ...files import write_text
+from ...pages import render_page
 from ..score import ImageResult, PromptResult, Scoring
 from ..tables import task_scores
 from .metric import SPEC
@@ -38,21 +37,15 @@ def build_image_gallery(scoring: Scoring, out: Path, *, seed: int = 0) -> Path:
         DataError: if the images are no longer where they were scored.
         StoreError: if the page cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     out, root = Path(out).resolve(), scoring.images.resolve()
     if not root.is_dir():
         raise DataError(f"the images are no longer at {root}; score them again where they are")
     source = files("encbench.metrics.geneval").joinpath("templates", NAME).read_text("utf-8")
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(source)
     order = sorted(scoring.results, key=_worst_first)
     place = Path(os.path.relpath(root, out))
-    script = hashlib.sha256(source.split("<script>")[1].split("</script>")[0].encode()).digest()
-    rendered = page.render(
+    rendered = render_page(
+        source,
         scoring=scoring,
-        script_hash=base64.b64encode(script).decode(),
         tasks=[task for task in TASKS if any(r.prompt.task == task for r in order)],
         scores=task_scores(scoring.results, SPEC, seed=seed),
         prompts=[
