@@ -18,13 +18,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from provenance import keep
 
+from encbench import registry
 from encbench.confirm.backbone import WEIGHTS, shipped_backbone
 from encbench.confirm.config import cpu
 from encbench.confirm.experiment import features
@@ -35,6 +38,9 @@ from encbench.files import read_json, write_json
 from encbench.flow.config import TrainConfig, training_config
 from encbench.flow.data import load_training_images
 from encbench.flow.features import PromptEncoder
+from encbench.flow.meanflow import average_velocity, displaced
+from encbench.flow.objectives.base import GUIDANCE, Batch, Velocities
+from encbench.flow.objectives.emf import EMF
 from encbench.flow.sample import load_checkpoint
 from encbench.flow.train import train
 from encbench.metrics.geneval.metric import SPEC, build_geneval
@@ -42,12 +48,14 @@ from encbench.metrics.tables import average_values
 from encbench.progress import show_log
 
 CPU = torch.device("cpu")
+CONSISTENT = 0.25  # of a batch, begins at t = 1
 ENCODER = "zoo:mini-t5?step=20pct&layer=1"
 PROMPTS = 101  # seed of prompts and noise
 PARENT_STEPS, WORK = 400, 250  # optimizer steps: of the parent, and of the first recipe
 SHARE = 0.5  # of samples with r != t: the mean of EMF's schedule, and logit-normal's here
 FORWARDS = {"imf": 2, "pmf": 2}  # without a gradient on those samples: du/dt, and the tangent
 NORMAL = {"times": "logit-normal", "mu": 0.4, "interval_share": SHARE}
+MORE = {"emf-consistent": 5 * CONSISTENT}  # a forward with a gradient and two without
 RECIPES: dict[str, dict[str, Any]] = {
     "EMF": {},
     "iMF": {"objective": "imf"},
@@ -61,6 +69,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "10 % uniform times": {"uniform_share": 0.1},
     "parent's velocity at first": {"parent_target": 0.5},
     "iMF, weight power .5": {"objective": "imf", "weight_power": 0.5},
+    "EMF with a consistency term at t = 1": {"objective": "emf-consistent"},
     "iMF with a velocity head": {"objective": "imf", "velocity_head": True},
     "iMF, the authors' head": {
         "objective": "imf", "velocity_head": True, "head_at": "instant", "head_depth": 1
@@ -86,6 +95,39 @@ def main() -> None:
                 bench.run(name, seed)
                 publish(options.out)
     publish(options.out)
+
+
+@dataclass(frozen=True)
+class ConsistentEMF(EMF):
+    """EMF, and one step from noise must give what two steps give.
+
+    u(e, 0, 1) = sg((1 - s) u(e, s, 1) + s u(z_s, 0, s)), s uniform: average velocities add up over
+    parts of an interval (MeanFlow, Eq. 5, at t = 1; SplitMeanFlow, arXiv 2507.16884).
+    """
+
+    name: ClassVar[str] = "emf-consistent"
+
+    def further_terms(
+        self, batch: Batch, v: torch.Tensor, velocities: Velocities
+    ) -> Iterator[torch.Tensor]:
+        rows = torch.arange(max(1, round(CONSISTENT * len(batch.t))), device=batch.t.device)
+        part = batch.rows(rows)
+        assert part.uniform is not None
+        middle = part.uniform[:, GUIDANCE.start].to(part.t)
+        start, end = torch.ones_like(part.t), torch.zeros_like(part.t)
+        with torch.no_grad():
+            first = average_velocity(batch.net, part.noise, middle, start, part.cond)
+            between = displaced(part.noise, first, middle, start)
+            second = average_velocity(batch.net, between, end, middle, part.cond)
+            share = middle.reshape(-1, *[1] * (first.dim() - 1))
+            wanted = (1 - share) * first + share * second
+        u = average_velocity(batch.net, part.noise, end, start, part.cond)
+        yield CONSISTENT * self.weigh(u - wanted)
+
+
+registry._entries("objective")["emf-consistent"] = EntryPoint(
+    "emf-consistent", "one_step:ConsistentEMF", registry.GROUPS["objective"]
+)
 
 
 class Bench:
@@ -150,7 +192,8 @@ def steps_of(recipe: dict[str, Any]) -> int:
         own = FORWARDS.get(one.get("objective", "emf"), 1)
         if one.get("velocity_head") and one.get("head_at") != "instant":
             own -= 1
-        return 3 + SHARE * (own + one.get("parent_target", 0.0))
+        more = MORE.get(one.get("objective", "emf"), 0.0)
+        return 3 + SHARE * (own + one.get("parent_target", 0.0)) + more
 
     return round(WORK * cost({}) / cost(recipe))
 
