@@ -492,7 +492,9 @@ def load_predictions(paths: Sequence[Path]) -> dict[str, dict[str, Estimate]]:
             for name, value in _rows_of(where, row, "rules").items():
                 value = check_value(float, value, f"{where}: rule {name}", OutcomesError)
                 found.setdefault(f"rule {name}", {}).setdefault(spec, Estimate(value, value, value))
-            for probe, scores in _rows_of(where, row, "scores").items():
+            probes = _rows_of(where, row, "scores")
+            for probe in probes:
+                scores = _rows_of(f"{where}: scores", probes, probe)
                 for name in scores:
                     if isinstance(scores[name], list):  # beside it stand its time and commit
                         key = f"{probe} {name}"

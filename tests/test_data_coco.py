@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,8 +253,9 @@ def test_odd_extras_do_no_harm(tmp_path: Path) -> None:
     captions["licenses"] = [1, {"id": []}]
     captions["images"][0] |= {"width": "wide", "license": []}
     assert load_coco(write(tmp_path, captions)).images[1].width == 0
-    captions["licenses"] = None
-    assert load_coco(write(tmp_path, captions)).images[1].license == ""
+    for odd in (None, True, "MIT", {"id": 3}):
+        captions["licenses"] = odd
+        assert load_coco(write(tmp_path, captions)).images[1].license == ""
 
 
 def test_reading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -264,9 +264,7 @@ def test_reading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 
 def test_real_captions(shared: Path) -> None:
-    started = time.perf_counter()
     found = load_coco(shared / "coco", allow_missing_images=True)
-    assert time.perf_counter() - started < 10  # 0.2 s without the checks of a test run
     assert (len(found.images), len(found.captions)) == (5000, 25_014)
     assert sum(image.path is not None for image in found.images) == 79
     assert sum(image.instances is not None for image in found.images) == 79

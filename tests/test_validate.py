@@ -193,6 +193,12 @@ def test_a_run_s_records_and_a_file_of_predictions_give_scores(tmp_path):
     bad.write_text('{"encoders": {"a": {"rules": {}, "scores": {"reader": {"x": [1, "b", 2]}}}}}')
     with pytest.raises(EncbenchError, match=r"bad.json: a: reader x\[1\] must be a finite number"):
         load_predictions([bad])
+    for scores in ("null", "true", "[]", '"x"'):
+        bad.write_text(
+            f'{{"encoders": {{"a": {{"rules": {{}}, "scores": {{"reader": {scores}}}}}}}}}'
+        )
+        with pytest.raises(EncbenchError, match=r"bad.json: a: scores has no 'reader'"):
+            load_predictions([bad])
     bad.write_text("[]")
     with pytest.raises(EncbenchError, match="has no 'encoders'"):
         load_predictions([bad])

@@ -102,7 +102,8 @@ def load_coco(
 
 
 def _licenses(entries: Any) -> dict[str, str]:
-    listed = [entry for entry in entries or () if isinstance(entry, dict)]
+    entries = entries if isinstance(entries, list) else []
+    listed = [entry for entry in entries if isinstance(entry, dict)]
     return {str(entry.get("id")): _text(entry.get("name")) for entry in listed}
 
 
