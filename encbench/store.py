@@ -30,6 +30,8 @@ from .progress import bar, log
 from .schema import check_value
 from .types import ImageSource
 
+DAMAGE = (SafetensorError, RecordError, KeyError, ValueError)  # what reading a broken shard raises
+
 
 class StoreEntry:
     """The shards of one identity. Make it by :meth:`Store.entry`."""
@@ -39,6 +41,12 @@ class StoreEntry:
 
     def path(self, shard: int, kind: str) -> Path:
         return self.folder / f"{shard:05d}.{kind}.safetensors"
+
+    def shards(self, kind: str) -> list[int]:
+        """Numbers of the shards of a kind, in their order."""
+        return sorted(
+            int(path.name.split(".")[0]) for path in self.folder.glob(f"*.{kind}.safetensors")
+        )
 
     @contextmanager
     def marked(self) -> Iterator[Path]:
@@ -62,6 +70,20 @@ class StoreEntry:
         metadata = {"sha256": _checksum(held), "info": json.dumps(info)}
         write_atomic(self.path(shard, kind), save(held, metadata=metadata))
 
+    def note(self, shard: int, kind: str) -> dict[str, Any] | None:
+        """A shard's note alone, without reading its tensors; None as in :meth:`read`."""
+        path = self.path(shard, kind)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                return _parse_note(file.metadata() or {}, path)
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+        except DAMAGE:
+            log.warning("damaged shard %s: made again", path)
+            return None
+
     def read(self, shard: int, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """A shard's tensors and note, or None if it is not there or damaged (then the log
         names it)."""
@@ -73,11 +95,10 @@ class StoreEntry:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata.get("sha256") == _checksum(tensors):
-                info = parse_json(metadata["info"], str(path))
-                return tensors, check_value(dict[str, Any], info, str(path))
+                return tensors, _parse_note(metadata, path)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
-        except (SafetensorError, RecordError, KeyError, ValueError):
+        except DAMAGE:
             pass
         log.warning("damaged shard %s: made again", path)
         return None
@@ -163,6 +184,10 @@ class Store:
                 advance(len(spans[number]))
 
             distributed.share_tasks(elsewhere, [spans[n] for n in missing], keep, compute)
+
+
+def _parse_note(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    return check_value(dict[str, Any], parse_json(metadata["info"], str(path)), str(path))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

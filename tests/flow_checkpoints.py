@@ -70,7 +70,13 @@ def dc(folder: Path, *, channels: int = 4, scale: float = 0.41407) -> Path:
     return folder
 
 
-def kl(folder: Path, *, channels: int = 4, shift: float | None = 0.0609) -> Path:
+def kl(
+    folder: Path,
+    *,
+    channels: int = 4,
+    shift: float | None = 0.0609,
+    widths: tuple[int, int, int] = (8, 8, 8),
+) -> Path:
     """A variational autoencoder (AutoencoderKL), with a shift as FLUX's: 4 times as small."""
     from diffusers import AutoencoderKL
 
@@ -78,7 +84,7 @@ def kl(folder: Path, *, channels: int = 4, shift: float | None = 0.0609) -> Path
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
+        block_out_channels=widths,
         latent_channels=channels,
         norm_num_groups=4,
         sample_size=16,

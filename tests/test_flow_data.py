@@ -77,7 +77,7 @@ def test_every_image_comes_once_before_any_comes_again():
     assert list(seen[:10]) != list(seen[10:])
     again = picks(data, 3, 4, seed=0)
     assert np.array_equal(again.images, seen[12:16])
-    assert all(text in data.of[image] for image, text in zip(*again, strict=True))
+    assert all(text in data.of[image] for image, text in zip(*again[:2], strict=True))
     other = np.concatenate([picks(data, step, 4, seed=1).images for step in range(5)])
     assert list(other) != list(seen)
     assert np.array_equal(again.part(slice(1, 3)).images, again.images[1:3])

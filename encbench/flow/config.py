@@ -28,6 +28,7 @@ LATER: Mapping[str, Any] = {
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
     "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [], "sana_times": "scaled",
+    "flip": False,
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -102,6 +103,12 @@ class TrainConfig:
         DATA, least=0,
     )  # fmt: skip
     side: int = option(32, "Side of the images, in pixels.", DATA, least=1)
+    flip: bool = option(
+        False,
+        "Mirror each image left to right with probability 1/2 each time it comes; leave it off "
+        "where captions say left or right.",
+        DATA,
+    )
     autoencoder: str | None = option(
         None,
         "Train in the latents of this diffusers AutoencoderDC or AutoencoderKL (folder or hub id) "

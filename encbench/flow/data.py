@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -34,19 +34,29 @@ THREADS = 8
 
 
 class Picks(NamedTuple):
-    """What a step looks at: numbers of images, and of one caption for each."""
+    """What a step looks at: numbers of images, of one caption for each, and which images are
+    mirrored left to right (None: no image is)."""
 
     images: Int[np.ndarray, " n"]
     texts: Int[np.ndarray, " n"]
+    mirrored: Bool[np.ndarray, " n"] | None = None
 
     def part(self, where: slice) -> Picks:
-        return Picks(self.images[where], self.texts[where])
+        return Picks(*(None if each is None else each[where] for each in self))
+
+    def mirror(self, pixels: Tensor) -> Tensor:
+        """The images with those mirrored that are to be."""
+        if self.mirrored is None:
+            return pixels
+        chosen = torch.from_numpy(self.mirrored).to(pixels.device)[:, None, None, None]
+        return torch.where(chosen, pixels.flip(-1), pixels)
 
 
 class Pairs(NamedTuple):
-    """Images, and the numbers of the captions that go with them."""
+    """Images, and the numbers of the captions that go with them. An image is its pixels, or its
+    latent where that was made before (:mod:`encbench.flow.latents`)."""
 
-    pixels: UInt8[Tensor, "n 3 H W"]
+    pixels: UInt8[Tensor, "n 3 H W"] | Float[Tensor, "n C H W"]
     texts: Int[np.ndarray, " n"]
 
 
@@ -68,7 +78,8 @@ class ImageSet(Protocol):
     notes: tuple[str, ...]
 
     def read(self, picks: Picks) -> Pairs:
-        """What was picked; another image with a caption of its own where one is unreadable.
+        """What was picked, mirrored where the picks say so; another image with a caption of its
+        own where one is unreadable.
 
         Raises:
             DataError: if too many of the set cannot be read.
@@ -76,9 +87,9 @@ class ImageSet(Protocol):
         ...
 
 
-def picks(data: ImageSet, step: int, batch: int, seed: int) -> Picks:
+def picks(data: ImageSet, step: int, batch: int, seed: int, flip: bool = False) -> Picks:
     """The batch of a step: every image once before any comes again, in an order of its own in
-    each round; a caption at random."""
+    each round; a caption at random; with ``flip``, each image mirrored with probability 1/2."""
     count = len(data.of)
     places = np.arange(step * batch, (step + 1) * batch)
     rounds = places // count
@@ -88,7 +99,8 @@ def picks(data: ImageSet, step: int, batch: int, seed: int) -> Picks:
         images[here] = _order(count, seed, int(number))[places[here] % count]
     draw = np.random.default_rng([seed, step, 1]).random(batch)
     texts = [data.of[i][int(u * len(data.of[i]))] for i, u in zip(images, draw, strict=True)]
-    return Picks(images, np.array(texts, np.int64))
+    mirrored = np.random.default_rng([seed, step, 2]).random(batch) < 0.5 if flip else None
+    return Picks(images, np.array(texts, np.int64), mirrored)
 
 
 @lru_cache(maxsize=4)
@@ -171,7 +183,10 @@ class ImagesInMemory:
 
     def read(self, picks: Picks) -> Pairs:
         where = torch.from_numpy(picks.images).to(self.images.device)
-        return Pairs(self.images[where], picks.texts)
+        return Pairs(picks.mirror(self.images[where]), picks.texts)
+
+    def to(self, device: torch.device) -> ImagesInMemory:
+        return replace(self, images=self.images.to(device))
 
 
 def _numbered(
@@ -240,14 +255,23 @@ class Files:
             for (here, _), wanted, text in zip(found, picks.images, picks.texts, strict=True)
         ]
         pixels = torch.stack([pixels for _, pixels in found])
-        return Loaded(Pairs(pixels, np.array(texts, np.int64)), broken)
+        return Loaded(Pairs(picks.mirror(pixels), np.array(texts, np.int64)), broken)
 
     def take(self, loaded: Loaded) -> Pairs:
         """
         Raises:
             DataError: if too many images are broken.
         """
-        for number, problem in sorted(loaded.broken.items()):
+        self.leave_out(loaded.broken)
+        return loaded.pairs
+
+    def leave_out(self, broken: Mapping[int, str]) -> None:
+        """Name broken images in the log and count them, each once.
+
+        Raises:
+            DataError: if there are too many.
+        """
+        for number, problem in sorted(broken.items()):
             if number in self.broken:
                 continue
             self.broken[number] = problem
@@ -259,7 +283,6 @@ class Files:
                     f"allows {self.max_broken}; the last: {problem}"
                 )
             log.warning("%s: left out (broken image %d)", problem, len(self.broken))
-        return loaded.pairs
 
     def _read(self, broken: dict[int, str], number: int) -> tuple[int, UInt8[Tensor, "3 H W"]]:
         count = len(self.files)

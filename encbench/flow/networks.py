@@ -284,6 +284,4 @@ def build_space(config: TrainConfig, device: torch.device) -> Any:
     if config.autoencoder is None:
         return PixelSpace(config.side)
     source, _, revision = config.autoencoder.partition("@")
-    return LatentSpace(
-        source, config.side, revision=revision or None, cache=config.store, device=device
-    )
+    return LatentSpace(source, config.side, revision=revision or None, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from ..data.hub import resolve_model
 from ..errors import ModelError, UsageError
-from ..files import digest
 from ..schema import read_model_config
-from ..store import Store, StoreEntry
 from .sana import diffusers, load_diffusers_part
 
 PATTERNS = (
@@ -58,18 +55,16 @@ class LatentSpace:
         source: folder or hub id, of a pipeline (with the folder vae/) or of the autoencoder alone.
         side: of the images in pixels.
         revision: of the hub repository, or the content hash that a folder must have.
-        cache: folder to keep latents in, by hash of the image and of the autoencoder; None = keep
-            none. A damaged file in it is named in the log and its latents are made again.
 
     Attributes:
         shape: (channels, height, width) of a latent.
         revision: of the autoencoder.
+        identity: what a latent depends on beside its image; JSON-ready.
 
     Raises:
         MissingLibraryError: if diffusers is not installed.
         ModelError: if there is no such autoencoder or it is damaged.
         UsageError: if ``side`` is no multiple of what it shrinks by.
-        StoreError: if the cache cannot be written.
         DownloadError: if the hub cannot be reached.
     """
 
@@ -79,7 +74,6 @@ class LatentSpace:
         side: int,
         *,
         revision: str | None = None,
-        cache: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         library = diffusers("A latent space")
@@ -96,27 +90,26 @@ class LatentSpace:
             raise UsageError(f"{source} shrinks images by {shrink}: side {side} is no multiple")
         self.shape = (config.latent_channels, side // shrink, side // shrink)
         self.shift, self.scale = _affine(config, self.device)
-        self.cache = None if cache is None else LatentCache(cache, self._identity(name))
+        self.identity = {"autoencoder": name, "revision": self.revision, "dtype": "torch.float32"}
 
+    @torch.no_grad()
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C H W"]:
         """Images in [0, 1] to latents, float32 on the space's device.
 
+        The autoencoder always sees batches of one size, so that a latent does not depend on the
+        images beside it, not even by rounding.
+
         Raises:
             UsageError: if the images have another size.
-            StoreError: if the disk is full.
         """
         _check_side(images, self.side)
-        if self.cache is None:
-            return self._encode(images)
-        return self.cache.rows(images, self._encode).to(self.device)
-
-    @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
         parts = []
         for some in images.split(BATCH):
-            said = self.model.encode(some.to(self.device) * 2 - 1)
-            latent = said.latent_dist.mode() if hasattr(said, "latent_dist") else said.latent
-            parts.append((latent.float() - self.shift) * self.scale)
+            filled = torch.cat([some, some[-1:].expand(BATCH - len(some), -1, -1, -1)])
+            encoded = self.model.encode(filled.to(self.device) * 2 - 1)
+            is_posterior = hasattr(encoded, "latent_dist")
+            latent = encoded.latent_dist.mode() if is_posterior else encoded.latent
+            parts.append(((latent.float() - self.shift) * self.scale)[: len(some)])
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -127,50 +120,6 @@ class LatentSpace:
             latent = some.to(self.device).float() / self.scale + self.shift
             parts.append(self.model.decode(latent).sample.float())
         return (torch.cat(parts).clamp(-1, 1) + 1) / 2
-
-    def _identity(self, name: str) -> dict[str, Any]:
-        return {
-            "what": "latents",
-            "version": 1,
-            "autoencoder": name,
-            "revision": self.revision,
-            "dtype": "torch.float32",
-        }
-
-
-class LatentCache:
-    """Latents on disk and, once read, in memory. Each batch of new ones is a file of its own,
-    named by the images in it, so that several processes can share a folder.
-
-    Args:
-        folder: of the store.
-        identity: everything that a latent depends on, but the image.
-    """
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.entry: StoreEntry = Store(folder).entry(identity)
-        self.known: dict[str, Tensor] = {}
-        for path in sorted(self.entry.folder.glob("*.latents.safetensors")):
-            found = self.entry.read(int(path.name.split(".")[0]), "latents")
-            if found is None:
-                path.unlink(missing_ok=True)
-                continue
-            self.known.update(zip(found[1]["images"], found[0]["latents"], strict=True))
-
-    def rows(self, images: Tensor, compute: Any) -> Tensor:
-        """The latents of images, computed where they are not known, on the CPU."""
-        keys = [_hash(image) for image in images.float().cpu()]
-        new = {key: row for row, key in enumerate(keys) if key not in self.known}
-        if new:
-            latents = compute(images[list(new.values())]).cpu()
-            number = int(digest(list(new))[:15], 16)
-            self.entry.write(number, "latents", {"latents": latents}, {"images": list(new)})
-            self.known.update(zip(new, latents, strict=True))
-        return torch.stack([self.known[key] for key in keys])
-
-
-def _hash(image: Tensor) -> str:
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _check_side(images: Tensor, side: int) -> None:

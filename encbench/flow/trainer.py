@@ -40,6 +40,7 @@ from .dit import DiT
 from .ema import EMA
 from .features import Bank, Features, check_fits
 from .grids import write_grid
+from .latents import LatentsInMemory, with_latents
 from .loss import LossModule, LossTerms
 from .meanflow import Condition
 from .meters import LOG, Log, Meters, Spikes
@@ -107,8 +108,10 @@ class Trainer:
         self.ancestor = init or config.out / files.PARENT
         self.device = team.device
         self.part = team.share(config.batch, config.accumulate)
-        self.data, self.features = _on_device(data, features, self.device)
         self.space = build_space(config, self.device)
+        self.data, self.features = data, features
+        if self.device.type == "cuda" and isinstance(features, Bank):
+            self.features = features.to(self.device)
         net = build_network(config, tuple(self.space.shape), features.widths)
         if init_backbone is not None:
             net.load_backbone(read_tensors(init_backbone))  # type: ignore[operator]
@@ -148,11 +151,14 @@ class Trainer:
         writer = Log(config.out, self.step, self.resumed) if self.team.leads else None
         if self.team.leads:
             write_json(config.out / "config.json", config.as_dict())
+        self.data = with_latents(config, self.data, self.space)
+        cuda = self.device.type == "cuda"
+        if cuda and isinstance(self.data, ImagesInMemory | LatentsInMemory):
+            self.data = self.data.to(self.device)  # so that no step waits for a copy
         logged, begun = self.step, time.perf_counter()
         steps = range(self.step, config.steps)
-        chosen = (picks(self.data, step, config.batch, config.seed) for step in steps)
+        chosen = (picks(self.data, n, config.batch, config.seed, config.flip) for n in steps)
         mine = (picked.part(part) for picked in chosen for part in self._parts())
-        cuda = self.device.type == "cuda"
         self.batches = load_batches(self.data, mine, config.workers, pin=cuda)
         try:
             with bar(f"training {config.out.name}", config.steps) as advance:
@@ -263,8 +269,9 @@ class Trainer:
         return self._frozen
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(self.device, non_blocking=True).float() / 255
-        encoded: Tensor = self.space.encode(images)
+        """Pixels as the network takes them; latents that were made before are so already."""
+        here = pixels.to(self.device, non_blocking=True)
+        encoded: Tensor = here if here.is_floating_point() else self.space.encode(here / 255)
         return encoded
 
     def _due(self, every: int) -> bool:
@@ -411,20 +418,6 @@ def result_of(out: Path, steps: int, seconds: float) -> TrainingResult:
     """A finished training, from its folder."""
     parent = out / files.PARENT
     return TrainingResult(out / files.FINAL, parent if parent.is_dir() else None, steps, seconds)
-
-
-def _on_device(
-    data: ImageSet, features: Features, device: torch.device
-) -> tuple[ImageSet, Features]:
-    """What is held in memory, held in the memory of a GPU, so that no step waits for a copy."""
-    if device.type == "cuda":
-        if isinstance(features, Bank):
-            features = features.to(device)
-        if isinstance(data, ImagesInMemory):
-            data = ImagesInMemory(
-                data.name, data.pin, data.texts, data.of, data.images.to(device), data.notes
-            )
-    return data, features
 
 
 def _mixed(seed: int, step: int, stream: int) -> int:
