@@ -1,6 +1,9 @@
 """What is checked of data sets and prompt sets, whoever brings them."""
 
 import multiprocessing
+import os
+import signal
+import socket
 
 import packed
 import pytest
@@ -17,6 +20,7 @@ from encbench.data.datasets import (
 )
 from encbench.data.spec import DatasetSpec
 from encbench.errors import DataError, UsageError
+from encbench.flow import trainer
 from encbench.flow.config import training_config
 from encbench.flow.train import train
 from encbench.pipeline import probe_all
@@ -80,6 +84,7 @@ def test_prompt_sets_are_read_by_spec(shared):
     assert load_prompt_set("scenes").name == "scenes-long"
 
 
+FORK = multiprocessing.get_context("fork")
 TINY = {
     "side": 16, "patch": 4, "network": "dit-16x1x1", "steps": 4, "batch": 32, "log_every": 0,
     "sample_prompts": 0, "precision": "fp32", "encoder": "control:word-position?dim=16",
@@ -142,6 +147,68 @@ def test_workers_and_a_stop_in_mid_epoch_change_no_bit(photographs, from_files, 
     done = train(training_config({**config, "workers": 0}))
     other = load_file(done.path / "model.safetensors")
     assert all(torch.equal(other[name], tensor) for name, tensor in from_files.items())
+
+
+def test_killed_with_two_workers_in_mid_epoch_it_ends_with_the_same_bits(
+    photographs, from_files, tmp_path
+):
+    """A real SIGKILL in the second round of the images, before the step's checkpoint."""
+    config = {**TINY, "data": photographs[1], "out": tmp_path, "checkpoint_every": 1}
+
+    def kill(moment):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def begin():
+        train(training_config({**config, "workers": 2}), callback=kill, at=(3,))
+
+    child = FORK.Process(target=begin)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()][-1:] == ["00000002"]
+    done = train(training_config({**config, "workers": 1}))
+    other = load_file(done.path / "model.safetensors")
+    assert all(torch.equal(other[name], tensor) for name, tensor in from_files.items())
+
+
+def seen_by(rank, size, port, values, queue):
+    """What each step of one process of a training sees: images by their bytes, and captions."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    seen, inner = [], trainer.load_batches
+
+    def looked_at(*how, **more):
+        for pairs in inner(*how, **more):
+            rows = zip(pairs.pixels, pairs.texts, strict=True)
+            seen.append([(hash(image.numpy().tobytes()), int(text)) for image, text in rows])
+            yield pairs
+
+    trainer.load_batches = looked_at
+    train(training_config(values))
+    queue.put((rank, seen))
+
+
+def test_two_processes_see_together_what_one_sees(photographs, tmp_path):
+    """In each part of each step, the first process's images and then the second's, from tars and
+    with workers."""
+    values = {**TINY, "data": photographs[1], "accumulate": 2}
+    found = {}
+    for size in (1, 2):
+        queue = FORK.Queue()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        how = (size, port, {**values, "out": tmp_path / str(size)}, queue)
+        children = [FORK.Process(target=seen_by, args=(rank, *how)) for rank in range(size)]
+        for child in children:
+            child.start()
+        found[size] = dict(queue.get(timeout=120) for _ in children)
+        for child in children:
+            child.join()
+    assert len(found[1][0]) == 2 * TINY["steps"]
+    assert found[1][0] == [a + b for a, b in zip(found[2][0], found[2][1], strict=True)]
 
 
 def test_photographs_in_large_files_rank_as_loose_files_do(photographs, tmp_path):
