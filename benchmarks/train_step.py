@@ -195,6 +195,18 @@ def measure(options: argparse.Namespace, precision: str, share: float) -> dict[s
     device = torch.device(options.device)
     batch = make_batch(options.side, options.batch, share, device)
     runners = {p: Runner(make_net(options, p), precision, device) for p in ("u", "x")}
+    return compare(options, precision, share, runners, batch)
+
+
+def compare(
+    options: argparse.Namespace,
+    precision: str,
+    share: float,
+    runners: dict[str, Runner],
+    batch: Batch,
+) -> dict[str, Any]:
+    """Steps of networks that predict u (and x, for pmf), each beside one of flow matching."""
+    device = torch.device(options.device)
     clock = time.process_time if options.clock == "process" else time.perf_counter
     plain = registry.get("objective", "flow-matching")()
 
