@@ -18,7 +18,7 @@ DERIVATIVES = ("jvp", "central", "forward")
 
 FREE = (
     "out", "device", "store", "keep", "log_every", "checkpoint_every", "sample_every",
-    "sample_prompts", "max_broken", "workers",
+    "sample_prompts", "max_broken", "workers", "report_to",
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
@@ -28,7 +28,7 @@ LATER: Mapping[str, Any] = {
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
     "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [], "sana_times": "scaled",
-    "flip": False,
+    "flip": False, "report_to": ["tensorboard"],
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -294,6 +294,12 @@ class TrainConfig:
     )
     sample_every: int = option(500, "Steps between sample grids; 0: only at the end.", RUN, least=0)
     sample_prompts: int = option(6, "Prompts of a sample grid.", RUN, least=0)
+    report_to: tuple[str, ...] = option(
+        ("tensorboard",),
+        "Trackers that show the log: tensorboard, wandb, trackio and mlflow (pip install NAME), or "
+        "none. log.jsonl is always written.",
+        RUN, choices=("tensorboard", "wandb", "trackio", "mlflow", "none"),
+    )  # fmt: skip
     keep: int = option(
         1, "Latest checkpoints to keep, beside the parent and the final one.", RUN, least=1
     )

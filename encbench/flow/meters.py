@@ -1,4 +1,4 @@
-"""What is logged of a training: a JSONL line and TensorBoard scalars every few steps."""
+"""What is logged of a training: a JSONL line every few steps, which trackers show, too."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ModelError, RecordError, from_os_error
 from ..files import parse_json, read_bytes, write_atomic
 from .loss import LossTerms
+from .trackers import Trackers
 
 BINS = 10
 LOG = "log.jsonl"
@@ -147,24 +148,22 @@ class Spikes:
 
 
 class Log:
-    """The JSONL file and TensorBoard of a training.
+    """The JSONL file of a training, and its trackers.
 
     Args:
         out: folder of the training.
         step: at which it goes on; what an interrupted run wrote after it is removed.
         checkpoint: folder that may hold the log up to there; a damaged log is made again from it.
+        trackers: told the same numbers.
     """
 
-    def __init__(self, out: Path, step: int, checkpoint: Path | None = None) -> None:
-        self.path = out / LOG
+    def __init__(
+        self, out: Path, step: int, checkpoint: Path | None = None,
+        trackers: Trackers | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.trackers = out / LOG, trackers
         rows = (read_log(checkpoint) if checkpoint else []) or read_log(out)
         write_atomic(self.path, b"".join(_line(row) for row in rows if row["step"] <= step))
-        from torch.utils.tensorboard import SummaryWriter
-
-        try:
-            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-        except OSError as error:
-            raise from_os_error(error, f"writing {out / 'tensorboard'}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row.
@@ -177,21 +176,30 @@ class Log:
                 file.write(_line(row))
         except OSError as error:
             raise from_os_error(error, f"writing {self.path}") from error
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self.board.add_scalar(name, value, row["step"])
-            elif isinstance(value, list):
-                for place, part in enumerate(value):
-                    if part is not None:
-                        tag = f"{name}/{place / BINS:.1f}-{(place + 1) / BINS:.1f}"
-                        self.board.add_scalar(tag, part, row["step"])
+        if self.trackers is not None:
+            self.trackers.log(_scalars(row), row["step"])
 
     def image(self, name: str, pixels: Any, step: int) -> None:
         """``pixels``: (H, W, 3) bytes."""
-        self.board.add_image(name, pixels, step, dataformats="HWC")
+        if self.trackers is not None:
+            self.trackers.log_image(name, pixels, step)
 
     def close(self) -> None:
-        self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
+
+
+def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row by name, those of a list with the tenth of t that they belong to."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, int | float) and name != "step":
+            flat[name] = value
+        elif isinstance(value, list):
+            for place, part in enumerate(value):
+                if part is not None:
+                    flat[f"{name}/{place / BINS:.1f}-{(place + 1) / BINS:.1f}"] = part
+    return flat
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
 from .meters import read_log
 from .networks import check_objective
+from .trackers import check_trackers
 from .trainer import Moment, Trainer, TrainingResult, grid_path, result_of
 
 IN_MEMORY = 4 << 30  # bytes of text features above which they are encoded as they are needed
@@ -59,6 +60,7 @@ def train(
 
     Raises:
         UsageError: if the folder holds a training with other settings, or a setting is wrong.
+        MissingLibraryError: if a tracker is not installed.
         FolderInUseError: if another process trains in the folder.
         DataError: if images are not there or too many cannot be read.
         StoreError: if the disk is full; the last checkpoint stays.
@@ -66,6 +68,7 @@ def train(
             ``config.patience`` steps in a row, or there is too little memory.
     """
     check_objective(config)
+    check_trackers(config.report_to)
     with (
         Team(device or choose_device(config.device), alone=alone) as team,
         lock_folder(config.out) if team.leads else nullcontext(),

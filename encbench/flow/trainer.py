@@ -57,6 +57,7 @@ from .networks import (
 from .objectives.base import UNIFORM
 from .objectives.flow_matching import FlowMatching
 from .sample import Instantaneous
+from .trackers import Trackers
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
 WHITENING = 4096  # captions that whiten it: more than a pooled vector has dimensions
@@ -148,9 +149,7 @@ class Trainer:
 
     def run(self, callback: Callable[[Moment], None] | None, at: frozenset[int]) -> TrainingResult:
         config = self.config
-        writer = Log(config.out, self.step, self.resumed) if self.team.leads else None
-        if self.team.leads:
-            write_json(config.out / "config.json", config.as_dict())
+        writer = self._open_log() if self.team.leads else None
         self.data = with_latents(config, self.data, self.space)
         cuda = self.device.type == "cuda"
         if cuda and isinstance(self.data, ImagesInMemory | LatentsInMemory):
@@ -282,6 +281,13 @@ class Trainer:
         return warmup_cosine(step, config.steps, config.warmup, config.lr_end)
 
     # --------------------------------------------------------------- what is written down
+
+    def _open_log(self) -> Log:
+        config, values = self.config, self.config.as_dict()
+        write_json(config.out / "config.json", values)
+        cpu = self.device.type == "cpu"
+        trackers = Trackers(config.report_to, config.out, self.step, values, cpu=cpu)
+        return Log(config.out, self.step, self.resumed, trackers)
 
     def _log(self, writer: Log | None, steps: int, seconds: float) -> None:
         config = self.config
