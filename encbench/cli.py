@@ -26,7 +26,8 @@ from .errors import EncbenchError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
     "run", "probe", "rank", "replace", "confirm", "validate", "report", "board", "train", "sample",
-    "geneval", "score", "compare", "study", "zoo", "list", "data", "doctor",
+    "export", "push", "pull", "geneval", "score", "compare", "study", "zoo", "list", "data",
+    "doctor",
 )  # fmt: skip
 COMPLETION = {"--install-completion", "--show-completion"}
 INTERRUPTED = 130  # exit status after Ctrl-C, by custom of the shell

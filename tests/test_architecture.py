@@ -74,6 +74,7 @@ ALLOWED = {
     },
     "encbench.board": BASE | {"files", "pages", "ranking", "records"},
     "encbench.pages": set(),
+    "encbench.share": BASE | {"data", "files", "records"},
     "encbench.replacement": BASE | {"files", "ranking", "records", "rules"},
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records", "rules"},
@@ -97,6 +98,7 @@ ALLOWED = {
         "board",
         "doctor",
         "replacement",
+        "share",
         "validate",
     },
     "encbench.cli": {"errors", "distributed"},  # commands are loaded by name

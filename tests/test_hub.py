@@ -11,12 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
+from fake_hub import REPO, FakeHub
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
@@ -26,85 +25,10 @@ from encbench.data.hub_facts import facts_of
 from encbench.errors import DownloadError, EncbenchError, ModelError, StoreError
 from encbench.files import digest_files
 
-REPO = "someone/some-model"
 COMMIT = "a" * 40
 NEXT = "b" * 40
 PATTERNS = ["*.json", "*.safetensors", "*.bin"]
 CARD = b"---\nlicense: apache-2.0\n---\n# A model\n"
-
-
-class FakeHub(ThreadingHTTPServer):
-    """Serves repositories as the hub does; ``status`` overrides every answer."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[str, dict[str, bytes]] = {}  # commit -> name -> content
-        self.refs: dict[str, str] = {}
-        self.requests: list[str] = []
-        self.error: tuple[int, str] | None = None
-        self.damage = False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeHub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if "Content_Length" not in headers:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.server.requests.append(path)
-        if self.server.error:
-            status, code = self.server.error
-            self._send(status, b"{}", X_Error_Code=code)
-            return
-        if REPO not in path:
-            self._send(404, b"{}", X_Error_Code="RepoNotFound")
-            return
-        rest = path.partition(REPO)[2].strip("/").split("/")
-        revision = rest[1] if len(rest) > 1 else "main"
-        commit = self.server.refs.get(revision, revision)
-        files = self.server.files.get(commit)
-        if files is None:
-            self._send(404, b"{}", X_Error_Code="RevisionNotFound")
-            return
-        if rest[0] == "resolve":
-            content = files["/".join(rest[2:])]
-            sent = content[::-1] if self.server.damage and self.command == "GET" else content
-            self._send(
-                200, sent, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=commit
-            )
-        elif rest[0] == "tree":
-            entries = [
-                {"type": "file", "path": n, "size": len(c), "oid": "0" * 40}
-                for n, c in files.items()
-            ]
-            self._send(200, json.dumps(entries).encode(), Content_Type="application/json")
-        else:
-            siblings = [{"rfilename": name, "size": len(c)} for name, c in files.items()]
-            body = {"id": REPO, "sha": commit, "siblings": siblings, "private": False, "tags": []}
-            body["safetensors"] = {"parameters": {"BF16": 1234}, "total": 1234}
-            self._send(200, json.dumps(body).encode(), Content_Type="application/json")
 
 
 @pytest.fixture

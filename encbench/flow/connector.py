@@ -87,6 +87,12 @@ class Connector(nn.Module):
         self.whitener = None
 
     @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Move the scale into the first linear layer."""
+        self.first.weight.mul_(self.scale)
+        self.scale.fill_(1)
+
+    @torch.no_grad()
     def calibrate(
         self,
         features: Float[Tensor, "B L D"],

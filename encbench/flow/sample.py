@@ -86,7 +86,7 @@ class Loaded:
 
 
 def load_checkpoint(path: Path, device: torch.device, weights: str = "ema") -> Loaded:
-    """Load a checkpoint, or the newest one of a training's folder.
+    """Load a checkpoint, the newest one of a training's folder, or an exported DiT.
 
     Args:
         weights: 'ema', 'model', or 'ema-DECAY' for a further mean.
@@ -95,6 +95,12 @@ def load_checkpoint(path: Path, device: torch.device, weights: str = "ema") -> L
         UsageError: if it has no such weights.
         ModelError: if there is none, it is damaged, pickled or of another version.
     """
+    from .export import is_export, load_export  # which loads checkpoints, too
+
+    if is_export(path):
+        if weights != "ema":
+            raise UsageError(f"{path} was exported with one set of weights: leave out --weights")
+        return load_export(path, device)
     path = files.find_checkpoint(path)
     state = files.read_state(path)
     try:

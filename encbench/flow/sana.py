@@ -70,11 +70,17 @@ class SplitTime(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``timestep``: t and t - r, both in the parent's units. Called by diffusers."""
         end, gap = timestep.unbind(1)
-
-        c = _embed(self.end, end, hidden_dtype) + _embed(self.interval, gap, hidden_dtype)
-        if self.from_zero:
-            c = c - _embed(self.interval, torch.zeros_like(gap[:1]), hidden_dtype)
+        c = _embed(self.end, end, hidden_dtype) + self.of_interval(gap, hidden_dtype)
         return self.linear(nn.functional.silu(c)), c
+
+    def of_interval(
+        self, gap: Float[Tensor, " B"], dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "B W"]:
+        """What an interval t - r, in the parent's units, adds to the embedding of its end."""
+        added = _embed(self.interval, gap, dtype)
+        if self.from_zero:
+            added = added - _embed(self.interval, torch.zeros_like(gap[:1]), dtype)
+        return added
 
 
 def _embed(part: Any, time: Float[Tensor, " B"], dtype: torch.dtype | None = None) -> Tensor:
