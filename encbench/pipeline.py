@@ -280,14 +280,15 @@ def rank(
         )
 
 
-def report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run, then those of other packages; returns its HTML page.
+def report(folder: Path, out: Path | None = None, beside: Path | None = None) -> Path:
+    """Write the report of a run, then those of other packages; returns its HTML page. With
+    another run ``beside`` it, only the page that shows both.
 
     Raises:
         EncbenchError: if there is no prediction, or a file is damaged.
     """
-    page: Path = registry.get("report", "default")(folder, out)
-    for name in registry.names("report"):
+    page: Path = registry.get("report", "default")(folder, out, beside)
+    for name in registry.names("report") if beside is None else ():
         if name != "default":
             registry.get("report", name)(folder, page.parent)
     return page

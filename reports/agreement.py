@@ -24,6 +24,7 @@ from .figures import (
     legend,
     set_limits,
 )
+from .svg import hover
 
 if TYPE_CHECKING:
     from encbench.validate import Validation
@@ -55,9 +56,14 @@ def draw_agreement(found: Validation) -> Drawing:
                 score = values[encoder.spec]
                 style = CONTROL if encoder.control else styles[encoder.stratum]
                 seeds = Estimate(encoder.mean, min(encoder.scores), max(encoder.scores))
-                draw_point(
-                    axes, style, score.value, encoder.mean, across=score, down=seeds, width=0.5
+                facts = (
+                    f"score {text.format_score(score)}",
+                    f"outcome {text.number(encoder.mean)}",
                 )
+                draw_point(
+                    axes, style, score.value, encoder.mean, across=score, down=seeds, width=0.5,
+                    words=hover(encoder.spec, *facts),
+                )  # fmt: skip
                 axes.annotate(
                     str(numbers[encoder.spec]), (score.value, encoder.mean), fontsize=4.5,
                     xytext=(2.5, 2.5), textcoords="offset points", color=DARK,

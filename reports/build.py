@@ -6,75 +6,40 @@ is made: the same run gives the same bytes.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from encbench import registry
 from encbench.errors import from_os_error
-from encbench.files import slug, write_atomic, write_text
-from encbench.pages import hash_script
+from encbench.files import write_atomic, write_text
 from encbench.records import clean
 
 from . import confirm_tables, confirm_words, published, tables, words
+from .compare import build_comparison
 from .confirmation import Confirmation, load_confirmation, load_grids
-from .figures import Drawing, ReportFigure
+from .figure_set import draw_figures
 from .gallery import load_gallery
 from .load import Run, load_run
-from .rows import draw_scores
-from .text import clean_text, listing, markdown, quantity
+from .provenance import provenance_rows
+from .render import render_html, render_markdown
+from .text import clean_text
 
 LONG = 160  # characters from which the first line is set smaller
 FEW_PAIRS = 15  # rows shown at once; more are folded away
-PLACED = (
-    "Ranking", "Score and cost", "Sensitivity to layer and pooling", "Predicted and actual",
-    "By steps, wording and task", "Through training", "Actual score and cost",
-    "The published evidence",
-)  # fmt: skip
-"""Sections that stand in the templates with more than figures in them."""
-FIGURE_SECTIONS = ("Two probes", "Prompt ablation", words.CONTENT, "Similarity")
-"""Sections of figures alone, in their order; others follow."""
 
 
-@dataclass
-class FigureSet:
-    """Figures by the section they stand in, and in place of one that cannot be drawn the reason."""
-
-    sections: dict[str, list[Drawing | str]] = field(default_factory=dict)
-
-    def add(self, section: str, result: Drawing | str) -> None:
-        if result:
-            self.sections.setdefault(section, []).append(result)
-
-    @property
-    def drawings(self) -> dict[str, Drawing]:
-        everything = (item for items in self.sections.values() for item in items)
-        return {item.name: item for item in everything if isinstance(item, Drawing)}
-
-    @property
-    def free(self) -> list[tuple[str, str, list[Drawing | str]]]:
-        """Sections that the templates do not name: id, heading and figures."""
-        titles = [title for title in self.sections if title not in PLACED]
-        known = [title for title in FIGURE_SECTIONS if title in titles]
-        order = dict.fromkeys([*known, *titles])
-        return [(slug(title).lower(), title, self.sections[title]) for title in order]
-
-
-def build_report(run: Path, out: Path | None = None) -> Path:
+def build_report(run: Path, out: Path | None = None, beside: Path | None = None) -> Path:
     """Write the report of a finished run; with a verdict.json, its confirmation comes first.
 
     Args:
         run: the run's folder, with prediction.json, records/ and maybe media/ and config.json.
         out: where to write; the run's ``report`` folder by default.
+        beside: another run; instead of a report, both are shown side by side on one page
+            (:func:`encbench.reports.compare.build_comparison`).
 
     Returns:
         the path of ``index.html``, which holds everything and opens offline. Beside it:
@@ -85,6 +50,8 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         RecordError: in one line, naming the file that is missing, damaged or newer.
         StoreError: if the report cannot be written.
     """
+    if beside is not None:
+        return build_comparison(run, beside, out)
     loaded = load_run(run)
     confirmation = load_confirmation(loaded)
     folder = out or run / "report"
@@ -105,8 +72,9 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         drawings |= shown.figures.drawings
     for name, drawing in drawings.items():
         files |= {f"figures/{name}.png": drawing.png, f"figures/{name}.svg": drawing.svg}
-    files["report.md"] = _render_markdown(view)
-    files["index.html"] = _render_html(view)  # the last: with it the report is complete
+    files["report.md"] = render_markdown(view)
+    # The last: with it the report is complete.
+    files["index.html"] = render_html("report.html", view, confirmed=confirmation is not None)
     try:
         _remove_stale(folder, files)
     except OSError as error:
@@ -117,41 +85,6 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         else:
             write_atomic(folder / name, content)
     return folder / "index.html"
-
-
-def draw_figures(
-    subject: Run | Confirmation, needs: Literal["ranking", "confirmation"] = "ranking"
-) -> FigureSet:
-    """All registered figures of a run or of a confirmation; in a run, also the scores of each
-    probe that no figure is registered for."""
-    figures = FigureSet()
-    covered: set[str] = set()
-    for name in registry.names("figure"):
-        figure: ReportFigure = registry.get("figure", name)
-        if figure.needs == needs:
-            covered |= set(figure.probes)
-            results = figure.draw(subject)
-            for result in [results] if isinstance(results, Drawing | str) else results:
-                figures.add(figure.section, _name(result, name, figure.title))
-    if isinstance(subject, Confirmation):
-        return figures
-    for probe in subject.probes.values():
-        if probe.name not in covered:
-            section = probe.display.section or clean_text(probe.name)
-            taken = {*figures.drawings, *registry.names("figure")}
-            name = slug(probe.name).lower()
-            while name in taken:
-                name += "-scores"
-            figures.add(section, _name(draw_scores(subject, probe), name, ""))
-    return figures
-
-
-def _name(result: Drawing | str, name: str, title: str) -> Drawing | str:
-    """A drawing with the name and title that it was registered under."""
-    if isinstance(result, str):
-        return result
-    full = f"{name}-{result.name}" if result.name else name
-    return dataclasses.replace(result, name=full, title=result.title or title)
 
 
 def _remove_stale(folder: Path, files: Iterable[str]) -> None:
@@ -202,7 +135,7 @@ def _view(run: Run, confirmation: Confirmation | None) -> dict[str, Any]:
         "gallery": load_gallery(run),
         "definitions": words.definitions(run),
         "paper": published,
-        "provenance": _provenance(run),
+        "provenance": provenance_rows(run),
         "config": _as_json(run.config),
     }
 
@@ -232,79 +165,3 @@ def _confirmation_view(c: Confirmation) -> SimpleNamespace:
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
-
-
-def _provenance(run: Run) -> list[tuple[str, str]]:
-    """What pins this run, as label and value; several values where records differ."""
-    p = run.prediction
-    seen: dict[str, dict[str, None]] = {}
-    packages: dict[str, dict[str, None]] = {}
-    for record in run.records:
-        origin = dict(record.provenance)
-        if origin.get("commit") and origin.get("dirty"):
-            origin["commit"] = f"{origin['commit']} with uncommitted changes"
-        for key in ("commit", "python", "platform", "cpu_count", "device"):
-            if origin.get(key):
-                seen.setdefault(key, {})[str(origin[key])] = None
-        for name, version in (origin.get("packages") or {}).items():
-            packages.setdefault(str(name), {})[str(version)] = None
-    rule = {name: getattr(p.rule, name) for name in ("name", "version", "metric", "resamples")}
-    seconds = sum(record.seconds or 0 for record in run.records)
-    origins = {name: "; ".join(values) for name, values in seen.items()}
-    rows = [
-        ("Prediction", f"sha256 {p.hash}"),
-        ("Made", p.created),
-        ("Rule", ", ".join(f"{k} {v}" for k, v in rule.items() if v)),
-        ("Seed", str(p.seed)),
-        *((f"Data of {probe}", str(dataset)) for probe, dataset in p.data.items()),
-        ("Images re-encoded by", run.reencoder),
-        ("Device asked for", str(run.config.get("device") or "")),
-        ("Commit", origins.get("commit", "")),
-        ("Python", origins.get("python", "")),
-        ("Platform", origins.get("platform", "")),
-        ("CPUs", origins.get("cpu_count", "")),
-        ("Device", origins.get("device", "")),
-        ("Packages", ", ".join(f"{name} {' or '.join(v)}" for name, v in packages.items())),
-        ("Records", f"{len(run.records)}, {quantity(seconds)} s of probing"),
-    ]
-    return [(clean_text(label), clean_text(value)) for label, value in rows if value]
-
-
-# ------------------------------------------------------------------------------ rendering
-
-
-def _environment(**options: Any) -> Environment:
-    return Environment(
-        loader=PackageLoader("encbench.reports", "templates"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, **options,
-    )  # fmt: skip
-
-
-def _render_html(view: dict[str, Any]) -> str:
-    environment = _environment(autoescape=True)
-
-    def source(name: str) -> str:
-        assert environment.loader is not None
-        return environment.loader.get_source(environment, name)[0]
-
-    script = source("script.js")
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["line"] = clean_text
-    style = source("style.css") + (source("confirm.css") if view["confirmation"] else "")
-    return environment.get_template("report.html").render(
-        **view, style=Markup(style), script=Markup(script), script_hash=hash_script(script)
-    )
-
-
-class _Ready(str):
-    """Markdown that is already escaped."""
-
-
-def _render_markdown(view: dict[str, Any]) -> str:
-    """As with HTML, whatever a template prints is escaped unless it is marked as ready."""
-    environment = _environment(
-        finalize=lambda value: value if isinstance(value, _Ready) else markdown(str(value))
-    )
-    environment.filters["table"] = lambda table: _Ready(tables.to_markdown(table))
-    environment.filters["listing"] = listing
-    return environment.get_template("report.md").render(**view)

@@ -39,6 +39,7 @@ from .figures import (
     spread,
 )
 from .load import Run
+from .svg import hover, hover_curve
 
 Curve = Mapping[str, Any]
 Line = tuple[list[float], list[float]]
@@ -100,8 +101,11 @@ def draw_ablation(run: Run) -> Drawing | str:
             axes.fill_between(
                 shares, low, _column(lines[row.spec], "high")[1], color=BLUE, alpha=0.2, linewidth=0
             )
-            for name, style in reversed(ABLATION_KEYS.items()):
-                axes.plot(*_column(lines[row.spec], name), **style.options)
+            for label, (name, style) in reversed([*zip(names, ABLATION_KEYS.items(), strict=True)]):
+                line = _column(lines[row.spec], name)
+                shown = [100 * share for share in line[0]]
+                words = hover_curve(f"{row.name}: {label}", shown, line[1], " % removed")
+                axes.plot(*line, **style.options, **words)
             axes.set_xlim(0, 1)
             axes.set_ylim(-0.05, 1.05)
             axes.set_xticks([0.1, 0.5, 0.9], ["10 %", "50 %", "90 %"])
@@ -130,7 +134,7 @@ def _draw_others(axes: Axes, rows: Sequence[Any], lines: Mapping[str, Line], own
     """The candidates but this one, faint behind it."""
     for row in rows:
         if row is not own and not row.control:
-            axes.plot(*lines[row.spec], **FAINT.options, zorder=1)
+            axes.plot(*lines[row.spec], **FAINT.options, zorder=1, **hover(row.name))
 
 
 # ----------------------------------------------------------------------------- similarity
@@ -178,7 +182,8 @@ def _draw_similarity(
                 top = max(counts) or 1  # by shape: one bin of a constant dwarfs the rest
                 height = [x / top for x in counts[first:last]]
                 ends = series["edges"][first : last + 1]
-                axes.stairs(height, ends, fill=True, color=color, alpha=0.35)
+                words = hover(own if name == "own" else random, _histogram_words(counts, series))
+                axes.stairs(height, ends, fill=True, color=color, alpha=0.35, **words)
                 axes.stairs(height, ends, color=color, linewidth=0.9)
             axes.set_xlim(low - 0.02, high + 0.02)
             axes.set_ylim(0, 1.08)
@@ -194,6 +199,14 @@ def _draw_similarity(
             name=slug(probe).lower(),
             title=f"{what}: similarity of texts that belong together",
         )
+
+
+def _histogram_words(counts: Sequence[Any], series: Mapping[str, Any]) -> str:
+    """'mean cosine 0.42', from the middles of the bins."""
+    edges = series["edges"]
+    total = sum(counts) or 1
+    pairs = zip(counts, edges, edges[1:], strict=False)
+    return f"mean cosine {text.number(sum(n * (a + b) / 2 for n, a, b in pairs) / total, 2)}"
 
 
 # ------------------------------------------------------------------------ stages of training
@@ -249,7 +262,10 @@ def draw_stages(run: Run) -> Drawing | str:
                 entries = [(x, run.score(row.spec, probe, score)) for x, row in pairs]
                 known = [(x, entry) for x, entry in entries if entry]
                 for x, entry in known:
-                    draw_point(axes, styles[base], x, entry.value, down=entry)
+                    words = hover(
+                        names[base], f"{100 * x:g} % of training", text.format_score(entry)
+                    )
+                    draw_point(axes, styles[base], x, entry.value, down=entry, words=words)
                 axes.plot(
                     [x for x, _ in known], [e.value for _, e in known], **styles[base].options
                 )
@@ -313,16 +329,21 @@ def draw_steps(c: Confirmation) -> Drawing | str:
     ) as (figure, plots):
         for axes, row in zip(plots, rows, strict=True):
             _draw_others(axes, rows, lines, row)
+            name = c.name(row.spec)
             if other:
-                axes.plot(*_by_steps(c, row, other), **HELD_OUT.options)
+                line = _by_steps(c, row, other)
+                words = hover_curve(f"{name}: held-out combinations", *line, " steps")
+                axes.plot(*line, **HELD_OUT.options, **words)
             entries = [e for s in c.steps if (e := c.entry(row, s))]
             ends = [interval_ends(e) or (e.value, e.value) for e in entries]
             low, high = [a for a, _ in ends], [b for _, b in ends]
             axes.fill_between(lines[row.spec][0], low, high, color=BLUE, alpha=0.2, linewidth=0)
-            axes.plot(*lines[row.spec], **SEEN.options)
+            words = hover_curve(f"{name}: seen combinations", *lines[row.spec], " steps")
+            axes.plot(*lines[row.spec], **SEEN.options, **words)
             parent = row.parent.get(c.primary)
             if parent and text.is_number(parent.value):
-                draw_point(axes, PARENT, c.primary.steps, parent.value)
+                words = hover(f"{name}: parent", text.format_score(parent))
+                draw_point(axes, PARENT, c.primary.steps, parent.value, words=words)
             axes.set_xscale("log", base=2)
             axes.set_xticks(c.steps, [str(s) for s in c.steps])
             axes.set_xlim(c.steps[0] / 1.25, c.steps[-1] * 1.25)
@@ -363,9 +384,11 @@ def draw_training(c: Confirmation) -> Drawing | str:
             if switch is not None:
                 axes.axvline(switch, **SWITCH.options, zorder=1)
                 before = sum(x <= switch for x in xs)
-            axes.plot(xs, ys, **{**MEAN_FLOW.options, "marker": ""}, zorder=2)
-            axes.plot(xs[before:], ys[before:], **{**MEAN_FLOW.options, "linestyle": "none"})
-            axes.plot(xs[:before], ys[:before], **FLOW_MATCHING.options, zorder=3)
+            words = hover_curve(c.name(row.spec), xs, ys, " steps of training")
+            axes.plot(xs, ys, **{**MEAN_FLOW.options, "marker": ""}, zorder=2, **words)
+            mean_flow = {**MEAN_FLOW.options, "linestyle": "none"} | words
+            axes.plot(xs[before:], ys[before:], **mean_flow)
+            axes.plot(xs[:before], ys[:before], **FLOW_MATCHING.options, zorder=3, **words)
             axes.set_xlim(0, max(line[0][-1] for line in lines.values()) * 1.05)
             axes.set_ylim(0, _top([y for line in lines.values() for y in line[1]]))
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -416,7 +439,8 @@ def draw_velocity(c: Confirmation) -> Drawing | str:
     ) as (figure, plots):  # fmt: skip
         for axes, row in zip(plots, rows, strict=True):
             _draw_others(axes, rows, lines, row)
-            axes.plot(*lines[row.spec], **VELOCITY.options)
+            words = hover_curve(c.name(row.spec), *lines[row.spec])
+            axes.plot(*lines[row.spec], **VELOCITY.options, **words)
             axes.set_xlim(0, 1)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.set_ylim(0, _top([y for line in lines.values() for y in line[1]]))

@@ -25,13 +25,15 @@ from encbench.records import Ranked
 
 from . import text
 from .load import Entry, Run, shuffled_spec
+from .svg import add_titles
 from .text import Real
 
 DPI = 150
 WIDTH = 7.2  # inches; a page's text width
 # Okabe and Ito's colors, which stay apart under all common color blindness.
 BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
-INK, DARK, GRAY, PALE = "#333333", "#4d4d4d", "#8a8a8a", "#d9d9d9"
+INK, DARK, GRAY, PALE = "#333333", "#4d4d4d", "#6f6f6f", "#d9d9d9"
+RUST = "#A84300"  # vermilion for words: 6 to 1 against white, as small type needs
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the same everywhere
@@ -120,7 +122,7 @@ def finish(figure: Figure, caption: str, alt: str, name: str = "", title: str = 
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
         files[kind] = buffer.getvalue()
-    return Drawing(caption, alt, files["png"], files["svg"], name, title)
+    return Drawing(caption, alt, files["png"], add_titles(files["svg"]), name, title)
 
 
 def name_width(names: Iterable[str]) -> float:
@@ -171,7 +173,7 @@ PRINTED = PlotStyle(GRAY, "s", PALE, 5)  # a published value
 
 def ink(row: Any) -> str:
     """The color of an encoder's name."""
-    return VERMILION if row.control else INK
+    return RUST if row.control else INK
 
 
 def ranked_style(run: Run, row: Ranked) -> PlotStyle:
@@ -219,14 +221,16 @@ def spread(entries: Iterable[Entry | None]) -> list[float]:
 
 def draw_point(
     axes: Axes, style: PlotStyle, x: Real, y: Real, *, across: Entry | None = None,
-    down: Entry | None = None, width: Real = 1.0,
+    down: Entry | None = None, width: Real = 1.0, words: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """A mark with the intervals of its scores: ``across`` is horizontal, ``down`` vertical."""
+    """A mark with the intervals of its scores: ``across`` is horizontal, ``down`` vertical.
+    ``words`` are shown on hover (:func:`encbench.reports.svg.hover`)."""
+    line = {"color": style.color, "linewidth": width, "solid_capstyle": "butt", **(words or {})}
     if ends := interval_ends(across):
-        axes.plot(ends, [y, y], color=style.color, linewidth=width, solid_capstyle="butt")
+        axes.plot(ends, [y, y], **line)
     if ends := interval_ends(down):
-        axes.plot([x, x], ends, color=style.color, linewidth=width, solid_capstyle="butt")
-    axes.plot([x], [y], **{**style.options, "linestyle": "none", "zorder": 4})
+        axes.plot([x, x], ends, **line)
+    axes.plot([x], [y], **{**style.options, "linestyle": "none", "zorder": 4}, **(words or {}))
 
 
 # ------------------------------------------------------------------------------------ axes

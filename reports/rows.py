@@ -36,6 +36,7 @@ from .figures import (
     ranked_style,
 )
 from .load import Run
+from .svg import hover
 from .text import Real
 
 MOST_PANELS = 6
@@ -71,8 +72,16 @@ def draw_ranking(run: Run) -> Drawing | str:
 
         for y, row in enumerate(rows):
             if shuffle := shuffles.get(row.spec):
-                draw_point(axes, SHUFFLE, shuffle.value, y, across=shuffle.score, width=1.4)
-            draw_point(axes, ranked_style(run, row), row.value, y, across=row.score, width=1.4)
+                words = hover(f"own shuffle of {row.name}", text.format_score(shuffle.score))
+                draw_point(
+                    axes, SHUFFLE, shuffle.value, y, across=shuffle.score, width=1.4, words=words
+                )
+            words = hover(
+                row.name, f"{run.score_name} {text.format_score(row.score)}", ranks_of(row)
+            )
+            draw_point(
+                axes, ranked_style(run, row), row.value, y, across=row.score, width=1.4, words=words
+            )
             color = ink(row)
             write(1 + 0.1 * inch, y, text.format_score(row.score), "left", 7, color)
             write(-0.72 * inch, y, names[row.spec], "right", 8, color)
@@ -101,6 +110,14 @@ def draw_ranking(run: Run) -> Drawing | str:
             + "; ".join(f"{names[r.spec]} {text.number(r.value)}" for r in rows)
             + ".",
         )
+
+
+def ranks_of(row: Any) -> str:
+    """'rank 2, 95 % interval 1 to 3'."""
+    if row.control:
+        return "control, without a rank"
+    ranks = text.format_ranks(row.rank_low, row.rank_high)
+    return f"rank {text.count(row.rank)}, 95 % interval {ranks}"
 
 
 def score_title(run: Run) -> str:
@@ -144,7 +161,10 @@ def draw_scores(run: Run, probe: ProbeSpec) -> Drawing | str:
                             fill = "white" if style.fill else ""
                             style = PlotStyle(VERMILION, style.marker, fill, style.size)
                         at = y + 0.24 * (number - (len(group) - 1) / 2)
-                        draw_point(axes, style, entry.value, at, across=entry, width=1.1)
+                        words = hover(row.name, f"{name} {text.format_score(entry)}")
+                        draw_point(
+                            axes, style, entry.value, at, across=entry, width=1.1, words=words
+                        )
             _finish_panel(axes, display.chance)
             label_rows(axes, rows, short if place == 0 else {})
         legend(figure, styles if most > 1 else {})
@@ -222,9 +242,10 @@ def draw_places(run: Run) -> Drawing | str:
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, left, 0.36, WIDTH - left - 0.1, height)
         for y, row in enumerate(rows):
-            for way in ways:
-                if (row.spec, *way) in values:
-                    draw_point(axes, PLACES[way], values[row.spec, *way], y)
+            for label, way in zip(keys, ways, strict=True):
+                if (value := values.get((row.spec, *way))) is not None:
+                    words = hover(row.name, f"{label}: {text.number(value)}")
+                    draw_point(axes, PLACES[way], value, y, words=words)
         label_rows(axes, rows, names)
         axes.grid()
         axes.set_xlabel("calibrated similarity with half of the prompt removed")
@@ -273,7 +294,9 @@ def draw_sensitivity(run: Run) -> Drawing | str:
             for y, row in enumerate(rows):
                 if row.spec in order:
                     rank = order.index(row.spec) + 1
-                    _draw_rank(axes, x, y, rank, len(rows), row.spec in clear, row.spec in some)
+                    words = hover(row.name, label, f"rank {rank}")
+                    changed = (row.spec in clear, row.spec in some)
+                    _draw_rank(axes, x, y, rank, len(rows), *changed, words)
                 else:
                     axes.text(x, y, text.NOTHING, ha="center", va="center", color=GRAY)
             axes.text(
@@ -296,15 +319,18 @@ def draw_sensitivity(run: Run) -> Drawing | str:
         )
 
 
-def _draw_rank(axes: Any, x: int, y: int, rank: int, worst: int, clear: bool, some: bool) -> None:
+def _draw_rank(
+    axes: Any, x: int, y: int, rank: int, worst: int, clear: bool, some: bool,
+    words: Mapping[str, str],
+) -> None:  # fmt: skip
     """A cell of the heat map: the better the rank the bluer, framed where it has changed."""
     shade = 1 - (rank - 1) / max(worst - 1, 1)
     depth = 0.06 + 0.74 * shade
     color = (1 - depth, 1 - depth * (1 - 0x72 / 255), 1 - depth * (1 - 0xB2 / 255))
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white"))
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white", **words))
     axes.text(
         x, y, str(rank), ha="center", va="center", color="white" if shade > 0.75 else INK,
-        fontsize=7.5, fontweight="bold" if clear else "normal",
+        fontsize=7.5, fontweight="bold" if clear else "normal", **words,
     )  # fmt: skip
     if clear or some:
         axes.add_patch(

@@ -44,6 +44,7 @@ from .figures import (
 )
 from .labels import Point, place_labels
 from .load import Entry, Run, shuffled_spec
+from .svg import hover
 from .text import Real
 
 KEY = 1.9  # inches for the key of numbered points
@@ -67,11 +68,13 @@ class Marks:
         return KEY if self.numbered else 0.0
 
     def draw(
-        self, axes: Axes, row: Any, x: Real, y: Real, *, across: Entry | None = None,
+        self, axes: Axes, row: Any, x: Real, y: Real, *facts: str, across: Entry | None = None,
         down: Entry | None = None,
     ) -> Point:  # fmt: skip
-        """Draw one encoder with its intervals, and say what its label must know."""
-        draw_point(axes, self.styles[row.spec], x, y, across=across, down=down)
+        """Draw one encoder with its intervals, and say what its label must know. The facts are
+        shown on hover, under its name."""
+        words = hover(row.name, *facts)
+        draw_point(axes, self.styles[row.spec], x, y, across=across, down=down, words=words)
         ends = (interval_ends(across), interval_ends(down))
         return Point(x, y, self.labels.get(row.spec, ""), ink(row), *ends)
 
@@ -162,14 +165,18 @@ def draw_costs(
             left, top = 0.6 + (i % columns) * (width + 0.45), 0.38 + (i // columns) * 3.1
             axes = add_axes(figure, left, top, width, 2.6)
             if level:
-                axes.axhline(level.value, **LEVEL.options)
+                words = hover(
+                    *[key for key in keys if keys[key] is LEVEL], text.format_score(level)
+                )
+                axes.axhline(level.value, **LEVEL.options, **words)
             xs = [x for _, x in costs]
             _set_cost_axis(axes, xs, log=log)
             set_limits(axes, "y", ends)
             points = []
             for row, x in costs:
                 entry = score(row) or UNKNOWN
-                points.append(marks.draw(axes, row, x, entry.value, down=entry))
+                facts = (f"{across} {text.format_score(entry)}", f"{text.quantity(x)} {label}")
+                points.append(marks.draw(axes, row, x, entry.value, *facts, down=entry))
             axes.grid()
             axes.set_xlabel(label)
             axes.set_ylabel(across if i % columns == 0 else "")
@@ -337,9 +344,16 @@ def _plane(
     height = 4.2 if marks.numbered else 3.6
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, 0.65, 0.38, WIDTH - 0.75 - marks.margin, height)
-        points = [marks.draw(axes, row, a.value, b.value, across=a, down=b) for row, a, b in both]
+        points = [
+            marks.draw(
+                axes, row, a.value, b.value, f"horizontal {text.format_score(a)}",
+                f"vertical {text.format_score(b)}", across=a, down=b,
+            )
+            for row, a, b in both
+        ]  # fmt: skip
         for px, py, label in paper:
-            draw_point(axes, PRINTED, px, py)
+            words = hover(label, published.LABEL, f"{text.number(px)}, {text.number(py)}")
+            draw_point(axes, PRINTED, px, py, words=words)
             points.append(Point(px, py, label, GRAY))
         set_limits(axes, "x", [*spread(a for _, a, _ in both), *(p[0] for p in paper)])
         set_limits(axes, "y", [*spread(b for _, _, b in both), *(p[1] for p in paper)])
@@ -381,7 +395,9 @@ def draw_predicted(c: Confirmation) -> Drawing | str:
             axes = add_axes(figure, left, top, width, each)
             points = [
                 marks.draw(
-                    axes, row, row.predicted.value, entry.value, across=row.predicted,
+                    axes, row, row.predicted.value, entry.value,
+                    f"predicted {text.format_score(row.predicted)}",
+                    f"{c.metric}, trained {text.format_score(entry)}", across=row.predicted,
                     down=entry,
                 )
                 for row in rows
@@ -444,7 +460,9 @@ def draw_paper(c: Confirmation) -> Drawing | str:
         for i, (name, _, _) in enumerate(published.SCORES):
             xs = [float(getattr(row, name)) for row in rows]
             axes = add_axes(figure, 0.55 + i * (width + 0.45), 0.25, width, 2.0)
-            axes.plot(xs, scores, **PRINTED.options, zorder=4)
+            for x, y, row in zip(xs, scores, rows, strict=True):
+                words = hover(row.name, f"{name} {text.number(x)}", f"GenEval {text.number(y, 2)}")
+                draw_point(axes, PRINTED, x, y, words=words)
             room = 0.25 * (max(xs) - min(xs))
             axes.set_xlim(min(xs) - room, max(xs) + room)
             axes.set_ylim(0.35, 1.0)

@@ -27,6 +27,7 @@ from .figures import (
     name_width,
 )
 from .load import Entry, Run
+from .svg import hover
 
 PROBES = ("reader", "reader-whitened")
 SCORE = "everything"
@@ -128,8 +129,9 @@ def draw_whitening(run: Run) -> Drawing | str:
         for y, change in enumerate(found):
             ends = [entry.value for entry in change.entries]
             axes.plot(ends, [y, y], color=ORANGE, linewidth=0.8, zorder=1)
-            for style, entry in zip(STYLES.values(), change.entries, strict=True):
-                draw_point(axes, style, entry.value, y, across=entry, width=1.1)
+            for (way, style), entry in zip(STYLES.items(), change.entries, strict=True):
+                words = hover(change.row.name, f"{way}: {text.format_score(entry)}")
+                draw_point(axes, style, entry.value, y, across=entry, width=1.1, words=words)
         label_rows(axes, rows, names)
         axes.grid(axis="x")
         axes.set_xlabel("share of prompts of which the reader gets everything right")

@@ -304,12 +304,12 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     code = (
         "import encbench\n"
         "from encbench import registry\n"
-        "from encbench.reports.build import _environment\n"
+        "from encbench.reports.render import make_environment\n"
         "from encbench.zoo.table import zoo_rows\n"
         "for kind in registry.GROUPS:\n"
         "    for name in registry.names(kind):\n"
         "        registry.get(kind, name)\n"
-        "made = _environment(autoescape=True)\n"
+        "made = make_environment(autoescape=True)\n"
         "made.loader.get_source(made, 'report.html')\n"
         "print(encbench.__file__, len(zoo_rows()), [r.problem for r in zoo_rows() if r.problem])"
     )

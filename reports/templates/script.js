@@ -63,8 +63,73 @@
     if (!current) return;
     links.forEach(function (link) { link.removeAttribute("aria-current"); });
     current.setAttribute("aria-current", "true");
+    var list = current.closest("ol"); // scrolled only where it is longer than the window
+    if (list) list.scrollTop = current.offsetTop - list.offsetTop - list.clientHeight / 2;
   }, { rootMargin: "-5% 0px -60% 0px" });
   document.querySelectorAll("main section[id]").forEach(function (part) { watch.observe(part); });
+
+  // Figures say what a mark is: on hover, on touch, and by the arrow keys once they have the focus.
+  var tip = document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  tip.setAttribute("role", "status");
+  document.body.appendChild(tip);
+  var near = [[0, 0], [4, 0], [-4, 0], [0, 4], [0, -4], [7, 0], [-7, 0], [0, 7], [0, -7]];
+
+  function markAt(figure, x, y) {
+    for (var i = 0; i < near.length; i++) {
+      var hit = document.elementFromPoint(x + near[i][0], y + near[i][1]);
+      var mark = hit && hit.closest(".mark");
+      if (mark && figure.contains(mark)) return mark;
+    }
+    return null;
+  }
+
+  function show(figure, mark, x, y) {
+    figure.classList.toggle("picked", mark !== null);
+    tip.hidden = mark === null;
+    if (!mark) return;
+    figure.querySelectorAll(".mark").forEach(function (other) {
+      other.classList.toggle("same", other.dataset.name === mark.dataset.name);
+    });
+    if (tip.textContent !== mark.dataset.tip) tip.textContent = mark.dataset.tip;
+    var left = x + 14 + tip.offsetWidth > window.innerWidth ? x - 14 - tip.offsetWidth : x + 14;
+    var top = y + 14 + tip.offsetHeight > window.innerHeight ? y - 14 - tip.offsetHeight : y + 14;
+    tip.style.left = Math.max(4, left) + "px";
+    tip.style.top = Math.max(4, top) + "px";
+  }
+
+  document.querySelectorAll(".plot svg").forEach(function (figure) {
+    var marks = Array.prototype.slice.call(figure.querySelectorAll(".mark"));
+    if (!marks.length) return;
+    marks.forEach(function (mark) { // the browser's own tooltip would show as well
+      var title = mark.querySelector("title");
+      mark.dataset.tip = title.textContent;
+      title.remove();
+    });
+    var stops = marks.filter(function (mark, i) { // an interval and its dot are one stop
+      return marks.map(function (other) { return other.dataset.tip; }).indexOf(mark.dataset.tip) === i;
+    });
+    var at = -1;
+    figure.setAttribute("tabindex", "0");
+    figure.setAttribute("aria-keyshortcuts", "ArrowRight ArrowLeft Home End Escape");
+    function follow(event) {
+      show(figure, markAt(figure, event.clientX, event.clientY), event.clientX, event.clientY);
+    }
+    figure.addEventListener("pointermove", follow);
+    figure.addEventListener("pointerdown", follow);
+    figure.addEventListener("pointerleave", function () { show(figure, null); });
+    figure.addEventListener("blur", function () { show(figure, null); });
+    figure.addEventListener("keydown", function (event) {
+      var to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: stops.length - 1 }[event.key];
+      if (event.key === "Escape") show(figure, null);
+      if (to === undefined) return;
+      event.preventDefault();
+      at = (to + stops.length) % stops.length;
+      var box = stops[at].getBoundingClientRect();
+      show(figure, stops[at], box.left + box.width / 2, box.top + box.height / 2);
+    });
+  });
 
   var walls = document.querySelectorAll("#gallery details.wall");
   if (walls.length) {
