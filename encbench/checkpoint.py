@@ -155,11 +155,11 @@ def check_weights(mine: Mapping[str, Tensor], tensors: Mapping[str, Tensor], whe
     there = {mine[name].data_ptr() for name in tensors if name in mine}
     for name in sorted(mine.keys() | tensors.keys()):
         if name not in mine:
-            raise ModelError(f"{where} has {name}, which this network has not")
+            raise ModelError(f"{where} has {name}, which this network does not have")
         if name not in tensors:
             if mine[name].data_ptr() in there:  # another name of a weight that is there
                 continue
-            raise ModelError(f"{where} lacks {name}: it is of another network")
+            raise ModelError(f"{where} lacks {name}: it belongs to another network")
         wanted, given = (f"{tuple(part[name].shape)}" for part in (mine, tensors))
         if wanted != given:
             raise ModelError(

@@ -249,7 +249,8 @@ def _vectors(embedder: Embedder, batch: Sequence[ImageRecord], skip_broken: bool
     except ImageError as error:
         if not skip_broken:
             raise ImageError(
-                f"{error}; restore it, or leave broken images unscored by --allow-missing-images"
+                f"{error}; restore it, or add --allow-missing-images to leave broken images "
+                "unscored"
             ) from error
     return torch.stack([_vector(embedder, image) for image in batch])
 
@@ -277,7 +278,9 @@ def load_images(config: RunConfig, data: Data, store: Store, device: torch.devic
                 "another re-encoder"
             )
     elif not any(image.path is not None for image in images):
-        log.info("%s has no images: ranked by recall of captions", data.captions.name)
+        log.info(
+            "%s has no images, so encoders are ranked by recall of captions", data.captions.name
+        )
         return None
     reencoder = load_reencoder(text, device)
     if hasattr(reencoder, "with_labels"):

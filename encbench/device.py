@@ -64,13 +64,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("mps")
     kind, colon, number = device.partition(":")
     if device != "auto" and (kind != "cuda" or (colon and not number.isdecimal())):
-        raise UsageError(f"--device {device}: known are auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(f"--device {device}: known: auto, cpu, cuda, cuda:N, mps")
     if not cards:
         raise UsageError(f"--device {device}: this machine has no usable CUDA device; use cpu")
     if colon and launch.size > 1:
         raise UsageError(
-            f"--device {device}: one card for {launch.size} processes; give --device cuda, and "
-            "each process gets a card of its own"
+            f"--device {device}: {launch.size} processes cannot share one card; give --device "
+            "cuda, and each process gets a card of its own"
         )
     if colon and int(number) >= cards:
         known = "cuda:0" if cards == 1 else f"cuda:0 to cuda:{cards - 1}"

@@ -170,7 +170,7 @@ class StoredEncoder:
             try:
                 return load_dataclass(EncoderFacts, with_current_names(read_json(path)), str(path))
             except EncbenchError as error:
-                log.warning("%s: made again", error)
+                log.warning("%s; making it again", error)
         encoder = self.encoder
         batch = encode_checked(encoder, [LATENCY_PROMPT, *NEIGHBORS])  # also warms up
         alone, seconds = [], []

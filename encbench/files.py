@@ -301,7 +301,7 @@ def read_table(path: Path, error: MakeError = RecordError) -> Any:
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind != "f":
-            raise ValueError("it is no table of floating-point numbers")
+            raise ValueError("it is not a table of floating-point numbers")
         return table
     except Exception as problem:  # a damaged header makes NumPy raise a dozen kinds
         raise error(f"cannot read {path} ({first_line(problem)})") from problem
@@ -338,7 +338,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!a} stands twice in one object")
+        raise ValueError(f"the key {twice!a} appears twice in one object")
     return record
 
 

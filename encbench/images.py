@@ -44,7 +44,7 @@ def open_image(image: ImageRecord) -> Image.Image:
     """
     path = image.path
     if path is None:
-        raise ImageError(f"the file of image {image.image_id} ({image.file_name}) is not there")
+        raise ImageError(f"the file of image {image.image_id} ({image.file_name}) is missing")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched it on
     try:
         if isinstance(path, Path) and path.exists() and not path.is_file():
@@ -139,7 +139,8 @@ def _as_rgb(opened: Image.Image, path: ImageSource) -> Image.Image:
         opened = opened.point(lambda value: value / 256).convert("L")
     elif opened.mode == "I":
         raise ImageError(
-            f"{path} has pixels of 32-bit integers, whose range no rule fixes; convert it to 8 or "
+            f"{path} has pixels of 32-bit integers, whose value range is unknown; convert it to 8 "
+            "or "
             "16 bits"
         )
     elif opened.mode == "F":

@@ -103,7 +103,7 @@ def name_uniquely(paths: Iterable[Path], key: Callable[[Path], K]) -> dict[K, Pa
     for path in paths:
         other = found.setdefault(key(path), path)
         if other != path:
-            raise DataError(f"{other} and {path.name} are two names for one thing; remove one")
+            raise DataError(f"{other} and {path.name} stand for the same item; remove one")
     return found
 
 

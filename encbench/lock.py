@@ -99,7 +99,7 @@ def lock_folder(folder: Path, name: str = "encbench") -> Iterator[None]:
         if not lock.lost:
             raise
         raise FolderInUseError(
-            f"another process took over {folder}, since this one gave no sign of life for "
+            f"another process took over {folder}, since this one did not respond for "
             f"{STALE:.0f} s; run the same command again when that process has ended"
         ) from None
     finally:

@@ -69,7 +69,7 @@ def write_gallery(
         try:
             gallery = load_dataclass(GalleryFile, with_current_names(read_json(path)), str(path))
         except RecordError as error:
-            log.warning("%s: made again", error)
+            log.warning("%s; making it again", error)
     before = asdict(gallery) if path.exists() else {}
     where = f"the examples of {spec}"
     cases = check_value(dict[str, list[Example]], dict(examples), where).values()

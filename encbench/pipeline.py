@@ -206,7 +206,7 @@ def _probe_all(
         except (StoreError, DataError, ProcessError):
             raise  # it would hit the next encoder, too
         except (Exception, SystemExit) as error:  # encoders and their libraries raise anything
-            log.warning("%s failed; going on with the others", names[spec])
+            log.warning("%s failed; continuing with the others", names[spec])
             log.debug("%s", spec, exc_info=error)
             failed[spec] = hide_folder(describe_error(error), spec)
     return records, [Failure(str(public_spec(spec)), text) for spec, text in failed.items()]
@@ -239,7 +239,7 @@ def _check_rankable(config: RunConfig) -> Data:
         probes = " or ".join(" and ".join(rule.probes) for rule in rules)
         raise UsageError(
             f"encoders are ranked by the {probes} probe, which --probes leaves out; add it, or "
-            "measure without a ranking by: encbench probe"
+            "measure without ranking: encbench probe"
         )
     data = load_run_data(config)
     lacking = [
@@ -250,7 +250,7 @@ def _check_rankable(config: RunConfig) -> Data:
         what, flag = lacking[0][0]
         raise UsageError(
             f"the rule {measured[0].name} needs {what}, and none were given: add {flag}, or "
-            "measure without a ranking by: encbench probe"
+            "measure without ranking: encbench probe"
         )
     return data
 
@@ -418,7 +418,7 @@ class _Bench:
                         self._show(ranked, old.series)
                     return path
             except RecordError as error:
-                log.warning("%s: measured again", error)
+                log.warning("%s; measuring it again", error)
         log.info("%s: %s%s", name, probe.spec.name, f" ({variant})" if variant else "")
         started = time.perf_counter()
         context = Context(encoder, pool, self.data, images, options)

@@ -128,7 +128,7 @@ def _common_items(
         common = common.intersection(table.index)
     if common.empty:
         raise EncbenchError(
-            f"these encoders share no item for '{term.score}'; probe them on one data set"
+            f"these encoders have no common item for '{term.score}'; probe them on one data set"
         )
     common = common.sort_values()
     rows = np.concatenate([t.loc[common].to_numpy(np.float64) for t in tables], axis=1)
@@ -444,7 +444,7 @@ def _same_data(entrants: Sequence[Entrant]) -> None:
         pins = {e.record.probe.dataset for e in entrants if e.record.probe.name == probe}
         if len(pins) > 1:
             raise EncbenchError(
-                f"the {probe} records are of different data ({', '.join(sorted(pins))}); "
+                f"the {probe} records were measured on different data ({', '.join(sorted(pins))}); "
                 "probe all encoders on one data set, in a folder of its own"
             )
 

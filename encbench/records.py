@@ -746,7 +746,7 @@ def _read_hashed(cls: type[Hashed], path: Path, again: str) -> Hashed:
     raw = read_json(path)
     record = _read(cls, path, raw, again)
     if digest({k: v for k, v in raw.items() if k != "hash"}) != record.hash:
-        raise RecordError(f"{path} was changed after it was made (its hash does not fit)")
+        raise RecordError(f"{path} was changed after it was made (its hash does not match)")
     return record
 
 

@@ -94,7 +94,7 @@ def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) ->
     there = [name for name in names if any(name in rows for rows in by_probe.values())]
     if not there or not any(base in rows for rows in by_probe.values()):
         missing = "its candidates" if any(base in rows for rows in by_probe.values()) else base
-        raise EncbenchError(f"nothing was measured of {missing}, so nothing can be compared")
+        raise EncbenchError(f"nothing was measured of {missing}: no comparison is possible")
     changes: dict[str, list[Change]] = {name: [] for name in there}
     for probe, rows in by_probe.items():
         others = [name for name in there if name in rows]

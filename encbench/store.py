@@ -100,7 +100,7 @@ class StoreEntry:
             raise from_os_error(error, f"reading {path}") from error
         except DAMAGE:
             pass
-        log.warning("damaged shard %s: made again", path)
+        log.warning("damaged shard %s; making it again", path)
         return None
 
 
@@ -121,7 +121,7 @@ class Store:
         except OSError as error:
             raise from_os_error(error, f"making the store {root}") from error
         if not os.access(root, os.W_OK):
-            raise StoreError(f"the store {root} cannot be written; choose another by --store")
+            raise StoreError(f"the store {root} cannot be written; choose another with --store")
 
     def entry(self, identity: Mapping[str, Any]) -> StoreEntry:
         """The entry of an identity (JSON-ready: everything that the contents depend on)."""

@@ -78,7 +78,9 @@ def load_state_tensors(
     for key, tensor in tensors.items():
         name, _, what = key.rpartition("|")
         if name not in named or tensor.shape not in ((), named[name].shape):
-            raise ModelError(f"{where} is of another network: {key} is unknown or of another shape")
+            raise ModelError(
+                f"{where} belongs to another network: {key} is unknown or has another shape"
+            )
         by_name.setdefault(name, {})[what] = tensor
     names = {id(p): name for name, p in named.items()}
     for optimizer in optimizers:

@@ -233,14 +233,13 @@ def validate(
     if len(kept) < LEAST:
         raise OutcomesError(
             f"{outcomes.name}: {len(kept)} of {len(wanted)} encoders have both an outcome and a "
-            f"score; it takes {LEAST} to say how well they rank. "
-            + " ".join(notes[len(outcomes.notes) :])
+            f"score; a rank correlation needs {LEAST}. " + " ".join(notes[len(outcomes.notes) :])
         )
     rows = []
     for name, values in found.items():
         here = [row for row in kept if row.spec in values]
         if len(here) < LEAST:
-            notes.append(f"{name}: {len(here)} encoders have it; it takes {LEAST}.")
+            notes.append(f"{name}: {len(here)} encoders have it; a rank correlation needs {LEAST}.")
             continue
         rows.append(
             measure_agreement(
@@ -443,7 +442,7 @@ def _number(value: Any, where: str) -> float:
     except (TypeError, ValueError) as error:
         raise OutcomesError(f"{where} cannot be {value!a}; it must be a number") from error
     if not math.isfinite(number):
-        raise OutcomesError(f"{where} is {value}, which is no number; remove the row")
+        raise OutcomesError(f"{where} is {value}, which is not a number; remove the row")
     return number
 
 
@@ -461,7 +460,7 @@ def load_run_scores(folder: Path) -> dict[str, dict[str, Estimate]]:
     better counts with its sign turned). Other layers and poolings are left out.
 
     Raises:
-        EncbenchError: one line, if there is no record or one is damaged.
+        EncbenchError: one line, if there is no record, or one is damaged.
     """
     found: dict[str, dict[str, Estimate]] = {}
     for path in find_records(folder):
@@ -511,5 +510,5 @@ def load_predictions(paths: Sequence[Path]) -> dict[str, dict[str, Estimate]]:
 
 def _rows_of(where: object, content: Any, key: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-        raise OutcomesError(f"{where} has no '{key}'; it is no file of predictions")
+        raise OutcomesError(f"{where} has no '{key}'; it is not a file of predictions")
     return dict(content[key])

@@ -194,7 +194,7 @@ def _set(list_name: str, key: str, value: object) -> Change:
         (_drop("images"), "no COCO file: it needs images, annotations"),
         (lambda c: c.update(images={}), "no COCO file"),
         (lambda c: c["annotations"][1].pop("caption"), "number 1 of its annotations has no 'cap"),
-        (lambda c: c["annotations"].append(5), "number 3 of its annotations is no record"),
+        (lambda c: c["annotations"].append(5), "number 3 of its annotations is not an object"),
         (_set("annotations", "id", 11), "id 11 twice among its annotations"),
         (_set("images", "id", 5), "id 5 twice among its images"),
         (_set("annotations", "image_id", 99), "image 99, which the file does not list"),

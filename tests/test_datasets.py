@@ -33,7 +33,7 @@ from encbench.types import Caption, CaptionSet, ImageRecord, ImageTextDataset
     [
         ([1, 1], [(1, 1)], "an id stands twice"),
         ([1], [(1, 1), (1, 1)], "an id stands twice"),
-        ([1], [(1, 2)], "caption 1 belongs to image 2, which is not there"),
+        ([1], [(1, 2)], "caption 1 belongs to image 2, which does not exist"),
         ([2**63], [(1, 2**63)], "at most 64 bits"),
         (["a"], [(1, "a")], "at most 64 bits"),
     ],

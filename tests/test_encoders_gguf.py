@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path, monkeypatch):
     short = tmp_path / "short.gguf"
     short.write_bytes(data[:200])
     for broken in (short, rewritten(file, tmp_path / "none.gguf", (b"GGUF", b"GGML"))):
-        with pytest.raises(ModelError, match="is no GGUF file, or damaged"):
+        with pytest.raises(ModelError, match="is not a GGUF file, or damaged"):
             load_encoder(f"gemma:{broken}", "cpu")
     with pytest.raises(ModelError, match="there is no file"):
         load_encoder(f"gemma:{tmp_path}/absent.gguf", "cpu")

@@ -294,7 +294,7 @@ def test_kinds_of_model_that_belong_elsewhere(
     copy: Callable[[str], Path], pristine: dict[str, Path]
 ) -> None:
     refused(f"t5:{pristine['clip']}", "model_type 'clip' is none of t5, mt5, umt5")
-    refused(f"clip:{pristine['t5']}", "model_type 't5' is no CLIP")
+    refused(f"clip:{pristine['t5']}", "model_type 't5' is not a CLIP")
     folder = copy("st")
     modules = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps(modules[1:]))

@@ -161,7 +161,7 @@ def test_two_images_with_one_text_are_refused(tmp_path):
     folder = pictures(tmp_path / "my", 2)
     Image.new("RGB", (9, 9)).save(folder / "1.jpg")
     (folder / "1.txt").write_text("a dog")
-    with pytest.raises(DataError, match=r"1\.jpg and 1\.png are two names for one thing"):
+    with pytest.raises(DataError, match=r"1\.jpg and 1\.png stand for the same item"):
         load_training_images(training_config({"folder": folder, "side": 8}))
 
 

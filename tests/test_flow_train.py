@@ -762,7 +762,7 @@ def test_a_guided_head_trains_goes_on_and_is_sampled(tmp_path, monkeypatch):
     assert len(ways[1](["a red circle"], [0])) == 1
     with pytest.raises(UsageError, match="a --guidance other than 1"):
         loaded(guidance_span=(0.2, 0.6))
-    with pytest.raises(UsageError, match="--head-at instant asks the velocity head: add"):
+    with pytest.raises(UsageError, match="--head-at instant needs the velocity head: add"):
         train(settings(tmp_path / "none", objective="imf", head_at="instant"))
     with pytest.raises(UsageError, match="objective emf has no such setting, only imf, pmf"):
         train(settings(tmp_path / "none", objective="emf", velocity_head=True))

@@ -119,7 +119,7 @@ def test_nothing_above_the_threshold():
 
 def test_classes_get_genevals_names():
     assert list(match_labels(dict(enumerate(COCO_NAMES)), "x").values()) == list(CLASSES)
-    with pytest.raises(ModelError, match="class 1 'sky', which is none of GenEval's 80"):
+    with pytest.raises(ModelError, match="class 1 'sky', which is not one of GenEval's 80"):
         match_labels({0: "person", 1: "sky"}, "x")
     with pytest.raises(ModelError, match="two classes for 'tv'"):
         match_labels({0: "tv", 1: "tvmonitor"}, "x")
@@ -137,7 +137,10 @@ def test_other_class_names_are_refused_at_load(tmp_path):
         (lambda f: (f / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "damaged"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "detr"}'), "is no mask2former"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "detr"}'),
+            "is not a mask2former",
+        ),
     ],
 )
 def test_broken_models_are_told_in_one_line(folder, tmp_path, change, said):
@@ -174,7 +177,7 @@ def test_bad_specs(folder):
         load_detector(f"mask2former:{folder}?batch=0", "cpu")
     with pytest.raises(ModelError, match="cannot be made: No module named"):
         load_detector("python:no_such_module:make", "cpu")
-    with pytest.raises(ModelError, match="is no detector"):
+    with pytest.raises(ModelError, match="is not a detector"):
         load_detector("python:builtins:str", "cpu")
 
 

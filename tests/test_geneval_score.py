@@ -418,7 +418,7 @@ def test_two_names_of_one_number_are_refused(images, more, names):
         line = (images / "00001" / "metadata.jsonl").read_bytes()
         (images / name).parent.parent.joinpath("metadata.jsonl").write_bytes(line)
         picture(images / name)
-    with pytest.raises(DataError, match="are two names for one thing; remove one") as caught:
+    with pytest.raises(DataError, match="stand for the same item; remove one") as caught:
         read_folder(images)
     assert all(name in str(caught.value) for name in names)
 
@@ -488,7 +488,12 @@ WRONG = [
     ("scoring.json", ["path"], None, "path must be a text"),
     ("scoring.json", ["metric"], 5, "metric must be a text"),
     ("prompts/00003.json", ["prompt_id"], True, "prompt_id must be a whole number"),
-    ("prompts/00003.json", ["metadata"], 3, "metadata: 3 in place of a record"),
+    (
+        "prompts/00003.json",
+        ["metadata"],
+        3,
+        "metadata: expected an object with tag and include",
+    ),
     ("prompts/00003.json", ["metadata", "include", 0, "count"], 1.5, "has the count 1.5"),
     ("prompts/00003.json", ["images"], {}, "images must be a list"),
     ("prompts/00003.json", ["images", 0], 7, "images[0] must be an object"),

@@ -74,7 +74,7 @@ def test_numbers_of_names() -> None:
 
 @pytest.mark.parametrize("pair", [("1", "00001"), ("0000.png", "0000.jpg"), ("2.png", "002.webp")])
 def test_two_names_for_one_number_are_refused(pair: tuple[str, str]) -> None:
-    with pytest.raises(DataError, match=f"{pair[0]} and {pair[1]} are two names for one thing"):
+    with pytest.raises(DataError, match=f"{pair[0]} and {pair[1]} stand for the same item"):
         number_names(map(Path, pair))
 
 

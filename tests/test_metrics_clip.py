@@ -169,5 +169,5 @@ def test_wrong_models_are_one_line(folders, tmp_path):
         load_metric(f"clipscore:{folders['clip']}?form=plane", "cpu")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="is no CLIP, so it is no PickScore"):
+    with pytest.raises(ModelError, match="is not a CLIP, so it is not a PickScore"):
         load_metric(f"pickscore:{tmp_path}", "cpu")

@@ -329,7 +329,7 @@ def test_wrong_answerers_are_one_line(llava, tmp_path):
         load_answerer(f"vlm:{llava}?batch=0", "cpu")
     with pytest.raises(UsageError, match="write python:MODULE:NAME"):
         load_answerer("python:json", "cpu")
-    with pytest.raises(ModelError, match="is no answerer"):
+    with pytest.raises(ModelError, match="is not an answerer"):
         load_answerer("python:builtins:str", "cpu")
     answerer = load_answerer(f"vlm:{llava}", "cpu")
     answerer.processor.tokenizer.encode = lambda word, **_: [1, 2]

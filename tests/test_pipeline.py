@@ -250,7 +250,7 @@ def test_bad_encoders_lose_nothing_else(custom, tmp_path, capsys):
         (["--rule", "readers"], "unknown rule 'readers'; did you mean reader"),
         (
             ["--probes", "ablation", "diagnostics"],
-            "or measure without a ranking by: encbench probe",
+            "or measure without ranking: encbench probe",
         ),
         (
             ["--dpg", "{prompts}", "--rule", "emf-retrieval"],

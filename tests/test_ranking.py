@@ -290,7 +290,7 @@ def test_rival_orders_are_named_and_not_mixed_in(tmp_path):
 def test_different_data_are_refused(tmp_path):
     paths = field(tmp_path, {"st:good": 0.8})
     paths.append(write(tmp_path, "st:other", 0.7, pin="coco@2"))
-    with pytest.raises(EncbenchError, match="records are of different data"):
+    with pytest.raises(EncbenchError, match="records were measured on different data"):
         predict(paths)
 
 

@@ -119,7 +119,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, names):
     for name in names:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         gray(9).save(tmp_path / "images" / name)
-    with pytest.raises(DataError, match="are two names for one thing; remove one"):
+    with pytest.raises(DataError, match="stand for the same item; remove one"):
         read_images(tmp_path / "images", prompts=tmp_path / "prompts.jsonl")
 
 

@@ -104,7 +104,7 @@ def test_fewer_pairs_show_each_two_models_as_often(folders, tmp_path):
     with pytest.raises(UsageError, match="at least two models"):
         build_study({"emf": folders["emf"]}, tmp_path / "s")
     (folders["emf"] / "captions.jsonl").write_text('{"file_name": "0.png", "text": "another"}')
-    with pytest.raises(DataError, match="have no prompt in common"):
+    with pytest.raises(DataError, match="have images of no common prompt"):
         build_study(folders, tmp_path / "s")
 
 

@@ -78,4 +78,4 @@ def make(config: MakeConfig) -> None:
         split, config.out, count=config.count, size=config.size, seed=config.seed,
         world=get_world(config.world), combos=config.combos,  # type: ignore[arg-type]
     )  # fmt: skip
-    typer.echo(f"{split} is at {folder}; use it by --coco {folder}")
+    typer.echo(f"{split} is at {folder}; use it with --coco {folder}")

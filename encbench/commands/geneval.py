@@ -94,7 +94,8 @@ def _score(config: ScoreConfig) -> None:
 
     typer.echo("\n".join(score_images(**vars(config))))
     typer.echo(
-        f"scores are in {config.out}; look at the images by: encbench geneval gallery {config.out}"
+        f"scores are in {config.out}; look at the images with: encbench geneval gallery "
+        f"{config.out}"
     )
 
 

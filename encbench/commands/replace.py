@@ -56,7 +56,7 @@ def _carry_out(config: RunConfig, json: bool) -> None:
     names = names_of(specs)
     base, *others = specs[: len(config.encoders)]
     if any(spec.family == "control" for spec in (base, *others)):
-        raise UsageError("controls are added by themselves; name encoders")
+        raise UsageError("controls are added automatically; name encoders")
     records, outcome = run_with_records(config)
     found = compare_with_base(names[base], [names[spec] for spec in others], records)
     written = write_replacement(config.out, found)

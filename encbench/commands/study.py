@@ -53,9 +53,10 @@ def make(config: MakeConfig) -> None:
         folders, config.out, pairs=config.pairs, question=config.question,
         prompts=config.prompts, side=config.side, seed=config.seed,
     )  # fmt: skip
-    typer.echo(f"{count:,} pairs are in {config.out / PAGE}: give it to people")
+    typer.echo(f"{count:,} pairs are in {config.out / PAGE}: send it to the participants")
     typer.echo(
-        f"which model is which is in {config.out / KEY}: keep it, and read answers by: encbench "
+        f"which model is which is in {config.out / KEY}: keep it, and read the answers with: "
+        "encbench "
         f"study read {config.out / KEY} answers-*.json"
     )
 

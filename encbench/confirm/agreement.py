@@ -62,9 +62,9 @@ def measure_agreement(
     """
     count = len(predicted)
     if count < LEAST:
-        raise EncbenchError(f"{name}: {count} encoders; it takes {LEAST} to say how well they rank")
+        raise EncbenchError(f"{name}: {count} encoders; a rank correlation needs {LEAST}")
     if not (np.isfinite(predicted).all() and np.isfinite(actual).all()):
-        raise EncbenchError(f"{name}: a score is no number; leave that encoder out")
+        raise EncbenchError(f"{name}: a score is not a number; remove that encoder")
     rng = np.random.default_rng([seed, count])
     names = sorted(set(sets))
     members = [np.flatnonzero([s == name for s in sets]) for name in names]

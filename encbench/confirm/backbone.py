@@ -96,7 +96,7 @@ def backbone_id(folder: Path) -> str:
     """
     sums = read_manifest(folder)["files"]
     if WEIGHTS not in sums:
-        raise ModelError(f"{folder} is no backbone: its manifest lacks {WEIGHTS}")
+        raise ModelError(f"{folder} is not a backbone: its manifest lacks {WEIGHTS}")
     return digest(sums)
 
 

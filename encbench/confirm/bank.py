@@ -180,7 +180,9 @@ def rows_of_run(folder: Path, source: Source) -> list[Outcome]:
         result = read_dataclass(ScoredTraining, path)
         trained = read_dataclass(_Trained, path.with_name("config.json"), BankError)
         if trained.encoder not in entries:
-            raise BankError(f"{path} is of {trained.encoder}, which {folder} did not plan")
+            raise BankError(
+                f"{path} belongs to {trained.encoder}, which is not in the plan of {folder}"
+            )
         entry = entries[trained.encoder]
         if not entry.revision:  # plans of early versions don't have it
             state = read_dataclass(_State, path.with_name("final") / "state.json", BankError)
@@ -222,7 +224,7 @@ def read_bank(path: Path) -> list[Outcome]:
     needed = {name for name, default in COLUMNS.items() if default is MISSING}
     missing = needed - set(columns)
     if missing:
-        raise BankError(f"{path} has no column {', '.join(sorted(missing))}; it is no bank")
+        raise BankError(f"{path} has no column {', '.join(sorted(missing))}; it is not a bank")
     rows, seen = [], dict[tuple[object, ...], int]()
     for line, values in enumerate(lines, 2):
         row = _parse(values, f"{path}, line {line}")
@@ -275,7 +277,7 @@ def _parse(values: dict[str, str], where: str) -> Outcome:
         except (KeyError, ValueError) as error:
             raise BankError(f"{where}: {name} cannot be {text!a}") from error
         if kinds[name] == "float" and not math.isfinite(made[name]):
-            raise BankError(f"{where}: {name} is {text}, which is no number; remove the row")
+            raise BankError(f"{where}: {name} is {text}, which is not a number; remove the row")
     return Outcome(**made)
 
 
@@ -301,8 +303,8 @@ def add_to_bank(path: Path, rows: Sequence[Outcome], plan: ConfirmPlan) -> int:
             new.append(row)
         elif abs(old.score - row.score) > 10**-DIGITS:
             raise BankError(
-                f"{path} has {row.encoder}, seed {row.seed}, {row.cell} of {row.source} with "
-                f"{old.score}, now it is {row.score}; a bank is only added to"
+                f"{path} holds the score {old.score} for {row.encoder}, seed {row.seed}, "
+                f"{row.cell} of {row.source}, and it is {row.score} now; rows of a bank are never changed"
             )
     write_json(path.parent / RECIPES / f"{recipe_hash(plan)}.json", recipe_of(plan))
     if new:

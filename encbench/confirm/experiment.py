@@ -123,7 +123,7 @@ def read_result(task: TrainingTask) -> ScoredTraining | None:
     try:
         held = read_dataclass(ScoredTraining, path)
     except RecordError as error:
-        log.warning("%s: made again", error)
+        log.warning("%s; making it again", error)
         return None
     return held if held.key == task.key and (task.folder / GRID).exists() else None
 
@@ -139,7 +139,7 @@ def _run(task: TrainingTask) -> ScoredTraining:
     encoder = PromptEncoder(spec, config.store, device, config.text_tokens)
     if task.entry.revision and encoder.revision != task.entry.revision:
         raise EncbenchError(
-            f"{task.entry.spec} has other weights than when it was ranked (revision "
+            f"the weights of {task.entry.spec} have changed since it was ranked (revision "
             f"{encoder.revision[:12]}, was {task.entry.revision[:12]}); rank it again"
         )
     bank, texts = features(encoder, data, groups)
@@ -241,7 +241,7 @@ def _curve(path: Path) -> dict[str, float]:
         )
         return {str(int(step)): value for step, value in curve.items()}
     except (RecordError, ValueError) as error:
-        log.warning("%s: begun anew", error)
+        log.warning("%s: starting over", error)
         return {}
 
 

@@ -71,7 +71,9 @@ def choose_encoders(prediction: RuleOrder, wanted: Sequence[str], everyone: bool
                 known = ", ".join(row.name for row in order)
                 raise UsageError(f"'{text}' is not in the prediction; it ranks {known}")
             if _shuffle(found[0]):
-                raise UsageError(f"'{text}' permutes whole lists and cannot be a condition")
+                raise UsageError(
+                    f"'{text}' shuffles embeddings across prompts, so nothing can be trained on it"
+                )
             chosen.append(found[0])
         unique = list(dict.fromkeys(row.spec for row in chosen))
         return sorted((row for row in order if row.spec in unique), key=lambda row: row.control)
@@ -204,7 +206,7 @@ def hold_to(path: Path, plan: ConfirmPlan) -> ConfirmPlan:
     if differing:
         raise UsageError(
             f"{path.parent} holds a confirmation with another {', '.join(differing)}; choose "
-            "another --out, or remove that folder to begin anew"
+            "another --out, or remove that folder to start over"
         )
     return held
 
@@ -219,7 +221,7 @@ def read_plan(path: Path) -> ConfirmPlan:
         ConfirmPlan,
         read_json(path),
         str(path),
-        lambda text: RecordError(f"{text}; remove it to begin anew"),
+        lambda text: RecordError(f"{text}; remove it to start over"),
     )
 
 

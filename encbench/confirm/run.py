@@ -175,7 +175,9 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
         train["condition_scaling"] = config.scaling
     for name in ("encoder", "seed", "out", "device"):
         if name in config.train:
-            raise UsageError(f"--set {name} is the confirmation's own; see its other options")
+            raise UsageError(
+                f"--set {name} is not allowed: encbench confirm has an option of its own for it"
+            )
     shape = train_config({**train, "out": config.out})
     # the switch and the step of the difference are part of what is fixed
     train |= {"flow_matching": shape.flow_matching, "derivative_step": shape.difference_step}
@@ -376,7 +378,7 @@ def _own_backbone(config: ConfirmConfig, shape: TrainConfig) -> TrainConfig:
 
 
 def _train_backbone(config: ConfirmConfig, plan: ConfirmPlan) -> Path:
-    log.info("no backbone comes with encbench for this world: one is trained first")
+    log.info("encbench ships no backbone for this world: training one first")
     own = _own_backbone(config, shape_of(plan))
     folder = own.out / "weights"
     if not (folder / WEIGHTS).exists():

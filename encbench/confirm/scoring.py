@@ -55,7 +55,7 @@ def metric_specs(plan: ConfirmPlan) -> list[MetricSpec]:
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"--metrics {name}: each image is scored by it already")
+            raise UsageError(f"--metrics {name}: it already scores every image; leave it out")
     return specs
 
 

@@ -130,7 +130,9 @@ def _captions_file(root: Path, split: str | None) -> tuple[Path, str]:
         )
     if split is None:
         if len(found) > 1:
-            raise DataError(f"{folder} holds several splits ({there}); choose one by --split")
+            raise DataError(
+                f"{folder} holds several splits ({there}); choose one with --coco-split"
+            )
         split = found[0].stem.removeprefix("captions_")
     path = folder / f"captions_{split}.json"
     if path not in found:
@@ -149,7 +151,7 @@ def _read(path: Path, keys: Sequence[str], entry_keys: Sequence[str]) -> Any:
     content = read_json(path, lambda text: DataError(f"{text}; get it again: {FETCH}"))
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
         has = _keys(content) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise DataError(f"{path} is no COCO file: it needs {', '.join(keys)} and has {has}")
+        raise DataError(f"{path} is not a COCO file: it needs {', '.join(keys)} and has {has}")
     for key in keys:
         _check_entries(path, key, content[key], entry_keys if key == "annotations" else ("id",))
 
@@ -165,7 +167,7 @@ def _check_entries(path: Path, key: str, entries: list[Any], needed: Sequence[st
     seen: set[int] = set()
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}: number {number} of its {key} is no record")
+            raise DataError(f"{path}: number {number} of its {key} is not an object")
         for name in needed:
             if name not in entry:
                 raise DataError(
@@ -246,16 +248,16 @@ def find_images(
     if len(missing) == len(names) and strangers:
         raise DataError(
             f"the images in {folder} (first: {strangers[0]}) are not those of "
-            f"{list_file.name} (first: {names[min(names)]}): captions and images are of "
-            "different splits"
+            f"{list_file.name} (first: {names[min(names)]}): captions and images come "
+            "from different splits"
         )
     if missing:
         what = f"{len(missing):,} of {len(names):,} images are missing in {folder}"
         first = names[missing[0]]
         if not allow_missing:
             raise DataError(
-                f"{what} (first: {first}); {source}, or go on with what is there by "
-                "--allow-missing-images"
+                f"{what} (first: {first}); {source}, or add --allow-missing-images "
+                "to use the images that can be read"
             )
         notes.append(f"{what} (first: {first})")
     return paths
@@ -274,7 +276,7 @@ def _instances(
     others = sorted(listed - known)
     if others and len(others) == len(listed):
         raise DataError(
-            f"{path} is of other images: none of its {len(listed):,} is in "
+            f"{path} belongs to other images: none of its {len(listed):,} is in "
             f"{path.name.replace('instances', 'captions')} (first: {others[0]})"
         )
     if others:

@@ -149,7 +149,7 @@ def check_dataset(data: ImageTextDataset, where: str) -> None:
     known = {image.image_id for image in data.images}
     ids = {caption.caption_id for caption in data.captions}
     if len(known) < len(data.images) or len(ids) < len(data.captions):
-        raise DataError(f"{where}: an id stands twice among its images or captions")
+        raise DataError(f"{where}: an id appears twice among its images or captions")
     if not all(type(number) is int and number in INT64 for number in known | ids):
         raise DataError(f"{where}: ids must be whole numbers of at most 64 bits")
     for caption in data.captions:

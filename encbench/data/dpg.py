@@ -122,7 +122,7 @@ def _from_table(file: Path) -> Iterator[Prompt]:
     for number, (where, row) in enumerate(rows, 1):
         prompt = _prompt(number if identity is None else row[identity], row[column], where)
         if texts.setdefault(prompt.prompt_id, prompt.text) != prompt.text:
-            raise DataError(f"{where}: the id {prompt.prompt_id!r} stands for another text above")
+            raise DataError(f"{where}: the id {prompt.prompt_id!r} already belongs to another text")
     yield from (Prompt(key, text) for key, text in texts.items())
 
 

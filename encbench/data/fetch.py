@@ -228,7 +228,9 @@ def fetch_dataset(
     try:
         todo = tuple(archive for archive in plan.archives if not _present(archive, root))
         if todo and confirm and not confirm(str(replace(plan, archives=todo))):
-            raise UsageError("nothing was downloaded, since it was not confirmed")
+            raise UsageError(
+                "nothing was downloaded: the question was not answered with yes (--yes skips it)"
+            )
         with lock_folder(root):
             for archive in plan.archives:
                 if archive not in todo:  # a kill may have come after the last file was unpacked
@@ -306,7 +308,7 @@ def _download(archive: Archive, root: Path) -> Path:
         if found != archive.sha256:
             path.unlink()
             raise DownloadError(
-                f"checksum mismatch: {archive.url} sent something else than the published file "
+                f"checksum mismatch: {archive.url} sent a file that is not the published one "
                 f"(sha256 {found[:12]}..., not {archive.sha256[:12]}...); it was removed, run again"
             )
     return path
@@ -338,7 +340,9 @@ def _receive(archive: Archive, part: Path, show: Callable[[int], None]) -> None:
             raise DownloadError(f"{archive.url} answered {answer.status_code}; try again later")
         goes_on = answer.status_code == 206
         if goes_on and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise DownloadError(f"{archive.url} sent another range than asked for; try again later")
+            raise DownloadError(
+                f"{archive.url} sent another range than the one requested; try again later"
+            )
         done = have if goes_on else 0
         with part.open("ab" if goes_on else "wb") as file:
             for block in answer.iter_content(CHUNK):
@@ -409,7 +413,7 @@ def _unpack(archive: Archive, path: Path, root: Path) -> None:
         path.unlink()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(
-            f"{archive.url} is no intact zip file ({reason}); it was removed, run again"
+            f"{archive.url} is not an intact zip file ({reason}); it was removed, run again"
         ) from error
     if archive.blobs and _blobs(files) != archive.blobs:
         for file in [path, *files]:
@@ -440,7 +444,9 @@ def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
 def _safe_name(member: str, archive: Archive) -> str:
     name = PurePosixPath(member).name
     if ".." in PurePosixPath(member).parts or "\\" in member or not member.isprintable():
-        raise DownloadError(f"{archive.url} holds a file that leads elsewhere: {member!r}; refused")
+        raise DownloadError(
+            f"{archive.url} holds a path that leads out of its folder: {member!r}; refused"
+        )
     return name
 
 

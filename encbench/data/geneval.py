@@ -161,7 +161,7 @@ def from_metadata(record: Any, prompt_id: int) -> GenevalPrompt:
         DataError: saying what is wrong with it.
     """
     if not isinstance(record, dict):
-        raise DataError(f"{describe_value(record)} in place of a record with tag and include")
+        raise DataError(f"expected an object with tag and include, not {describe_value(record)}")
     task, text = record.get("tag"), record.get("prompt", "")
     if task not in TASKS:
         raise DataError(f"tag must be one of {', '.join(TASKS)}, not {describe_value(task)}")
@@ -172,7 +172,7 @@ def from_metadata(record: Any, prompt_id: int) -> GenevalPrompt:
     for key in ("include", "exclude"):
         entries = record.get(key, [])
         if not isinstance(entries, list):
-            raise DataError(f"{key} is no list of clauses")
+            raise DataError(f"{key} is not a list of clauses")
         parts.append(tuple(_clause(entry, key, place) for place, entry in enumerate(entries)))
     if not parts[0]:
         raise DataError("include holds no clause")
@@ -205,7 +205,7 @@ def _clause(entry: Any, key: str, place: int) -> Clause:
     relation, target = position
     if type(target) is not int or not 0 <= target < place:
         raise DataError(
-            f"{where} stands in relation to {describe_value(target)}, no earlier clause"
+            f"{where} relates to {describe_value(target)}, which is not an earlier clause"
         )
     return Clause(label, count, color, (relation, target))
 

@@ -346,7 +346,7 @@ def read_weight_map(path: Path) -> dict[str, str]:
     parts: dict[str, str] = get_field(index, "weight_map", dict[str, str], str(path), ModelError)
     strange = [part for part in parts.values() if not re.fullmatch(r"[^/\\]+", part)]
     if strange:
-        raise ModelError(f"{path}: {strange[0]!a} is no file name; download it again")
+        raise ModelError(f"{path}: {strange[0]!a} is not a file name; download it again")
     return parts
 
 
@@ -398,7 +398,7 @@ def digest_each(files: Mapping[str, Path]) -> dict[str, str]:
         try:
             write_json(memory_file, _memory(memory_file) | fresh)
         except StoreError as error:  # only time is lost without it
-            log.warning("hashes of weights are not kept: %s", error)
+            log.warning("cannot cache the hashes of weights: %s", error)
     return found
 
 

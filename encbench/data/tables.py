@@ -182,7 +182,7 @@ def _load(library: Any, what: str, source: str, **how: Any) -> dict[str, Any]:
                 "parquet files (on the hub: the branch refs/convert/parquet)"
             ) from error
         if "Config name is missing" in text or "BuilderConfig" in text:
-            raise UsageError(f"{source}: {text}; choose one by ?name=...") from error
+            raise UsageError(f"{source}: {text}; choose one with ?name=...") from error
         raise DataError(f"cannot read {source} ({text})") from error
     return found
 
@@ -194,7 +194,7 @@ def _column(
     if not wanted or wanted[0] not in columns:
         lacks = f"has no column '{given}'" if given else f"has no column of {what} that is known"
         there = ", ".join(map(ascii, columns))
-        raise DataError(f"{where} {lacks}; name one by ?{option}=COLUMN (there: {there})")
+        raise DataError(f"{where} {lacks}; name one with ?{option}=COLUMN (there: {there})")
     return wanted[0]
 
 

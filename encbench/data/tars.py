@@ -105,7 +105,7 @@ def load_tars(
         said = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
             f"{source} holds no image with a caption{said}; a sample is an image and a .txt of one "
-            "name, such as 0001.jpg and 0001.txt; name other endings by ?image=...&caption=..."
+            "name, such as 0001.jpg and 0001.txt; name other endings with ?image=...&caption=..."
         )
     name = tars[0].stem if len(tars) == 1 else tars[0].parent.resolve().name
     return number_pairs(name, digest([hashes, image, caption]), pairs, notes)

@@ -151,7 +151,7 @@ class BatchedEncoder(ABC):
         self.batch_tokens = max(1, self.batch_tokens // 2)
         torch.cuda.empty_cache()
         log.warning(
-            "%s: out of memory on %s; going on with %d tokens a batch",
+            "%s: out of memory on %s; continuing with %d tokens per batch",
             self.card.spec,
             self.device,
             self.batch_tokens,

@@ -120,7 +120,8 @@ def _load_hub(
     kind = config.get("model_type")
     if kind not in ("clip", "clip_text_model"):
         raise ModelError(
-            f"{folder}: model_type '{kind}' is no CLIP; for SigLIP name an open_clip model, e.g. "
+            f"{folder}: model_type '{kind}' is not a CLIP; for SigLIP name an open_clip model, "
+            "e.g. "
             "clip:ViT-B-16-SigLIP/webli"
         )
     dtype = dtype_of(spec, device)

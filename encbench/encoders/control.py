@@ -177,7 +177,7 @@ def _seed(spec: EncoderSpec) -> int:
 def _resolve(spec: EncoderSpec) -> ResolvedModel:
     if spec.shuffled is not None:
         raise EncbenchError(
-            f"'{spec}' is no encoder of its own: a run permutes the rows of the encoder inside "
+            f"'{spec}' is not an encoder of its own: a run permutes the rows of the encoder inside "
             "the brackets after encoding; use it with run or probe, or load that encoder"
         )
     if spec.source not in NAMES:

@@ -95,7 +95,7 @@ def _family_of_folder(spec: EncoderSpec, folder: Path) -> str:
     if kind in lists.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return FALLBACKS[1]
     raise ModelError(
-        f"no family follows from the config of {spec.source} (model_type '{kind}'); write one "
+        f"cannot tell the family from the config of {spec.source} (model_type '{kind}'); write one "
         f"before it, such as causal:{spec.source} (see: encbench list encoders)"
     )
 

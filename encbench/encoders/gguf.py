@@ -52,7 +52,7 @@ def resolve_gguf(spec: EncoderSpec) -> ResolvedModel:
     """Find a GGUF file: a local one is pinned by its content hash, one on the hub by its commit.
 
     Raises:
-        ModelError: if it is not there, is no GGUF file, or one part of several.
+        ModelError: if it is not there, is not a GGUF file, or one part of several.
     """
     named = hub_parts(spec.source)
     if named is not None:
@@ -116,7 +116,7 @@ def read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise from_os_error(error, f"reading {path}") from error
     except Exception as error:  # of a damaged file the library raises what it likes
-        raise ModelError(f"{path} is no GGUF file, or damaged; download it again") from error
+        raise ModelError(f"{path} is not a GGUF file, or damaged; download it again") from error
     if parts > 1:
         raise ModelError(f"{path} is one part of several; merge them (llama-gguf-split --merge)")
     kind = str(values.get("general.architecture"))

@@ -129,7 +129,9 @@ def _parts(spec: EncoderSpec) -> tuple[EncoderSpec, EncoderSpec]:
             )
     for name, _ in spec.options:
         if name not in ("pool", "dtype"):
-            raise UsageError(f"'{spec}': write {name}= inside the brackets of the encoder meant")
+            raise UsageError(
+                f"'{spec}': write {name}= inside the brackets of the encoder that it belongs to"
+            )
     if spec.pool == "mean-padded":
         raise UsageError(f"'{spec}': a pair has no padding of its own; use pool=mean")
     given = spec.get("dtype")

@@ -86,7 +86,7 @@ def add_object(encoder: TextEncoder) -> EncoderSpec:
     if inspect.isclass(encoder) or not isinstance(encoder, TextEncoder):
         kind = encoder.__name__ if inspect.isclass(encoder) else type(encoder).__name__
         raise EncoderOutputError(
-            f"{kind} is no encoder: give a spec string or an object with card and encode()"
+            f"{kind} is not an encoder: give a spec string or an object with card and encode()"
         )
     name = slug(type(encoder).__name__)
     same = [key for key, value in _OBJECTS.items() if value is encoder]
@@ -147,7 +147,10 @@ def _attribute(spec: EncoderSpec) -> Any:
 
 def _object(spec: EncoderSpec) -> TextEncoder:
     if (name := _parts(spec)[1]) not in _OBJECTS:
-        raise ModelError(f"'{spec}': that encoder object was of another process; run it from there")
+        raise ModelError(
+            f"'{spec}': that encoder object existed in another process only; run it again in that "
+            "process"
+        )
     return _OBJECTS[name]
 
 

@@ -161,7 +161,7 @@ def read_trained(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     queries = found.get(QUERIES)
     if queries is None or queries.ndim != 2:
         raise ModelError(
-            f"{path} holds no learned queries ({QUERIES}); it is not of OpenUni's kind"
+            f"{path} holds no learned queries ({QUERIES}); it is not an OpenUni checkpoint"
         )
     if any(name.startswith("lmm.") for name in state):
         raise ModelError(

@@ -103,9 +103,9 @@ def latest_whole(out: Path) -> Path | None:
         problem = find_damage(path)
         if problem is None:
             return path
-        log.warning("%s; going back to the checkpoint before it", problem)
+        log.warning("%s; using the checkpoint before it", problem)
     if problem is not None:
-        raise ModelError(f"{problem}, and there is no other checkpoint; remove {out} to begin anew")
+        raise ModelError(f"{problem}, and there is no other checkpoint; remove {out} to start over")
     return None
 
 

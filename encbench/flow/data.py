@@ -149,7 +149,7 @@ def training_images(
     found = [(i.path, texts[i.image_id]) for i in dataset.images if i.image_id in texts]
     usable = [(path, listed) for path, listed in found if path is not None][: count or None]
     if not usable:
-        raise DataError(f"no image of {dataset.name} is there and has a caption")
+        raise DataError(f"{dataset.name} has no image that exists and has a caption")
     paths = [path for path, _ in usable]
     pin = digest([dataset.pin, [path.name for path in paths], side])
     listed = [captions for _, captions in usable]

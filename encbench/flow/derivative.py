@@ -86,13 +86,13 @@ def _check_difference(h: float, dtype: torch.dtype, device: torch.device) -> Non
     least = LEAST * torch.finfo(dtype).eps
     if not h >= least:
         raise UsageError(
-            f"a difference with step {h:g} is lost in the rounding of {str(dtype)[6:]}: take a "
+            f"a difference with step {h:g} is lost in the rounding of {str(dtype)[6:]}: use a "
             f"--derivative-step of at least {least:.1e}, or --derivative jvp"
         )
     if device.type == "cuda" and os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
         raise UsageError(
             "NVIDIA_TF32_OVERRIDE=1 forces TensorFloat-32, in which a difference is noise: unset "
-            "it, or take --derivative jvp"
+            "it, or use --derivative jvp"
         )
 
 

@@ -80,9 +80,9 @@ class DiTConfig:
         for name in ("pooled_dim", "mix", "head_depth"):
             self._at_least(name, 0)
         if self.side % self.patch:
-            raise UsageError(f"side {self.side} is no multiple of patch {self.patch}")
+            raise UsageError(f"side {self.side} is not a multiple of patch {self.patch}")
         if self.width % (4 * self.heads):
-            raise UsageError(f"width {self.width} is no multiple of 4 x {self.heads} heads")
+            raise UsageError(f"width {self.width} is not a multiple of 4 x {self.heads} heads")
         if self.prediction not in ("u", "x"):
             raise UsageError(f"unknown prediction '{self.prediction}'; known: u, x")
 

@@ -120,7 +120,8 @@ class PromptEncoder:
         parsed = EncoderSpec.parse(spec)
         if parsed.shuffled is not None:
             raise UsageError(
-                f"'{spec}' permutes whole lists of embeddings and cannot be a condition; take "
+                f"'{spec}' shuffles embeddings across prompts, so nothing can be trained on it; "
+                "take "
                 "control:constant or control:random as a control"
             )
         self.spec, self.most, self.device = spec, most, device

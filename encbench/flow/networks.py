@@ -148,7 +148,7 @@ def check_objective(config: TrainConfig) -> None:
     objective = registry.get("objective", config.objective)
     check_prediction(objective, config.prediction)
     if config.head_at == "instant" and not has_head(config):
-        raise UsageError("--head-at instant asks the velocity head: add --velocity-head")
+        raise UsageError("--head-at instant needs the velocity head: add --velocity-head")
     if config.network.startswith("sana:") and (has_head(config) or config.guidance_max > 1):
         raise UsageError(
             "a SANA has neither a velocity head nor guidance as an input: leave --velocity-head "

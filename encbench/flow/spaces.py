@@ -64,7 +64,7 @@ class LatentSpace:
     Raises:
         MissingLibraryError: if diffusers is not installed.
         ModelError: if there is no such autoencoder or it is damaged.
-        UsageError: if ``side`` is no multiple of what it shrinks by.
+        UsageError: if ``side`` is not a multiple of what it shrinks by.
         DownloadError: if the hub cannot be reached.
     """
 

@@ -126,7 +126,10 @@ def _find_finished(config: TrainConfig) -> TrainingResult | None:
 def _encode(encoder: PromptEncoder, data: ImageSet) -> Features:
     size = 2 * len(data.texts) * TOKEN_GUESS * encoder.widths.tokens
     if size > IN_MEMORY:
-        log.info("%s texts are encoded as they are needed", f"{len(data.texts):,}")
+        log.info(
+            "%s texts are too many to keep in memory: encoding each batch when it is needed",
+            f"{len(data.texts):,}",
+        )
         return Encoded(encoder, data.texts)
     bank = encoder.bank(data.texts)
     encoder.release()

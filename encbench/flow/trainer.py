@@ -314,8 +314,9 @@ class Trainer:
             kept = files.latest(config.out)
             raise EncbenchError(
                 f"the training does not recover: {self.spikes.in_a_row} steps in a row were "
-                f"skipped up to step {self.step} ({problem}); take another --out with a lower "
-                f"--lr (now {config.lr:g}) or more --flow-matching (now {config.flow_matching:g})"
+                f"skipped up to step {self.step} ({problem}); train into another --out with a "
+                f"lower --lr (now {config.lr:g}) or more --flow-matching (now "
+                f"{config.flow_matching:g})"
                 + (f"; the last good checkpoint is {kept}" if kept else "")
             )
 
@@ -357,7 +358,7 @@ class Trainer:
         if self.team.leads:
             self.meters.load(state.meters)
         self.spikes.load(state.spikes)
-        log.info("going on at step %d of %d", self.step, self.config.steps)
+        log.info("resuming at step %d of %d", self.step, self.config.steps)
         return path
 
     def _check(self, state: files.TrainingState) -> None:
@@ -365,14 +366,14 @@ class Trainer:
         out, encoder = self.config.out, state.encoder
         if state.data.pin != self.data.pin:
             raise DataError(
-                f"the images or captions are not those that {out} was begun with "
+                f"the images or captions are not those that {out} was started with "
                 f"({state.data.name}); choose another --out"
             )
         widths = self.features.widths
         check_fits(widths, encoder.tokens, encoder.pooled, self.config.encoder, str(out))
         if encoder.revision != self.encoder.revision:
             raise ModelError(
-                f"the weights of {self.config.encoder} are not those that {out} was begun with "
+                f"the weights of {self.config.encoder} are not those that {out} was started with "
                 f"(revision {encoder.revision[:12]}); choose another --out"
             )
 

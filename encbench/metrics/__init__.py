@@ -80,7 +80,7 @@ def load_metric(text: str, device: str | torch.device = "auto") -> Metric:
     metric = load_extension("metric", text, device)
     if not isinstance(metric, Metric) or metric.spec.whole_set != isinstance(metric, SetMetric):
         raise ModelError(
-            f"{text} is no metric: it needs a spec, a name and score(prompts, images), or with "
+            f"{text} is not a metric: it needs a spec, a name and score(prompts, images), or with "
             "whole_set in its spec extract(prompts, images) and reduce(features)"
         )
     return metric

@@ -138,7 +138,9 @@ def load_answerer(text: str, device: str | torch.device = "auto") -> Answerer:
     """
     found = load_extension("answerer", text, device)
     if not isinstance(found, Answerer):
-        raise ModelError(f"{text} is no answerer: it needs a name and answer(images, questions)")
+        raise ModelError(
+            f"{text} is not an answerer: it needs a name and answer(images, questions)"
+        )
     return found
 
 
@@ -160,7 +162,7 @@ def ask_all(
             f"{answerer.name} returned {answers.shape} answers to {len(pairs)} questions"
         )
     if ((answers < 0) | (answers > 1)).any():
-        raise EncbenchError(f"{answerer.name} returned an answer that is no probability")
+        raise EncbenchError(f"{answerer.name} returned an answer that is not a probability")
     return list(np.split(answers, np.cumsum([len(row) for row in questions])[:-1]))
 
 

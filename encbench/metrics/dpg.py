@@ -127,7 +127,7 @@ def _question(row: Mapping[str, str | None], where: str) -> Question:
 def _check(questions: Sequence[Question], where: str) -> None:
     parents = {q.number: q.parents for q in questions}
     if len(parents) < len(questions):
-        raise DataError(f"{where} has two questions of one number")
+        raise DataError(f"{where} gives two questions the same number")
     for question in questions:
         missing = [p for p in question.parents if p not in parents]
         if missing:

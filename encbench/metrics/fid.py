@@ -38,7 +38,7 @@ class FidMetric(InceptionMetric):
             DataError: with fewer than 2 images.
         """
         if len(features) < 2:
-            raise DataError(f"FID needs 2 images, and there are {len(features)}")
+            raise DataError(f"FID needs at least 2 images, not {len(features)}")
         reference = self._reference
         if len(features) < len(reference.mean):
             mean = features.mean(0, np.float64)
@@ -83,7 +83,7 @@ def read_statistics(path: Path, width: int) -> _Reference:
         with np.load(path, allow_pickle=False) as found:
             mean, covariance = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
     except Exception as error:  # a damaged archive makes NumPy raise a dozen kinds
-        raise DataError(f"{path} is no .npz with mu and sigma ({first_line(error)})") from error
+        raise DataError(f"{path} is not an .npz with mu and sigma ({first_line(error)})") from error
     if mean.shape != (width,) or covariance.shape != (width, width):
         raise DataError(f"{path}: mu and sigma must be of {width} features, not {mean.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

@@ -209,7 +209,7 @@ def _download(path: Path) -> None:
     except (OSError, RuntimeError) as error:  # no network, or another file
         raise DownloadError(
             f"{URL} cannot be downloaded ({error}): check the network, or put the file into a "
-            "folder and name it by ?weights=FOLDER"
+            "folder and name it with ?weights=FOLDER"
         ) from error
 
 

@@ -30,7 +30,7 @@ class KidMetric(InceptionMetric):
             DataError: with fewer than 2 images.
         """
         if len(features) < 2:
-            raise DataError(f"KID needs 2 images, and there are {len(features)}")
+            raise DataError(f"KID needs at least 2 images, not {len(features)}")
         between = self._sum(features, self.reference) / (len(features) * len(self.reference))
         return self._within(features) + self._reference_within - 2 * between
 

@@ -42,7 +42,7 @@ def _load(spec: ReEncoderSpec, device: torch.device) -> SimilarityMetric:
     folder = resolved.folder
     kind = read_model_config(folder).get("model_type")
     if kind != "clip":
-        raise ModelError(f"{folder}: model_type '{kind}' is no CLIP, so it is no PickScore")
+        raise ModelError(f"{folder}: model_type '{kind}' is not a CLIP, so it is not a PickScore")
     beside = folder  # the published repository has weights only
     if not (folder / PREPROCESSING[0]).is_file():
         beside = resolve_model(*PROCESSOR, patterns=PREPROCESSING).folder

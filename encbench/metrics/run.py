@@ -84,7 +84,7 @@ def score_all(config: ScoreConfig) -> ScoreRecord:
     folders = [slug(find_family("metric", text)[0].spec.name) for text in config.metrics]
     twice = [name for name in folders if folders.count(name) > 1]
     if twice:
-        raise UsageError(f"--metrics {twice[0]}: named twice; score it again into another folder")
+        raise UsageError(f"--metrics {twice[0]} is named twice; score it again into another folder")
     folder = read_images(
         config.images,
         prompts=config.prompts,
@@ -146,7 +146,9 @@ def read_scores(out: Path) -> ScoreRecord:
     """
     path = out / RECORD
     if not path.is_file():
-        raise RecordError(f"{out} holds no {RECORD}; make it by: encbench score IMAGES --out {out}")
+        raise RecordError(
+            f"{out} holds no {RECORD}; make it with: encbench score IMAGES --out {out}"
+        )
     record = load_dataclass(ScoreRecord, read_json(path), str(path))
     if record.version != VERSION:
         raise RecordError(f"{path} is of another version of encbench; score the images again")

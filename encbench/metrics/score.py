@@ -237,7 +237,7 @@ def load_scoring(out: Path, kind: type[ImageScore] = ImageScore) -> Scoring:
     """
     path = Path(out) / "scoring.json"
     if not path.is_file():
-        raise RecordError(f"{out} holds no scores; make them by 'encbench geneval score'")
+        raise RecordError(f"{out} holds no scores; make them with 'encbench geneval score'")
     about, where = read_json(path, _damaged), str(path)
     version = get_field(about, "version", int, where, _damaged)
     if version != VERSION:
@@ -454,7 +454,7 @@ def _read_kept(
             return result if [len(features)] == scored_counts([result]) else None
         return result
     except (EncbenchError, OSError):
-        return None  # damaged: made again
+        return None  # damaged; making it again
 
 
 def _sha256(sample: SampleFile) -> str:

@@ -225,7 +225,8 @@ def compare_sets(first: SetValue, second: SetValue) -> Score:
     """
     if first.sets != second.sets:
         raise DataError(
-            "the two folders are of different prompts, so their whole sets cannot be compared"
+            "the two folders hold images of different prompts, so their whole sets cannot be "
+            "compared"
         )
     change = second.value - first.value
     half = _jackknife(np.array(second.without, float) - np.array(first.without, float))

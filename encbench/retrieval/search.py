@@ -96,7 +96,7 @@ def nearest(
     count = len(gallery)
     room = count - (0 if exclude is None or (exclude < 0).all() else 1)
     if not 1 <= k <= room:
-        raise ValueError(f"k = {k} neighbors cannot be had from a gallery of {room}")
+        raise ValueError(f"k = {k} neighbors cannot be drawn from a gallery of {room}")
     queries, gallery = normalize(queries), normalize(gallery)
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(gallery)

@@ -97,7 +97,7 @@ def read_study(key: Path, answers: Sequence[Path]) -> StudyResult:
     }
     strange = [p for p in pairs.values() if p.left == p.right or not {p.left, p.right} <= {*models}]
     if len({*models}) < len(models) or strange:
-        raise DataError(f"{key}: its pairs and models do not belong together; build the study anew")
+        raise DataError(f"{key}: its pairs and models do not belong together; make the study again")
     found: dict[str, list[Answer]] = {}
     notes = []
     for path in answers:

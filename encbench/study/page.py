@@ -83,7 +83,7 @@ def build_study(
     }
     common = sorted(set.intersection(*(set(each) for each in shown.values())))
     if not common:
-        raise DataError(f"{', '.join(models)} have no prompt in common with an image of each")
+        raise DataError(f"{', '.join(models)} have images of no common prompt")
     rng = Random(f"study {seed}")
     chosen = _choose(sorted(models), common, pairs, rng)
     study = digest([VERSION, seed, question, sorted(models), [key.decode() for key in common]])[:16]

@@ -157,7 +157,7 @@ def _check_size(size: int | None, patch: int) -> None:
     if size is not None and size % patch:
         near = max(round(size / patch), 1) * patch
         raise UsageError(
-            f"size={size} is no multiple of the model's {patch}-pixel patches; try {near}"
+            f"size={size} is not a multiple of the model's {patch}-pixel patches; try {near}"
         )
 
 

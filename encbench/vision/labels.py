@@ -59,7 +59,8 @@ class LabelReEncoder:
             for instance in image.instances:
                 if instance.label not in self.columns:
                     raise DataError(
-                        f"image {image.image_id} shows a '{instance.label}', which is none of the "
+                        f"image {image.image_id} shows a '{instance.label}', which is not one of "
+                        "the "
                         f"{self.card.dim} classes of the data set"
                     )
                 # objects without a measured area share the image alike

@@ -93,7 +93,7 @@ def _train(
     state = out / f".{name}-state"
     losses, seconds = _resume(state, digest(plan), model, optimizer)
     if losses:
-        log.info("%s goes on at step %d of %d", name, len(losses), schedule.steps)
+        log.info("%s resumes at step %d of %d", name, len(losses), schedule.steps)
     ends = {math.ceil(STAGES[stage] * schedule.steps): stage for stage in stages_of(name)}
     every = max(1, schedule.steps // SAVES)
     began = time.perf_counter() - seconds
@@ -233,7 +233,7 @@ def _resume(
         return [], 0.0
     problem = find_damage(path)
     if problem is not None:
-        log.warning("%s; begun anew", problem)
+        log.warning("%s; starting over", problem)
         return [], 0.0
     state = read_state(path, ZooState)
     if state.plan != plan:

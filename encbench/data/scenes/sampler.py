@@ -105,8 +105,8 @@ def _draw(
         if not len(open_):
             return batch
     raise DataError(
-        f"the world '{world.name}' does not yield {combos} scenes of {count[open_[0]]} objects on "
-        "these grounds; give it fewer objects, smaller sizes, or more shapes and colors"
+        f"the world '{world.name}' has no {combos} scenes of {count[open_[0]]} objects on these "
+        "backgrounds; give it fewer objects, smaller sizes, or more shapes and colors"
     )
 
 
@@ -224,7 +224,7 @@ def _usable(
     for g, name in enumerate(GROUNDS):
         able = [c for c in COLORS if c in world.colors and c in colors_on(name)]
         if not able and name in world.grounds:
-            raise DataError(f"no color of '{world.name}' stands out from a {name} ground")
+            raise DataError(f"no color of '{world.name}' stands out from a {name} background")
         for s, kind in enumerate(SHAPES):
             seen = [c for c in able if combos != "seen" or (c, kind) not in held_out_pairs()]
             usable = [list(COLORS).index(c) for c in seen or able]

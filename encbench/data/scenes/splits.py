@@ -57,7 +57,9 @@ def check_split(split: str, combos: Combos = "seen", tiers: Iterable[Tier] = ())
     for tier in tiers:
         if tier not in SPLITS[split]:
             may = ", ".join(SPLITS[split])
-            raise UsageError(f"'{split}' may not be told in tier {tier}; allowed: {may}")
+            raise UsageError(
+                f"'{split}' cannot be described in wording tier {tier}; allowed: {may}"
+            )
     return list(SPLITS).index(split)
 
 

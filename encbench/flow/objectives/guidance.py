@@ -41,7 +41,7 @@ class GuidedObjective(Objective):
         if self.guidance_max < 1:
             raise UsageError(f"the largest guidance scale is at least 1, not {self.guidance_max}")
         if self.guidance_max > 1 and (self.omega, self.kappa) != (1, 0):
-            raise UsageError("guidance is drawn by --guidance-max or fixed by --omega and --kappa")
+            raise UsageError("give either --guidance-max or --omega and --kappa, not both")
 
     def prepare(self, batch: Batch) -> Batch:
         """Draws each row's guidance: its start uniform in [0, .5), its end in [.5, 1); all t where

@@ -39,7 +39,7 @@ class IMF(GuidedObjective):
         if not getattr(net, "velocity_head", False):
             if self.head_at == "instant":
                 raise UsageError(
-                    "--head-at instant asks the velocity head, and this network has none: train "
+                    "--head-at instant needs the velocity head, and this network has none: train "
                     "it with --velocity-head, or leave --head-at out"
                 )
             return super().predict(batch)

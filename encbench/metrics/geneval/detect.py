@@ -177,7 +177,7 @@ def match_labels(names: Mapping[int, str], who: str) -> dict[int, str]:
         label = _ALIASES.get(name.strip().lower(), name.strip().lower())
         if label not in CLASSES:
             raise ModelError(
-                f"{who} calls its class {number} '{name}', which is none of GenEval's 80; use a "
+                f"{who} calls its class {number} '{name}', which is not one of GenEval's 80; use a "
                 "model trained on COCO instances"
             )
         if label in matched.values():
@@ -205,7 +205,7 @@ def load_detector(text: str, device: str | torch.device = "auto") -> Detector:
     """
     found = load_extension("detector", text, device)
     if not isinstance(found, Detector):
-        raise ModelError(f"{text} is no detector: it needs name, labels and detect(images)")
+        raise ModelError(f"{text} is not a detector: it needs name, labels and detect(images)")
     return found
 
 
@@ -232,7 +232,7 @@ def load_mask2former(spec: ReEncoderSpec, device: torch.device) -> Mask2FormerDe
     folder = resolved.folder
     config = read_model_config(folder)
     if config.get("model_type") != "mask2former":
-        raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is no mask2former")
+        raise ModelError(f"{folder}: model_type '{config.get('model_type')}' is not a mask2former")
     read_model_config(folder, "preprocessor_config.json")
     dtype = torch.float32 if full.dtype == "auto" else dtype_of(full, device)
     model = load_transformers(Mask2FormerForUniversalSegmentation, full, folder, dtype)

@@ -41,7 +41,7 @@ def write_prompts(prompts: Sequence[GenevalPrompt], out: Path) -> None:
         path = out / f"{prompt.prompt_id:05d}" / METADATA
         line = metadata_line(prompt)
         if path.exists() and path.read_bytes() != line:
-            raise DataError(f"{path} is of another prompt; choose another folder than {out}")
+            raise DataError(f"{path} belongs to another prompt; choose another folder than {out}")
         if not path.exists():
             write_atomic(path, line)
         (path.parent / SAMPLES).mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ def score_images(
         scores = write_scores(scoring, out, seed=seed)
     if not scores:
         first = scoring.unscored[0].score.problem
-        raise DataError(f"not one image in {images} could be scored: {first}")
+        raise DataError(f"none of the images in {images} could be scored: {first}")
     return score_lines(scores, scoring)
 
 
