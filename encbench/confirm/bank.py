@@ -304,7 +304,8 @@ def add_to_bank(path: Path, rows: Sequence[Outcome], plan: ConfirmPlan) -> int:
         elif abs(old.score - row.score) > 10**-DIGITS:
             raise BankError(
                 f"{path} holds the score {old.score} for {row.encoder}, seed {row.seed}, "
-                f"{row.cell} of {row.source}, and it is {row.score} now; rows of a bank are never changed"
+                f"{row.cell} of {row.source}, and it is {row.score} now; rows of a bank are "
+                "never changed"
             )
     write_json(path.parent / RECIPES / f"{recipe_hash(plan)}.json", recipe_of(plan))
     if new:
