@@ -20,6 +20,12 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print what would be done and what it would cost; do nothing."),
 ]
+Parquet = Annotated[
+    bool,
+    typer.Option(
+        "--parquet", help="Also write the records as parquet tables to OUT/parquet (extra: data)."
+    ),
+]
 
 
 class SeveralValues(TyperCommand):

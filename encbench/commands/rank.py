@@ -9,7 +9,7 @@ import typer
 
 from ..options import option
 from .answers import PrintJson, print_json
-from .options import add_command
+from .options import Parquet, add_command
 
 app = typer.Typer(add_completion=False)
 
@@ -24,14 +24,16 @@ class RankConfig:
 
 
 @add_command(app, "rank", RankConfig, toml=False)
-def rank(config: RankConfig, json: PrintJson = False) -> None:
+def rank(config: RankConfig, parquet: Parquet = False, json: PrintJson = False) -> None:
     """Rank the encoders of a run and write prediction.json."""
     from ..pipeline import rank
     from . import show
 
+    show.check_parquet(parquet)
     prediction = rank(config.out, rule=config.rule)
     if json:
         print_json("prediction", prediction)
-        return
-    show.ranking(prediction)
-    typer.echo(f"prediction: {config.out / 'prediction.json'}")
+    else:
+        show.ranking(prediction)
+        typer.echo(f"prediction: {config.out / 'prediction.json'}")
+    show.write_parquet(config.out, parquet)

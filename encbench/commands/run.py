@@ -11,7 +11,7 @@ from ..config import RunConfig
 from ..confirm.config import ConfirmConfig, parse_duration
 from ..presets import PRESETS
 from .answers import PrintJson, print_json
-from .options import DryRun, add_command
+from .options import DryRun, Parquet, add_command
 
 app = typer.Typer(add_completion=False)
 CONFIRM = "Confirmation"
@@ -38,6 +38,7 @@ def run(
             rich_help_panel=CONFIRM,
         ),
     ] = None,
+    parquet: Parquet = False,
     json: PrintJson = False,
 ) -> None:
     """Measure encoders, rank them and write a report.
@@ -46,9 +47,15 @@ def run(
     after a stop, run the same command again. An encoder named python:MODULE:NAME runs that code.
     """
     from .. import distributed
+    from . import show
 
     after = _confirmation(config, confirm, budget)
-    distributed.run_command(lambda: (plan_only if dry_run else _carry_out)(config, json, after))
+    show.check_parquet(parquet)
+    distributed.run_command(
+        lambda: (
+            plan_only(config, json, after) if dry_run else _carry_out(config, json, after, parquet)
+        )
+    )
 
 
 def plan_only(config: RunConfig, json: bool, after: ConfirmConfig | None = None) -> None:
@@ -66,7 +73,7 @@ def plan_only(config: RunConfig, json: bool, after: ConfirmConfig | None = None)
         show.confirmation(ready)
 
 
-def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None) -> None:
+def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None, parquet: bool) -> None:
     from ..pipeline import run
     from . import show
     from .confirm import carry_out
@@ -78,6 +85,7 @@ def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None) -> No
         show.outcome(config.out, outcome)
     elif after is None:
         print_json("prediction", outcome.prediction)
+    show.write_parquet(config.out, parquet)
     if after is not None:
         carry_out(after, json)
     show.failures(outcome.failed)

@@ -58,6 +58,23 @@ def outcome(out: Path, result: Outcome) -> None:
         typer.echo(f"report: {result.report}")
 
 
+def check_parquet(wanted: bool) -> None:
+    """Say before the work, not after it, that --parquet lacks its extra."""
+    if wanted:
+        from ..parquet import require_parquet
+
+        require_parquet()
+
+
+def write_parquet(run: Path, wanted: bool) -> None:
+    """The records of a run as parquet tables, if --parquet asks for them."""
+    if wanted:
+        from ..parquet import write_tables
+
+        tables = write_tables(run)
+        typer.echo(f"{len(tables)} parquet tables: {tables[0].parent}", err=True)
+
+
 def failures(failed: Sequence[Failure]) -> None:
     """One line for each encoder that failed; exits with 1 if there is one."""
     for row in failed:
