@@ -68,7 +68,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: encbench run --encoders st:FOLDER clip:ViT-L-14/openai --out runs/first",
+    epilog="Start with: encbench run --dry-run",
 )
 
 

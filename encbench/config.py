@@ -47,8 +47,8 @@ class RunConfig:
     )  # fmt: skip
     prompts: str | None = option(
         None,
-        "Long prompts of your own: a .txt with one a line, or a .csv or .jsonl with a column "
-        "'prompt'; or such as dpg:FOLDER, geneval:FILE or a prompt set of another package. See: "
+        "Long prompts: a .txt file with one per line, a .csv or .jsonl file with a column "
+        "'prompt', or a prompt set such as dpg:FOLDER or geneval:FILE. See: "
         "encbench list prompt-sets.",
         DATA, metavar="FILE|SPEC",
     )  # fmt: skip
@@ -114,7 +114,7 @@ class RunConfig:
         PROBES,
     )
     limit: int | None = option(
-        None, "Use at most this many items in each probe, to try things out.", RUN, least=2
+        None, "Use at most this many items in each probe, for a quick try.", RUN, least=2
     )
     seed: int = option(0, "Random seed.", RUN, least=0)
     device: str = option("auto", DEVICE_HELP, RUN)

@@ -43,7 +43,7 @@ def examine() -> Checks:
     checks = [*_libraries(), _faiss(), _device(), _machine(), _cache(), _token(), *_registered()]
     wrong = [check.what for check in checks if not check.good]
     if wrong:
-        text = f"Next: repair {', '.join(wrong)} as said above, then run encbench doctor again."
+        text = f"Next: fix {', '.join(wrong)} as described above, then run encbench doctor again."
     else:
         text = "Next: encbench run --dry-run shows what a first ranking does and how long it takes."
     return Checks(tuple(checks), not wrong, text)
@@ -105,7 +105,10 @@ def _cache() -> Check:
     except EncbenchError as error:
         return Check("cache", f"{error}; set ENCBENCH_CACHE", False)
     free = shutil.disk_usage(cache_dir()).free / 1e9
-    return Check("cache", f"{cache_dir()}, {free:.0f} GB free", free > 1)
+    text = f"{cache_dir()}, {free:.0f} GB free"
+    if free <= 1:
+        text += "; free some space, or set ENCBENCH_CACHE to a folder on another disk"
+    return Check("cache", text, free > 1)
 
 
 def _token() -> Check:

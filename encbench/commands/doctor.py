@@ -20,7 +20,7 @@ def doctor(json: PrintJson = False) -> None:
     else:
         for check in found.checks:
             color = typer.colors.GREEN if check.good else typer.colors.RED
-            typer.secho("ok  " if check.good else "off ", fg=color, nl=False)
+            typer.secho("ok " if check.good else "fix", fg=color, nl=False)
             typer.echo(f" {check.what}: {check.found}")
         typer.echo(f"\n{found.next}")
     if not found.good:

@@ -68,9 +68,7 @@ class ScoreConfig:
     overlap_limit: float = option(
         1.0, "Drop the lower-scoring box above this IoU.", least=0, most=1
     )
-    prompts: Path | None = option(
-        None, "File of the prompts that should be there, to report what is missing."
-    )
+    prompts: Path | None = option(None, "File of all prompts, to report which have no images.")
     images_per_prompt: int | None = option(
         None, "Images that each prompt should have.", least=1, shown="as many as any prompt has"
     )

@@ -18,7 +18,7 @@ def probe(
 ) -> None:
     """Measure encoders and write their records, without a ranking.
 
-    Afterwards: encbench rank OUT, then encbench report OUT.
+    Next: encbench rank OUT, then encbench report OUT.
     """
     from .. import distributed
     from . import show

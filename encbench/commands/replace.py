@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
 @add_command(app, "replace", RunConfig, PRESETS)
 def replace(
     config: RunConfig,
-    base: Annotated[str, typer.Argument(help="Encoder that is used now.", metavar="BASE")],
+    base: Annotated[str, typer.Argument(help="Current encoder.", metavar="BASE")],
     candidates: Annotated[
         list[str],
         typer.Option(
@@ -31,7 +31,7 @@ def replace(
     dry_run: DryRun = False,
     json: PrintJson = False,
 ) -> None:
-    """Compare candidates with the encoder that is used now: what each loses and saves.
+    """Compare candidates with the current encoder: what each loses and saves.
 
     Measures all of them as encbench run does, then compares each candidate with BASE on every
     probe, by paired differences with intervals. Writes replacement.md and replacement.json.

@@ -22,7 +22,9 @@ def study() -> None:
 @dataclass(frozen=True)
 class MakeConfig:
     out: Path = option(MISSING, "Folder for study.html and key.json.")
-    models: tuple[str, ...] = option((), "Images of each model.", metavar="NAME=FOLDER...")
+    models: tuple[str, ...] = option(
+        (), "Folder of images of each model.", metavar="NAME=FOLDER..."
+    )
     pairs: int | None = option(
         None, "Number of pairs.", least=1, shown="each two models on each prompt"
     )
@@ -70,7 +72,7 @@ class ReadConfig:
 
 @add_command(app, "read", ReadConfig, toml=False)
 def read(config: ReadConfig) -> None:
-    """Strengths with intervals, preferences, agreement and ties from the answers of a study."""
+    """Print strengths with intervals, preferences, agreement and ties from a study's answers."""
     from ..files import write_json
     from ..records import clean
     from ..study.answers import read_study, result_record, study_lines

@@ -27,9 +27,11 @@ class ValidateConfig:
         "steps=4&tier=A&combos=seen", "Of a bank: sampling steps, wording tier and combinations."
     )
     recipe: str | None = option(
-        None, "Of outcomes of several recipes: the beginning of one's name.", shown="the only one"
+        None,
+        "If the outcomes hold several recipes: the first characters of one's hash.",
+        shown="the only one",
     )
-    controls: bool = option(False, "Count control encoders, too.")
+    controls: bool = option(False, "Include control encoders.")
     seed: int = option(0, "Random seed of the bootstrap and of the random orders.", least=0)
     out: Path | None = option(None, "Folder for the table (.md, .csv, .json) and the plot.")
 

@@ -61,7 +61,7 @@ class TrainConfig:
     )
     out: Path = option(MISSING, "Folder for the models, one folder for each model and stage.")
     steps: int | None = option(
-        None, "Number of steps; fewer make a worse model.", least=1, shown="the recipe's"
+        None, "Training steps; fewer make a worse model.", least=1, shown="the recipe's"
     )
     seed: int = option(0, "Random seed of initialization and data.", least=0)
 
@@ -71,7 +71,7 @@ class TrainConfig:
 
 @add_command(app, "train", TrainConfig, toml=False)
 def train(config: TrainConfig) -> None:
-    """Train one of them, or all, on the CPU: a few minutes each on one core.
+    """Train one encoder of the zoo, or all, on the CPU: a few minutes each on one core.
 
     Stages at 3 % and 20 % of the steps and the finished model are written as NAME-3pct,
     NAME-20pct and NAME, in the layouts that clip:, t5:, gemma:, blip3o: and dinov3: read; so

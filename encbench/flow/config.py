@@ -78,7 +78,7 @@ class TrainConfig:
     )
     images: int = option(
         20_000,
-        "Number of scenes, drawn once by the seed; of files, use at most so many (0: all).",
+        "Number of scenes to draw; with image files, use at most this many (0: all).",
         DATA, least=0,
     )  # fmt: skip
     captions: int = option(2, "Captions of each scene.", DATA, least=1)
@@ -98,8 +98,8 @@ class TrainConfig:
     )
     workers: int = option(
         1,
-        "Processes that read images from files ahead of the training, which is the same whatever "
-        "their number; 0: none. Under a launch of several processes, each has so many.",
+        "Processes that read image files ahead of the training; 0: none. The result does not "
+        "depend on it. With several training processes, each starts this many.",
         DATA, least=0,
     )  # fmt: skip
     side: int = option(32, "Side of the images, in pixels.", DATA, least=1)
@@ -126,15 +126,15 @@ class TrainConfig:
     )
     trainable: str = option(
         "all",
-        "What a pretrained SANA trains beside the connector: all, emf (blocks and time embeddings, "
-        "as EMF does) or connector (nothing else).",
+        "What to train of a pretrained SANA, besides the connector: all, emf (blocks and time "
+        "embeddings, as EMF does) or connector (nothing else).",
         MODEL, choices=("all", "emf", "connector"),
     )  # fmt: skip
     sana_times: str = option(
         "scaled",
-        "How times enter a SANA: scaled (times 1,000: the parent's network at r = t), unscaled (as "
-        "EMF's code) or rescaled (an embedding of t in [0, 1], fitted to the parent's; begin with "
-        "flow matching).",
+        "How times enter a SANA: scaled (times 1,000; equals the parent's network at r = t), "
+        "unscaled (as in EMF's code) or rescaled (an embedding of t in [0, 1], fitted to the "
+        "parent's; start with flow matching).",
         MODEL, choices=("scaled", "unscaled", "rescaled"),
     )  # fmt: skip
     prediction: str = option(
@@ -143,8 +143,8 @@ class TrainConfig:
     )  # fmt: skip
     objective: str = option(
         "emf",
-        "Objective after the flow matching at the start: meanflow, emf, imf or pmf; flow-matching "
-        "trains nothing else.",
+        "Objective after the initial flow matching: meanflow, emf, imf or pmf; or flow-matching "
+        "for the whole training.",
         MODEL, choices=partial(registry.names, "objective"),
     )  # fmt: skip
     derivative: str = option(
@@ -159,29 +159,29 @@ class TrainConfig:
     omega: float = option(1.0, "Scale of the guidance inside MeanFlow's target; 1: none.", MODEL)
     kappa: float = option(0.0, "Mixing scale of the guidance inside the target; 0: none.", MODEL)
     guidance_span: tuple[float, ...] = option(
-        (0.0, 1.0), "The two times t between which the target holds guidance.", MODEL,
+        (0.0, 1.0), "The two times t between which the target contains guidance.", MODEL,
         least=0, most=1,
     )  # fmt: skip
     guidance_max: float = option(
         1.0,
         "Draw a guidance scale from 1 to this and a span for each sample, as inputs of the network "
-        "(iMF, pMF); 1: none. Sampling then takes any scale and span in one forward.",
+        "(iMF, pMF); 1: none. Sampling then takes any scale and span in one forward pass.",
         MODEL, least=1,
     )  # fmt: skip
     velocity_head: bool = option(
         False,
-        "Give the network of imf a head for the instantaneous velocity; that of pmf has one.",
+        "Add a head for the instantaneous velocity to the network of imf; pmf always has one.",
         MODEL,
     )
     head_depth: int = option(
-        0, "Blocks of the velocity head's own; it branches off before as many last blocks.",
+        0, "Blocks used by the velocity head only; it branches off this many before the end.",
         MODEL, least=0,
     )  # fmt: skip
     head_at: str = option(
         "interval",
-        "Where the velocity head gives the tangent: interval, at (r, t) in the forward that is "
-        "there anyway; or instant, at r = t in one more, and the guidance, too, as in the authors' "
-        "code.",
+        "Where the velocity head computes the tangent: interval, at (r, t) in the shared forward "
+        "pass; or instant, at r = t in one more forward pass, which also gives the guidance, as "
+        "in the authors' code.",
         MODEL, choices=("interval", "instant"),
     )  # fmt: skip
     head_weight: float = option(1.0, "Weight of the velocity head's loss.", MODEL, least=0)
@@ -195,7 +195,7 @@ class TrainConfig:
         MODEL,
     )
     perceptual_below: float = option(
-        0.8, "Times t below which the perceptual loss holds.", MODEL, least=0, most=1
+        0.8, "Use the perceptual loss below this time t.", MODEL, least=0, most=1
     )
     times: str = option(
         "emf", "Sampler of (r, t): uniform, logit-normal or emf (a schedule).", MODEL,
@@ -218,24 +218,24 @@ class TrainConfig:
         least=0, most=1,
     )  # fmt: skip
     flow_matching: float = option(
-        0.6, "Share of the training that is flow matching, at its start.", MODEL, least=0, most=1
+        0.6, "Share of the training that is flow matching, at the start.", MODEL, least=0, most=1
     )
     tangent_warmup: float = option(
-        0.0, "Share of the steps after the flow matching over which du/dt fades in.", MODEL,
+        0.0, "Share of the steps after flow matching over which du/dt fades in.", MODEL,
         least=0, most=1,
     )  # fmt: skip
     parent_target: float = option(
         0.0,
-        "Share of the steps after the flow matching in which, where r < t, the velocity in the "
-        "target is the frozen parent's, not the data's.",
+        "Share of the steps after flow matching in which the target uses the frozen parent's "
+        "velocity instead of the data's where r < t.",
         MODEL, least=0, most=1,
     )  # fmt: skip
     steps: int = option(2000, "Optimizer steps.", TRAINING, least=1)
     batch: int = option(
-        128, "Images a step, over all processes and accumulated parts.", TRAINING, least=1
+        128, "Images per step, counting all processes and accumulated parts.", TRAINING, least=1
     )
     accumulate: int = option(
-        1, "Compute a batch in this many parts, to need less memory.", TRAINING, least=1
+        1, "Compute a batch in this many parts to save memory.", TRAINING, least=1
     )
     optimizer: str = option(
         "adamw", "adamw, or muon for the blocks' matrices with AdamW for the rest.", TRAINING,
@@ -255,17 +255,17 @@ class TrainConfig:
         least=0, below=1,
     )  # fmt: skip
     more_ema: tuple[float, ...] = option(
-        (), "Further decays, whose means are kept beside it; sample one with --weights ema-0.99.",
+        (), "More decays to keep averages for; sample one with --weights ema-0.99.",
         TRAINING, least=0, below=1,
     )  # fmt: skip
     condition_dropout: float = option(
-        0.1, "Share of conditions that are dropped to zeros.", TRAINING, least=0, most=1
+        0.1, "Share of conditions that are replaced by zeros.", TRAINING, least=0, most=1
     )
     condition_scaling: str = option(
         "rms",
         "How the encoder's features are scaled before the connector: none, rms (each dimension to "
-        "root mean square 1) or whitened (to a covariance of 1), by statistics of the training "
-        "captions.",
+        "root mean square 1) or whitened (to a covariance of 1), with statistics of the "
+        "training captions.",
         TRAINING, choices=("none", "rms", "whitened"),
     )  # fmt: skip
     condition_pooled: str = option(
@@ -389,7 +389,7 @@ class SampleConfig:
     out: Path = option(MISSING, "Folder for the images, in GenEval's layout.")
     steps: str = option(
         "4",
-        "Number of sampling steps, or times from 1 to 0 such as 1,.8,.4,0; 4@3 are four steps with "
+        "Number of sampling steps, or times from 1 to 0 such as 1,.8,.4,0; 4@3: four steps with "
         "SANA's shift of 3 towards the noise.",
     )
     guidance: float = option(
@@ -403,10 +403,10 @@ class SampleConfig:
     encoder: str | None = option(
         None, "Encoder spec, if its files have moved since the training.", shown="the training's"
     )
-    seed: int = option(0, "Random seed, from which all images follow.", least=0)
+    seed: int = option(0, "Random seed of all images.", least=0)
     device: str = option("auto", DEVICE_HELP)
     guidance_span: tuple[float, ...] = option(
-        (0.0, 1.0), "The two times t between which guidance holds, of a network that was trained "
+        (0.0, 1.0), "The two times t between which guidance applies, for a network that was trained "
         "with --guidance-max.",
         least=0, most=1,
     )  # fmt: skip
