@@ -406,8 +406,8 @@ class SampleConfig:
     seed: int = option(0, "Random seed of all images.", least=0)
     device: str = option("auto", DEVICE_HELP)
     guidance_span: tuple[float, ...] = option(
-        (0.0, 1.0), "The two times t between which guidance applies, for a network that was trained "
-        "with --guidance-max.",
+        (0.0, 1.0), "The two times t between which guidance applies, for a network trained with "
+        "--guidance-max.",
         least=0, most=1,
     )  # fmt: skip
 
