@@ -133,7 +133,7 @@ def arm_tables(
     main = gains[cell_of(4, "A")]
     lines: list[str] = []
     result: dict = {"encoders": len(main), "cells": {}}
-    for tier, words in (("A", "in the wording that was trained on"), ("B", "in other words")):
+    for tier, words in (("A", "in the wording of the training captions"), ("B", "in other words")):
         head = f"| encoder | predicted by the reader | GenEval, 4 steps: plain, {arm} |"
         lines += [
             f"**Tier {tier}, {words}**\n",

@@ -327,7 +327,7 @@ def advise(
     cheapest = min([winner, *tied], key=lambda row: (row.parameters, row.rank or 0))
     if tied:
         names = list_either([row.name for row in tied])
-        more = f"Can't tell whether {names} is as good; the smallest of these is {cheapest.name}."
+        more = f"The data cannot tell it from {names}; the smallest of these is {cheapest.name}."
     elif len(candidates) == 1:
         more = "It is the only candidate, and clearly better than controls without information."
     else:

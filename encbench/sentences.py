@@ -8,9 +8,9 @@ from .records import TrackRecord, Verdict
 from .types import Cell
 
 IN_WORDS = {
-    "A": "in the wording that was trained on (tier A)",
-    "B": "in other words than those that were trained on (tier B)",
-    "C": "in words that the encoders were not trained on either (tier C)",
+    "A": "in the wording of the training captions (tier A)",
+    "B": "in other words than the training captions (tier B)",
+    "C": "in words that no encoder was trained on (tier C)",
 }
 CONFIRMED, NOT_CONFIRMED, OVERTURNED = "confirmed", "not confirmed", "overturned by "
 ORDERS = {
@@ -20,7 +20,7 @@ ORDERS = {
 
 
 def describe_cell(cell: Cell) -> str:
-    """A cell in words, e.g. '4-step GenEval in the wording that was trained on (tier A)'."""
+    """A cell in words, e.g. '4-step GenEval in the wording of the training captions (tier A)'."""
     metric = {"geneval": "GenEval"}.get(cell.metric, cell.metric)
     place = IN_WORDS.get(cell.tier, f"on prompts of {cell.tier}")
     return f"{cell.steps}-step {metric} {place}" + (", held-out" * (cell.combos == "held-out"))
@@ -30,13 +30,13 @@ def describe_record(record: TrackRecord | None) -> str:
     """How far a ranking rule can be trusted."""
     if record is None:
         return (
-            "How far this rule can be trusted is unknown: it has not been checked on encoders that "
-            "were then trained."
+            "This rule has no record yet: its orders have not been checked by training models on "
+            "the encoders."
         )
     return (
-        f"This rule put {record.encoders} held-out encoders in order with a rank correlation of "
-        f"{record.correlation:.2f} ({record.low:.2f} to {record.high:.2f}): "
-        f"{describe_cell(record.cell)}, small models trained on each."
+        f"Record of this rule: on {record.encoders} held-out encoders its order agreed with models "
+        f"trained afterwards with a rank correlation of {record.correlation:.2f} ({record.low:.2f} "
+        f"to {record.high:.2f}), measured by {describe_cell(record.cell)}."
     )
 
 
@@ -56,7 +56,7 @@ def verdict_headline(verdict: Verdict, name: Callable[[str], str]) -> str:
     if all(row.control for row in verdict.encoders):
         return "No encoder was trained, so nothing is confirmed and nothing is refuted."
     first = _choice_sentence(verdict.choice.verdict, verdict.choice.winner, name)
-    order = ORDERS.get(verdict.rule.verdict, "Can't tell whether the predicted order is right.")
+    order = ORDERS.get(verdict.rule.verdict, "Not settled: is the predicted order right?")
     second = ""
     if verdict.second is not None:
         choice = verdict.second.choice
@@ -72,5 +72,5 @@ def _choice_sentence(verdict: str, winner: str, name: Callable[[str], str], wher
         rival = name(verdict.removeprefix(OVERTURNED))
         text = f"Overturned: {best} is not the best choice. Trained, {rival} beats it."
     else:
-        text = f"Can't tell whether {best} is the best choice."
+        text = f"Not settled: is {best} the best choice?"
     return where + (text[0].lower() + text[1:] if where else text)

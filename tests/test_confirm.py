@@ -337,7 +337,7 @@ def test_from_prediction_to_verdict(run: Path, check_answer: Any) -> None:
     assert verdict.primary.tier == "A"
     lines = verdict_lines(verdict)
     assert sum("choice: " in line for line in lines) == 2
-    assert lines[-1].startswith("Can't tell whether first is the best choice.")
+    assert lines[-1].startswith("Not settled: is first the best choice?")
     assert verdict.rules == RULES.sentences(verdict.primary, verdict.second.cell)
 
     kept = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}

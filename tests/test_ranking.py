@@ -204,7 +204,7 @@ def test_what_cannot_be_told_apart_is_said_with_the_cheapest(tmp_path):
     assert found.advice.cheapest == "st:small"
     other = second.name
     assert found.advice.text == (
-        f"Use {first.name}. Can't tell whether {other} is as good; the smallest of these is small."
+        f"Use {first.name}. The data cannot tell it from {other}; the smallest of these is small."
     )
 
 

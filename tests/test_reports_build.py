@@ -113,7 +113,7 @@ def test_every_format_is_there(full):
 
 def test_the_advice_is_the_first_line(full):
     advice = read_prediction(full / "prediction.json").advice.text
-    assert advice.startswith("Use CLIP ViT-L/14. Can't tell whether MiniLM-L6")
+    assert advice.startswith("Use CLIP ViT-L/14. The data cannot tell it from MiniLM-L6")
     assert advice.endswith("the smallest of these is MiniLM-L6.")
     page = page_of(full)
     assert page.words[:2] == ["Skip to the ranking", advice]

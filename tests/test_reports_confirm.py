@@ -150,8 +150,7 @@ def test_one_seed_and_equal_models_cannot_tell(copy):
     fake_verdict.build(copy, ALIKE, seeds=1)
     c = loaded(copy)
     assert headline(c) == (
-        "Can't tell whether CLIP ViT-L/14 is the best choice. Can't tell whether the predicted "
-        "order is right."
+        "Not settled: is CLIP ViT-L/14 the best choice? Not settled: is the predicted order right?"
     )
     assert [s.kind for s in statements(c)][:2] == ["open", "open"]
     assert "one seed says nothing" in told(c).lower()

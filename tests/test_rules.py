@@ -156,11 +156,11 @@ def test_a_track_record_is_kept_by_rule_version_cell_and_recipe(tmp_path):
 
 def test_the_worth_of_a_rule_in_a_sentence():
     assert describe_record(RECORD) == (
-        "This rule put 20 held-out encoders in order with a rank correlation of 0.91 (0.70 to "
-        "0.98): 4-step GenEval in the wording that was trained on (tier A), small models trained "
-        "on each."
+        "Record of this rule: on 20 held-out encoders its order agreed with models trained "
+        "afterwards with a rank correlation of 0.91 (0.70 to 0.98), measured by 4-step GenEval in "
+        "the wording of the training captions (tier A)."
     )
-    assert "has not been checked" in describe_record(None)
+    assert "no record yet" in describe_record(None)
     assert (
         describe_cell(Cell("fid", 1, "file", "held-out"))
         == "1-step fid on prompts of file, held-out"
