@@ -3,10 +3,10 @@
     python benchmarks/held_out.py
 
 Compares every rule and every probe's score of ``outcomes/predictions-N.json`` with 4-step scores
-of the encoders named there, in the wording of the training captions (tier A) and in other words (tier
-B). Prints both tables, and writes them into docs/prediction.md, a summary into README.md (each
-between its markers), everything into results/held-out.json, a plot, and each rule's record into
-the package. Works while trainings are still going on; it says how many are missing.
+of the encoders named there, in the wording of the training captions (tier A) and in other words
+(tier B). Prints both tables, and writes them into docs/prediction.md, a summary into README.md
+(each between its markers), everything into results/held-out.json, a plot, and each rule's record
+into the package. Works while trainings are still going on; it says how many are missing.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ def main() -> None:
     between(
         ROOT / "README.md",
         f"| rank correlation with trained 4-step GenEval, {rows[0].encoders} held-out encoders | "
-        "in the wording of the training captions (tier A) | in other words (tier B) |\n|---|---|---|\n"
+        "in the wording of the training captions (tier A) | in other words (tier B) |\n"
+        "|---|---|---|\n"
         f"| encbench's rule for each | {spearman(rows[0])} | {spearman(rows[1])} |\n"
         f"| the paper's retrieval score ({emf[0].encoders} of them) | {spearman(emf[0])} | "
         f"{spearman(emf[1])} |\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from markupsafe import Markup, escape
 from . import text
 
 GID = "tip:"
-_MARK = re.compile(rf'<g id="{GID}([^"]*)">')
+_MARK = re.compile(rf"<g id=([\"']){GID}(.*?)\1>", re.DOTALL)
 _LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", re.DOTALL)
 MOST_POINTS = 6
 
@@ -36,9 +37,10 @@ def hover_curve(name: Any, xs: Sequence[Any], ys: Sequence[Any], unit: str = "")
 def add_titles(svg: bytes) -> bytes:
     """Give each mark that :func:`hover` named its ``<title>``, which browsers show on hover."""
 
-    def title(mark: re.Match[str]) -> str:  # matplotlib has escaped the words
-        name = mark[1].partition("\n")[0]
-        return f'<g class="mark" data-name="{name}"><title>{mark[1]}</title>'
+    def title(mark: re.Match[str]) -> str:  # escaped for either kind of quotes
+        words = html.escape(html.unescape(mark[2]))
+        name = words.partition("\n")[0]
+        return f'<g class="mark" data-name="{name}"><title>{words}</title>'
 
     return _MARK.sub(title, svg.decode()).encode()
 

@@ -26,9 +26,10 @@ from encbench.records import (
     write_verdict,
 )
 from encbench.reports import confirm_tables, confirm_words, text
-from encbench.reports.build import build_report, draw_figures
+from encbench.reports.build import build_report
 from encbench.reports.confirm_words import confirm_warnings, headline, statements
 from encbench.reports.confirmation import Confirmation, load_confirmation, load_grids
+from encbench.reports.figure_set import draw_figures
 from encbench.reports.figures import Drawing
 from encbench.reports.load import load_run
 from encbench.reports.scatter import draw_predicted, trained_marks

@@ -10,7 +10,7 @@ from fake_run import FOUR, Fake
 from PIL import Image
 
 from encbench.reports import labels, rows, scatter
-from encbench.reports.build import FigureSet, draw_figures
+from encbench.reports.figure_set import FigureSet, draw_figures
 from encbench.reports.figures import Drawing, add_axes, canvas
 from encbench.reports.load import load_run
 from encbench.reports.published import LABEL, TABLE

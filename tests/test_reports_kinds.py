@@ -9,7 +9,8 @@ from encbench.probes.decodability import DecodabilityProbe
 from encbench.probes.minimal_pairs import MinimalPairsProbe
 from encbench.records import find_records, read_items, read_record, write_record
 from encbench.reports import curves, words
-from encbench.reports.build import build_report, draw_figures
+from encbench.reports.build import build_report
+from encbench.reports.figure_set import draw_figures
 from encbench.reports.load import load_run
 from encbench.types import Score
 

@@ -17,7 +17,8 @@ from encbench.errors import EncbenchError
 from encbench.probes.retrieval import RetrievalProbe
 from encbench.records import find_records, read_record, write_record
 from encbench.reports import build, tables, text
-from encbench.reports.build import build_report, draw_figures
+from encbench.reports.build import build_report
+from encbench.reports.figure_set import draw_figures
 from encbench.reports.figures import ReportFigure, canvas, finish
 from encbench.reports.load import change_texts, hide_folders, load_run
 from encbench.types import EncoderCard, ProbeDisplay, ProbeSpec, Score
