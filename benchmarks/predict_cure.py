@@ -67,7 +67,7 @@ def main() -> None:
 def write(path: Path, rows: dict[str, dict]) -> None:
     content = {
         "rule": "reader version 1: the score 'everything', mean over 100 to 400 reader steps; "
-        "predicts 4-step GenEval in the wording of the training captions (tier A)",
+        "predicts 4-step GenEval in the wording that was trained on (tier A)",
         "cure": rows,
     }
     written = datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from .records import TrackRecord, Verdict
 from .types import Cell
 
+# Frozen with the rules (benchmarks/outcomes/predictions-1.json), so the words stay.
 IN_WORDS = {
-    "A": "in the wording of the training captions (tier A)",
-    "B": "in other words than the training captions (tier B)",
+    "A": "in the wording that was trained on (tier A)",
+    "B": "in other words than those that were trained on (tier B)",
     "C": "in words that no encoder was trained on (tier C)",
 }
 CONFIRMED, NOT_CONFIRMED, OVERTURNED = "confirmed", "not confirmed", "overturned by "
@@ -20,7 +21,7 @@ ORDERS = {
 
 
 def describe_cell(cell: Cell) -> str:
-    """A cell in words, e.g. '4-step GenEval in the wording of the training captions (tier A)'."""
+    """A cell in words, e.g. '4-step GenEval in the wording that was trained on (tier A)'."""
     metric = {"geneval": "GenEval"}.get(cell.metric, cell.metric)
     place = IN_WORDS.get(cell.tier, f"on prompts of {cell.tier}")
     return f"{cell.steps}-step {metric} {place}" + (", held-out" * (cell.combos == "held-out"))

@@ -158,7 +158,7 @@ def test_the_worth_of_a_rule_in_a_sentence():
     assert describe_record(RECORD) == (
         "Record of this rule: on 20 held-out encoders its order agreed with models trained "
         "afterwards with a rank correlation of 0.91 (0.70 to 0.98), measured by 4-step GenEval in "
-        "the wording of the training captions (tier A)."
+        "the wording that was trained on (tier A)."
     )
     assert "no record yet" in describe_record(None)
     assert (
