@@ -104,7 +104,7 @@ def draw_ablation(run: Run) -> Drawing | str:
             for label, (name, style) in reversed([*zip(names, ABLATION_KEYS.items(), strict=True)]):
                 line = _column(lines[row.spec], name)
                 shown = [100 * share for share in line[0]]
-                words = hover_curve(f"{row.name}: {label}", shown, line[1], " % removed")
+                words = hover_curve(row.name, shown, line[1], " % removed", label)
                 axes.plot(*line, **style.options, **words)
             axes.set_xlim(0, 1)
             axes.set_ylim(-0.05, 1.05)
@@ -329,20 +329,20 @@ def draw_steps(c: Confirmation) -> Drawing | str:
     ) as (figure, plots):
         for axes, row in zip(plots, rows, strict=True):
             _draw_others(axes, rows, lines, row)
-            name = c.name(row.spec)
+            name = row.name
             if other:
                 line = _by_steps(c, row, other)
-                words = hover_curve(f"{name}: held-out combinations", *line, " steps")
+                words = hover_curve(name, *line, " steps", "held-out combinations")
                 axes.plot(*line, **HELD_OUT.options, **words)
             entries = [e for s in c.steps if (e := c.entry(row, s))]
             ends = [interval_ends(e) or (e.value, e.value) for e in entries]
             low, high = [a for a, _ in ends], [b for _, b in ends]
             axes.fill_between(lines[row.spec][0], low, high, color=BLUE, alpha=0.2, linewidth=0)
-            words = hover_curve(f"{name}: seen combinations", *lines[row.spec], " steps")
+            words = hover_curve(name, *lines[row.spec], " steps", "seen combinations")
             axes.plot(*lines[row.spec], **SEEN.options, **words)
             parent = row.parent.get(c.primary)
             if parent and text.is_number(parent.value):
-                words = hover(f"{name}: parent", text.format_score(parent))
+                words = hover(name, f"parent {text.format_score(parent)}")
                 draw_point(axes, PARENT, c.primary.steps, parent.value, words=words)
             axes.set_xscale("log", base=2)
             axes.set_xticks(c.steps, [str(s) for s in c.steps])
@@ -384,7 +384,7 @@ def draw_training(c: Confirmation) -> Drawing | str:
             if switch is not None:
                 axes.axvline(switch, **SWITCH.options, zorder=1)
                 before = sum(x <= switch for x in xs)
-            words = hover_curve(c.name(row.spec), xs, ys, " steps of training")
+            words = hover_curve(row.name, xs, ys, " steps of training")
             axes.plot(xs, ys, **{**MEAN_FLOW.options, "marker": ""}, zorder=2, **words)
             mean_flow = {**MEAN_FLOW.options, "linestyle": "none"} | words
             axes.plot(xs[before:], ys[before:], **mean_flow)
@@ -439,7 +439,7 @@ def draw_velocity(c: Confirmation) -> Drawing | str:
     ) as (figure, plots):  # fmt: skip
         for axes, row in zip(plots, rows, strict=True):
             _draw_others(axes, rows, lines, row)
-            words = hover_curve(c.name(row.spec), *lines[row.spec])
+            words = hover_curve(row.name, *lines[row.spec])
             axes.plot(*lines[row.spec], **VELOCITY.options, **words)
             axes.set_xlim(0, 1)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -26,12 +26,15 @@ def hover(name: Any, *facts: str) -> dict[str, str]:
     return {"gid": GID + "\n".join(lines)}
 
 
-def hover_curve(name: Any, xs: Sequence[Any], ys: Sequence[Any], unit: str = "") -> dict[str, str]:
-    """The same for a line: its points, or of many the first, the highest and the last."""
+def hover_curve(
+    name: Any, xs: Sequence[Any], ys: Sequence[Any], unit: str = "", what: str = ""
+) -> dict[str, str]:
+    """The same for a line: what it shows and its points, or of many the first, the highest and
+    the last."""
     known = [(x, y) for x, y in zip(xs, ys, strict=True) if text.is_number(y)]
     if len(known) > MOST_POINTS:
         known = sorted({known[0], max(known, key=lambda point: point[1]), known[-1]})
-    return hover(name, *(f"{text.quantity(x)}{unit}: {text.number(y)}" for x, y in known))
+    return hover(name, what, *(f"{text.quantity(x)}{unit}: {text.number(y)}" for x, y in known))
 
 
 def add_titles(svg: bytes) -> bytes:

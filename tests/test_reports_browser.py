@@ -116,3 +116,45 @@ def test_tables_sort_and_the_gallery_filters(page, tmp_path):
     seen = dict(part.split(",") for part in found[1].split(";"))
     assert len(seen) == 8
     assert set(seen.values()) == {"true"}, seen
+
+
+def test_figures_say_what_a_mark_is_by_the_keyboard_and_by_the_pointer(page, tmp_path):
+    """Arrow keys go through the marks; the pointer shows the one beneath it; Escape hides it."""
+    probe = """
+    <script>
+    window.addEventListener("load", function () {
+      var out = [];
+      var figure = document.querySelector("#figure-ranking svg");
+      var tip = document.querySelector(".tip");
+      function press(key) { figure.dispatchEvent(new KeyboardEvent("keydown", { key: key })); }
+      out.push(["hidden", tip.hidden && figure.tabIndex === 0]);
+      press("End");
+      var last = tip.textContent;
+      press("ArrowRight");
+      out.push(["round", !tip.hidden && tip.textContent !== last]);
+      press("ArrowLeft");
+      out.push(["back", tip.textContent === last]);
+      press("Escape");
+      out.push(["escape", tip.hidden && !figure.classList.contains("picked")]);
+      var mark = Array.prototype.filter.call(figure.querySelectorAll(".mark"), function (m) {
+        return m.dataset.name === "MiniLM-L6"; }).pop();
+      mark.scrollIntoView({ behavior: "instant", block: "center" });
+      var box = mark.getBoundingClientRect();
+      figure.dispatchEvent(new PointerEvent("pointermove", {
+        clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 + 3 }));
+      out.push(["pointer", tip.textContent.indexOf("MiniLM-L6") === 0]);
+      out.push(["same", figure.querySelectorAll(".mark.same").length >= 2]);
+      out.push(["titles", document.querySelectorAll(".plot svg title").length === 0]);
+      document.documentElement.dataset.seen = out.map(String).join(";");
+    });
+    </script></body>"""
+    copy = tmp_path / "copy.html"
+    source = re.sub(r"<meta http-equiv=.*?>", "", page.read_text("utf-8"))
+    copy.write_text(source.replace("</body>", probe), "utf-8")
+    dom, console = open_page(copy, tmp_path / "profile")
+    assert console == ""
+    found = re.search(r'data-seen="([^"]*)"', dom)
+    assert found is not None
+    seen = dict(part.split(",") for part in found[1].split(";"))
+    assert len(seen) == 7
+    assert set(seen.values()) == {"true"}, seen

@@ -120,6 +120,7 @@
     figure.addEventListener("pointerdown", follow);
     figure.addEventListener("pointerleave", function () { show(figure, null); });
     figure.addEventListener("blur", function () { show(figure, null); });
+    window.addEventListener("scroll", function () { show(figure, null); }, { passive: true });
     figure.addEventListener("keydown", function (event) {
       var to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: stops.length - 1 }[event.key];
       if (event.key === "Escape") show(figure, null);
