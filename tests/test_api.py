@@ -137,7 +137,7 @@ def test_an_object_has_one_name_here_and_none_elsewhere():
     assert add_object(one) == spec != add_object(other)
     loaded = load_encoder(str(spec), torch.device("cpu"))
     np.testing.assert_array_equal(loaded.encode(["ab"]).tokens[0, 0, :3], [1, 1, 0])
-    with pytest.raises(ModelError, match="of another process"):
+    with pytest.raises(ModelError, match="existed in another process"):
         load_encoder("python:object:Gone", torch.device("cpu"))
     for wrong in (CountLetters,):
         with pytest.raises(EncoderOutputError, match="no encoder"):

@@ -358,7 +358,7 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
     verdict = run_confirmation(config(run, seeds=1))
     assert [row.name for row in verdict.encoders] == ["first", "constant"]
     assert [row.spec for row in verdict.failed] == [whole]
-    assert "other weights than when it was ranked" in verdict.failed[0].error
+    assert "have changed since it was ranked" in verdict.failed[0].error
     before = {p: p.stat().st_mtime_ns for p in (run / "confirm").rglob("result.json")}
     encoder(run.parent, "second", 12)
     mended = run_confirmation(config(run, seeds=1))
@@ -432,7 +432,7 @@ def test_data_that_changed_since_the_ranking_are_refused(
         (["--budget", "soon"], "--budget must be like 12m"),
         (["--set", "objective=flow-matching"], "trains no few-step model"),
         (["--set", "nonsense=1"], "unknown configuration key 'nonsense'"),
-        (["--set", "encoder=t5:x"], "is the confirmation's own"),
+        (["--set", "encoder=t5:x"], "has an option of its own"),
         (["--preset", "huge"], "huge"),
         (["--encoders", "constant"], "only controls were named"),
         (["--seeds", "0"], "--seeds must be at least 1"),

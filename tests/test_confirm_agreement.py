@@ -42,9 +42,9 @@ def test_the_interval_is_wider_where_encoders_share_weights():
 
 
 def test_too_few_encoders_and_no_numbers_are_refused():
-    with pytest.raises(EncbenchError, match="3 encoders; it takes 4"):
+    with pytest.raises(EncbenchError, match="3 encoders; a rank correlation needs 4"):
         measure([1, 2, 3], [1, 2, 3])
-    with pytest.raises(EncbenchError, match="a score is no number"):
+    with pytest.raises(EncbenchError, match="a score is not a number"):
         measure([1, 2, 3, float("nan")], [1, 2, 3, 4])
 
 

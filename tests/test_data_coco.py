@@ -191,8 +191,8 @@ def _set(list_name: str, key: str, value: object) -> Change:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_drop("images"), "no COCO file: it needs images, annotations"),
-        (lambda c: c.update(images={}), "no COCO file"),
+        (_drop("images"), "not a COCO file: it needs images, annotations"),
+        (lambda c: c.update(images={}), "not a COCO file"),
         (lambda c: c["annotations"][1].pop("caption"), "number 1 of its annotations has no 'cap"),
         (lambda c: c["annotations"].append(5), "number 3 of its annotations is not an object"),
         (_set("annotations", "id", 11), "id 11 twice among its annotations"),
@@ -218,10 +218,10 @@ def test_bad_captions_files(tmp_path: Path, change: Change, words: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_drop("categories"), "no COCO file"),
+        (_drop("categories"), "not a COCO file"),
         (
             lambda c: (c.update(images=[{"id": 99}]), c["annotations"][0].update(image_id=98)),
-            r"of other images: none of its 2 .*first: 98",
+            r"to other images: none of its 2 .*first: 98",
         ),
         (_set("annotations", "area", 10**400), "impossible box or area"),
         (_set("annotations", "bbox", "1234"), "impossible box or area"),

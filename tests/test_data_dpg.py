@@ -138,7 +138,7 @@ def test_tables(tmp_path: Path, ending: str) -> None:
     file.write_text(f"Prompt{mark}Category\nA dog.{mark}x\nA cat.{mark}y\n")
     assert [p.prompt_id for p in load_prompts(file).prompts] == ["1", "2"]
     file.write_text(f"id{mark}text\n1{mark}A dog.\n1{mark}A cat.\n")
-    with pytest.raises(DataError, match=r"row 2 of .*'1' stands for another text"):
+    with pytest.raises(DataError, match=r"row 2 of .*'1' already belongs to another text"):
         load_prompts(file)
     file.write_text("a\nb\n")
     with pytest.raises(DataError, match="no column 'text'"):

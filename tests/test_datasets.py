@@ -31,8 +31,8 @@ from encbench.types import Caption, CaptionSet, ImageRecord, ImageTextDataset
 @pytest.mark.parametrize(
     ("images", "captions", "words"),
     [
-        ([1, 1], [(1, 1)], "an id stands twice"),
-        ([1], [(1, 1), (1, 1)], "an id stands twice"),
+        ([1, 1], [(1, 1)], "an id appears twice"),
+        ([1], [(1, 1), (1, 1)], "an id appears twice"),
         ([1], [(1, 2)], "caption 1 belongs to image 2, which does not exist"),
         ([2**63], [(1, 2**63)], "at most 64 bits"),
         (["a"], [(1, "a")], "at most 64 bits"),

@@ -66,7 +66,7 @@ def test_bad_input_is_one_line(run, tmp_path):
         ([*TINY, "--encoder", "nothing:x"], 2, "unknown encoder 'nothing'"),
         ([*TINY, "--world", "scenery"], 2, "unknown world 'scenery'"),
         ([*TINY, "--network", "dit-2m"], 2, "unknown network 'dit-2m'; known: dit-1m"),
-        ([*TINY, "--patch", 3], 2, "no multiple of patch 3"),
+        ([*TINY, "--patch", 3], 2, "not a multiple of patch 3"),
         ([*TINY, "--objective", "pmf", "--prediction", "u"], 2, "pmf needs a network"),
         ([*TINY, "--folder", tmp_path / "none"], 1, "there is no folder"),
     ):

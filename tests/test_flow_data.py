@@ -286,7 +286,7 @@ def test_features_from_the_store_or_as_they_come(minilm, tmp_path):
 
 
 def test_encoders_that_cannot_be_conditions():
-    with pytest.raises(UsageError, match="permutes whole lists"):
+    with pytest.raises(UsageError, match="shuffles embeddings"):
         PromptEncoder("control:shuffle(control:random)", None, CPU)
     with pytest.raises(
         EncbenchError, match="of width 4, and the model takes width 8 with a pooled"

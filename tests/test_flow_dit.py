@@ -173,8 +173,8 @@ def test_a_backbone_of_another_network_is_refused():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"patch": 3}, "no multiple of patch"),
-        ({"heads": 3}, "no multiple of 4 x 3 heads"),
+        ({"patch": 3}, "not a multiple of patch"),
+        ({"heads": 3}, "not a multiple of 4 x 3 heads"),
         ({"depth": 0}, "depth must be a whole number of at least 1"),
         ({"prediction": "v"}, "unknown prediction"),
     ],

@@ -868,7 +868,7 @@ def test_phases_begin_with_flow_matching():
         (lambda: IMF(kappa=1.0), "kappa"),
         (lambda: EMF(weight_eps=0.0), "adaptive weight"),
         (lambda: MeanFlow(guidance_span=(0.8, 0.2)), "--guidance-span takes two times"),
-        (lambda: MeanFlow(guidance_max=8.0, kappa=0.5), "drawn by --guidance-max or fixed"),
+        (lambda: MeanFlow(guidance_max=8.0, kappa=0.5), "either --guidance-max or"),
         (lambda: Uniform(share=1.1), "share"),
         (lambda: LogitNormal(sigma=0.0), "sigma"),
         (lambda: LogitNormal(uniform_share=1.5), "share of uniform times"),

@@ -176,7 +176,7 @@ def test_other_images_and_another_encoder_are_refused_on_resume(tmp_path, monkey
     out = stopped(tmp_path / "run", monkeypatch)
     data, features = held()
     shifted = ImagesInMemory(data.name, "another pin", data.texts, data.of, data.images)
-    with pytest.raises(DataError, match=r"not those that .* was begun with"):
+    with pytest.raises(DataError, match=r"not those that .* was started with"):
         train(settings(out), data=shifted, features=features)
     _, wide = held(dim=24)
     with pytest.raises(EncbenchError, match=r"width 24, and the model takes width 16"):

@@ -127,7 +127,7 @@ def test_classes_get_genevals_names():
 
 def test_other_class_names_are_refused_at_load(tmp_path):
     folder = mask2former(tmp_path / "odd", names=["person", "LABEL_1"])
-    with pytest.raises(ModelError, match="class 1 'LABEL_1', which is none"):
+    with pytest.raises(ModelError, match="class 1 'LABEL_1', which is not one"):
         load_detector(f"mask2former:{folder}", "cpu")
 
 

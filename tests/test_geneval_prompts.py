@@ -185,7 +185,7 @@ def test_prompts_that_are_not_allowed_are_drawn_again():
         ),
         (
             {"include": [{"class": "dog", "count": 1, "position": ["left of", 0]}]},
-            "no earlier clause",
+            "not an earlier clause",
         ),
         ({"exclude": 3}, "exclude is no list"),
         ({"prompt": 3}, "prompt must be a text, not 3"),

@@ -139,7 +139,7 @@ def test_folders_of_two_models_never_mix(images):
         generate_images(PROMPTS, sample, images, seed=1, model="other")
     with pytest.raises(DataError, match="images of another prompts"):
         generate_images(PROMPTS[::-1], sample, images, seed=1, model="noise")
-    with pytest.raises(DataError, match="is of another prompt"):
+    with pytest.raises(DataError, match="belongs to another prompt"):
         write_prompts([GenevalPrompt(0, "colors", "x", (Clause("dog"),))], images)
     with pytest.raises(EncbenchError, match="returned 0 images for"):
         generate_images(PROMPTS, lambda p, s: [], images.parent / "other", seed=1, model="silent")

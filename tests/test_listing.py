@@ -79,5 +79,5 @@ def test_two_names_for_one_number_are_refused(pair: tuple[str, str]) -> None:
 
 
 def test_two_names_for_one_key_are_refused() -> None:
-    with pytest.raises(DataError, match="two names"):
+    with pytest.raises(DataError, match="the same item"):
         name_uniquely([Path("a.png"), Path("b/a.jpg"), Path("a.jpg")], lambda p: (p.parent, p.stem))

@@ -70,7 +70,7 @@ def test_a_confirmation_names_its_metrics_and_refuses_unknown_ones(outside):
     with pytest.raises(UnknownNameError, match="unknown metric 'brightnes'; did you mean"):
         metric_specs(plan("brightnes"))
     for twice in (("geneval",), ("brightness", "brightness?floor=.2")):
-        with pytest.raises(UsageError, match="each image is scored by it already"):
+        with pytest.raises(UsageError, match="already scores every image"):
             metric_specs(plan(*twice))
 
 

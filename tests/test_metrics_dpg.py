@@ -145,7 +145,7 @@ def test_an_image_without_an_answer_is_unscored(tmp_path):
             "depend on each other in a circle",
         ),
         ([("a", "t", 1, "x", "entity (y)", "q?")], COLUMNS, "must be numbers, not '1' and 'x'"),
-        ([("a", "t", 1, "0", "entity (y)", "q?")] * 2, COLUMNS, "two questions of one number"),
+        ([("a", "t", 1, "0", "entity (y)", "q?")] * 2, COLUMNS, "two questions the same number"),
         ([("a", "t", 1, "0", "", "q?")], COLUMNS, "row 2 .* has no question or no category"),
         ([("a", "t")], COLUMNS, "row 2 of .* has no proposition_id"),
         ([], COLUMNS, "holds no questions"),
@@ -172,7 +172,7 @@ def test_an_answerer_that_forgets_or_exaggerates():
 
     with pytest.raises(EncbenchError, match=r"odd returned \(1,\) answers to 2 questions"):
         ask_all(Odd(np.zeros(1)), [gray(0)], [["a?", "b?"]])
-    with pytest.raises(EncbenchError, match="no probability"):
+    with pytest.raises(EncbenchError, match="not a probability"):
         ask_all(Odd(np.array([0.5, 1.5])), [gray(0)], [["a?", "b?"]])
 
 

@@ -111,4 +111,4 @@ def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("zoo:mini-t5", "--with", "zoo:mini-clip", "--encoders", "zoo:mini-t5") == 2
     assert "give the encoders as BASE and --with" in capsys.readouterr().err
     assert run("zoo:mini-t5", "--with", "control:random") == 2
-    assert "controls are added by themselves" in capsys.readouterr().err
+    assert "controls are added automatically" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_zero_vectors_have_cosine_zero():
 @pytest.mark.parametrize(("k", "exclude"), [(4, None), (3, np.array([0, 1, 2])), (0, None)])
 def test_k_larger_than_the_gallery_is_refused(k, exclude):
     rows, ids = np.eye(3, dtype=np.float32), np.arange(3)
-    with pytest.raises(ValueError, match=f"k = {k} neighbors cannot be had"):
+    with pytest.raises(ValueError, match=f"k = {k} neighbors cannot be drawn"):
         nearest(rows, rows, k, seed=0, query_ids=ids, gallery_ids=ids, exclude=exclude)
 
 

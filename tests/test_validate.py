@@ -140,7 +140,7 @@ def test_too_few_encoders_and_missing_ones_are_named(tmp_path):
     assert [row.encoders for row in found.rows] == [6]
     assert found.notes == (
         f"No score was given for {SPECS[6]}, {SPECS[7]}.",
-        "few x: 3 encoders have it; it takes 4.",
+        "few x: 3 encoders have it; a rank correlation needs 4.",
     )
 
 
