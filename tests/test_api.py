@@ -140,7 +140,7 @@ def test_an_object_has_one_name_here_and_none_elsewhere():
     with pytest.raises(ModelError, match="existed in another process"):
         load_encoder("python:object:Gone", torch.device("cpu"))
     for wrong in (CountLetters,):
-        with pytest.raises(EncoderOutputError, match="no encoder"):
+        with pytest.raises(EncoderOutputError, match="not an encoder"):
             add_object(wrong)
 
 

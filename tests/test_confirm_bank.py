@@ -62,7 +62,7 @@ def test_a_bank_of_the_first_version_is_read_and_added_to(verdict, tmp_path):
     [
         (",geneval,1,", ",geneval,one,", "line 2: steps cannot be 'one'"),
         ("final,False", "final,maybe", "line 2: control cannot be 'maybe'"),
-        (",seen,0.0,", ",seen,nan,", "score is nan, which is no number"),
+        (",seen,0.0,", ",seen,nan,", "score is nan, which is not a number"),
         ("encoder,", "name,", "has no column encoder"),
     ],
 )

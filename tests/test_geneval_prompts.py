@@ -187,7 +187,7 @@ def test_prompts_that_are_not_allowed_are_drawn_again():
             {"include": [{"class": "dog", "count": 1, "position": ["left of", 0]}]},
             "not an earlier clause",
         ),
-        ({"exclude": 3}, "exclude is no list"),
+        ({"exclude": 3}, "exclude is not a list"),
         ({"prompt": 3}, "prompt must be a text, not 3"),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_token_budget_is_halved_and_finished_work_kept(error, tmp_path, capl
     found = encoder.encode(prompts)
     torch.testing.assert_close(found.tokens[found.mask], whole.tokens[whole.mask])
     assert sum(ran) == len(prompts)  # nothing ran twice
-    assert "out of memory on cpu; going on with 50 tokens a batch" in caplog.text
+    assert "out of memory on cpu; continuing with 50 tokens per batch" in caplog.text
 
 
 def test_another_error_is_not_taken_for_one_of_memory(tmp_path):
