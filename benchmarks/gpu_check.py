@@ -7,7 +7,7 @@
 3. step: a training step over one of flow matching, and its share of the matrix rate, for networks
    of 35M and 150M parameters and of SANA's size.
 4. sampling: images a second while sampling and judging.
-5. confirm: as much as fits of `encbench confirm --preset full`, after a ranking of four encoders.
+5. confirm: as much as fits of `encbench confirm --preset full`, after a ranking of two encoders.
 
 Weights are random or embedded: nothing is downloaded. Each part runs in a process of its own, which
 is ended when its time is up, so a crash or a hang costs that part alone. OUT/gpu.json is written
@@ -297,13 +297,13 @@ def _detector(asked: Asked) -> dict[str, float]:
 
 
 def confirm(report: Report, asked: Asked) -> None:
-    """A ranking of four encoders by the reader alone, then their confirmation; a command that is
+    """A ranking of two encoders by the reader alone, then its confirmation; a command that is
     not finished in time goes on when it is given again."""
     run, store = asked.out / "run", asked.out / "store"
     common = ["--out", str(run), "--store", str(store), "--device", str(asked.device)]
     until = time.monotonic() + asked.left - LEAST
     for command in (
-        ["run", "--encoders", *ENCODERS, "--probes", "reader", *common],
+        ["run", "--encoders", *ENCODERS[:2], "--probes", "reader", *common],
         ["confirm", "--preset", "cpu" if asked.small else "full", *common],
     ):
         report.add(
