@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -23,7 +24,7 @@ _REQUIRED = object()
 _WORDS = {
     bool: "true or false", int: "a whole number of at most 64 bits", float: "a finite number",
     str: "a text", list: "a list", tuple: "a list", dict: "an object", Mapping: "an object",
-    Sequence: "a list", Path: "a text", type(None): "null",
+    Sequence: "a list", Path: "a path", type(None): "null",
 }  # fmt: skip
 
 
@@ -194,13 +195,22 @@ def _fits(kind: Any, value: Any) -> bool:
         return (isinstance(value, int) and value in INT64) or (
             isinstance(value, float) and math.isfinite(value)
         )
-    if kind in (str, Path):
+    if kind is str:
         return isinstance(value, str)
+    if kind is Path:
+        return isinstance(value, str) and _can_be_path(value)
     if kind in (list, tuple, Sequence):
         return isinstance(value, list)
     if kind in (dict, Mapping):
         return isinstance(value, dict)
     return isinstance(value, kind)
+
+
+def _can_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # the first half of a surrogate pair
+        return False
 
 
 def _check_list(

@@ -485,7 +485,7 @@ WRONG = [
     ("scoring.json", ["prompts"], [10**30], "prompts[0] must be a whole number of at most 64"),
     ("scoring.json", ["prompts"], [77], "00077.json"),
     ("scoring.json", ["notes"], [1], "notes[0] must be a text"),
-    ("scoring.json", ["path"], None, "path must be a text"),
+    ("scoring.json", ["path"], None, "path must be a path"),
     ("scoring.json", ["metric"], 5, "metric must be a text"),
     ("prompts/00003.json", ["prompt_id"], True, "prompt_id must be a whole number"),
     (

@@ -72,7 +72,9 @@ def test_nested_dataclasses_are_built_and_unknown_keys_ignored():
         ({"free": {"x": [2**64]}}, r"f: free\.x\[0\] must fit into 64 bits"),
         ({"free": float("nan")}, "f: free must be a finite number"),
         ({"on": 1}, "f: on must be true or false"),
-        ({"path": 1}, "f: path must be a text"),
+        ({"path": 1}, "f: path must be a path"),
+        ({"path": "a\0b"}, r"f: path must be a path, not the text .a.x00b"),
+        ({"path": "a\ud83d"}, "f: path must be a path"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_file_and_key(change, where):

@@ -244,11 +244,11 @@ def load_scoring(out: Path, kind: type[ImageScore] = ImageScore) -> Scoring:
         raise RecordError(f"{path} is of another version of encbench; score the images again")
     if "metric" in about:
         metric = get_field(about, "metric", str, where, _damaged)
-        images = (path.parent / get_field(about, "path", str, where, _damaged)).resolve()
+        images = (path.parent / get_field(about, "path", Path, where, _damaged)).resolve()
     else:  # written before there were other metrics
         options = [(k, str(get_field(about, k, Any, where, _damaged))) for k in _SETTINGS]
         metric = str(ReEncoderSpec("geneval", options=tuple((k, v) for k, v in options if v)))
-        images = Path(get_field(about, "images", str, where, _damaged))
+        images = get_field(about, "images", Path, where, _damaged)
     results = []
     for number in get_field(about, "prompts", list[int], where, _damaged):
         place = _place(Path(out), number)
