@@ -133,8 +133,8 @@ def main() -> None:
     log.setLevel("ERROR")
     device = choose_device(options.device)
     prompts = load_prompts(options.dpg) if options.dpg else scene_prompts_long()
-    texts = [p.text for p in prompts.prompts[: options.prompts]]
-    ids = [p.prompt_id for p in prompts.prompts[: options.prompts]]
+    texts = tuple(p.text for p in prompts.prompts[: options.prompts])
+    ids = tuple(p.prompt_id for p in prompts.prompts[: options.prompts])
     chosen = [s for s in settings(OPTIONS) if s.place == "end"]
     lists = [
         [t for t in version if t is not None]

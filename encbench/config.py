@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from .options import check_options, from_values, option, to_values
 from .schema import check_value
 
 DATA, PROBES, RUN = "Data", "Probes", "Run"
+READERS = ("reader", "reader-whitened", "trained-pooling")
+"""Probes that write prompts, of a vocabulary where one is given."""
 
 
 def default_store() -> Path:
@@ -56,6 +58,12 @@ class RunConfig:
         None,
         "Captions of your own, without images: a .csv or .jsonl with columns 'caption' and "
         "'group', or a .txt with an empty line between groups. Captions of a group mean the same.",
+        DATA, metavar="FILE",
+    )  # fmt: skip
+    vocabulary: Path | None = option(
+        None,
+        "Words of your own for the reader: a .toml with 'classes', maybe 'attributes' and "
+        "'synonyms'. The reader then reads and asks prompts that are written with them.",
         DATA, metavar="FILE",
     )  # fmt: skip
     coco: Path | None = option(
@@ -167,7 +175,15 @@ class RunConfig:
         return to_values(self)
 
     def probe_options(self, probe: str) -> dict[str, Any]:
-        """What a probe is told, from the flags that are about it."""
+        """What a probe is told, from the flags that are about it.
+
+        Raises:
+            DataError: if the vocabulary cannot be read.
+        """
+        if probe in READERS and self.vocabulary is not None:
+            from .data.vocabulary import read_vocabulary
+
+            return {"vocabulary": asdict(read_vocabulary(self.vocabulary))}
         if probe == "retrieval":
             return {"ks": self.ks, "queries": self.queries}
         if probe == "ablation":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .bench import load_probes, read_images
 from .config import RunConfig
 from .context import Data, load_run_data
 from .data.fetch import fetch_plan
@@ -19,7 +20,7 @@ from .encode import estimated_tokens
 from .encoders import EncoderSpec, family_of
 from .encoders.recipes import added_tokens
 from .errors import DataError, describe_error
-from .pipeline import load_probes, read_images, specs_of
+from .pipeline import specs_of
 from .presets import CAPTION_COUNTS
 from .records import ConfirmPlan
 from .vision import reencoder_family
@@ -105,6 +106,10 @@ def plan_run(config: RunConfig) -> RunPlan:
         long_prompts = 0 if data is not None and config.dataset else DPG_PROMPTS
         length = long_prompts * PROMPT_TOKENS
     probes = load_probes(config)
+    try:
+        config.probe_options("reader")
+    except DataError as error:
+        notes.append(str(error))
     own = [int(getattr(probe, "own_texts", 0)) for probe in probes]  # and no others
     reads = {k for probe, n in zip(probes, own, strict=True) if not n for k in probe.spec.reads}
     count, tokens, images = (

@@ -42,8 +42,7 @@ def replace_on_success(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: one line on a full disk, a missing permission and the like.
     """
-    name = f"{TEMPORARY}{_origin()}-{os.getpid()}-{token_hex(4)}"
-    temporary = path.with_name(name)
+    temporary = path.with_name(_temporary_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,6 +55,28 @@ def replace_on_success(path: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise from_os_error(error, f"writing {path}") from error
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder below ``parent`` that is removed when the block ends.
+
+    Raises:
+        StoreError: if it cannot be made.
+    """
+    folder = parent / _temporary_name()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise from_os_error(error, f"writing {folder}") from error
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _temporary_name() -> str:
+    return f"{TEMPORARY}{_origin()}-{os.getpid()}-{token_hex(4)}"
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -316,17 +337,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_text(path, UsageError), str(path))
 
 
-def parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str, where: str, error: MakeError = UsageError) -> dict[str, Any]:
     """TOML.
 
     Raises:
-        UsageError: one line that begins with ``where``.
+        error: one line that begins with ``where``.
     """
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
         reason = str(problem).partition(";")[0]
-        raise UsageError(f"{where} is not valid TOML: {reason}") from problem
+        raise error(f"{where} is not valid TOML: {reason}") from problem
 
 
 def _refuse_constant(name: str) -> None:

@@ -7,16 +7,18 @@ differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from .retrieval.metrics import scale
+from .retrieval.metrics import SPAN, scale
 from .types import Score
 
 RESAMPLES = 2000
+HELD = 4_000_000  # numbers that are kept of one table's resamplings
 LEVEL = (2.5, 97.5)
 
 
@@ -25,12 +27,27 @@ def resampled_means(
 ) -> Float[np.ndarray, "B C"]:
     """Column means under B resamplings of the rows with replacement; the same rows for all
     columns. ``n`` must be at least 1. Tables of other rows take another ``stream``."""
-    rng = np.random.default_rng([seed, len(table), *([stream] if stream else [])])
+    count = len(table)
+    held = count * RESAMPLES <= HELD
+    draws = _held_draws(seed, count, stream) if held else _draws(seed, count, stream)
     means = np.empty((RESAMPLES, table.shape[1]))
-    for b in range(RESAMPLES):
-        counts = np.bincount(rng.integers(len(table), size=len(table)), minlength=len(table))
-        means[b] = counts @ table / len(table)
+    for b, counts in enumerate(draws):
+        means[b] = counts @ table / count
     return means
+
+
+def _draws(seed: int, count: int, stream: int) -> Iterator[Float[np.ndarray, " n"]]:
+    """How often each of ``count`` rows is in each resampling."""
+    rng = np.random.default_rng([seed, count, *([stream] if stream else [])])
+    for _ in range(RESAMPLES):
+        rows = rng.integers(count, size=count)
+        yield np.bincount(rows, minlength=count).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _held_draws(seed: int, count: int, stream: int) -> Float[np.ndarray, "B n"]:
+    """The same at once: tables of as many rows are resampled again and again."""
+    return np.stack(list(_draws(seed, count, stream)))
 
 
 def combine(means: Float[np.ndarray, "*B C"]) -> Float[np.ndarray, "*B"]:
@@ -39,10 +56,11 @@ def combine(means: Float[np.ndarray, "*B C"]) -> Float[np.ndarray, "*B"]:
     if means.shape[-1] == 1:
         return means[..., 0]
     value, floor, ceiling = np.moveaxis(means, -1, 0)
-    flat = [
-        scale(*row) for row in zip(np.ravel(value), np.ravel(floor), np.ravel(ceiling), strict=True)
-    ]
-    return np.reshape(np.array(flat), value.shape)
+    span = ceiling - floor
+    scaled: np.ndarray = np.divide(
+        value - floor, span, out=np.zeros_like(span), where=np.abs(span) >= SPAN
+    )
+    return scaled
 
 
 def mean_of(

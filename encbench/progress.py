@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -20,12 +22,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 console = Console(stderr=True)
 log = logging.getLogger("encbench")
 WIDTH = 48  # of a bar's description, in characters
 EVERY = 30.0  # seconds between two lines where there is no terminal
+RUNNING = "..."  # in a cell
+AROUND = 9  # lines of a terminal that are not for rows of a table
 
 
 def show_log() -> None:
@@ -33,9 +38,24 @@ def show_log() -> None:
     if not log.handlers:
         handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(_Once())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+class _Once(logging.Filter):
+    """Lets each message through once: what holds for every encoder is said about the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new
 
 
 class _Rate(ProgressColumn):
@@ -56,6 +76,20 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         yield ProgressLines(description, total).advance
         return
+    if _shown is not None:  # a terminal has one live display, and that is the table's
+        progress = _shown.bars
+        task = progress.add_task(description, total=total)
+        try:
+            yield lambda done: progress.advance(task, done)
+        finally:
+            progress.remove_task(task)
+        return
+    with _bars() as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _bars() -> Progress:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -65,9 +99,123 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done: progress.advance(task, done)
+    return Progress(*columns, console=console, transient=True)
+
+
+@runtime_checkable
+class Cells(Protocol):
+    """Takes note of how far each row is in each column. ``live``: whether somebody sees it."""
+
+    @property
+    def live(self) -> bool: ...
+
+    def set(self, row: str, column: str, text: str) -> None: ...
+
+
+class ProgressTable:
+    """How far a run is: one cell for each encoder and probe, with the score once it is known.
+
+    On a terminal it is drawn again and again, with the bars of what is being done below it; else a
+    line is logged every half minute.
+
+    Args:
+        rows: encoders, and the probes that each goes through.
+        columns: probes.
+    """
+
+    def __init__(
+        self,
+        rows: dict[str, Sequence[str]],
+        columns: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rows, self.columns = rows, columns
+        self.live = console.is_terminal
+        self.clock, self.begun, self.found = clock, clock(), 0
+        self.cells: dict[tuple[str, str], str] = {}
+        self.total = sum(map(len, rows.values()))
+        self.lines = ProgressLines("all encoders and probes", self.total, clock)
+        self.bars = _bars()
+        self.others: Callable[[], Iterable[tuple[str, str, str]]] | None = None
+        """What other processes have set since the last call."""
+
+    def set(self, row: str, column: str, text: str) -> None:
+        self._set(row, column, text)
+        if not self.live:  # else they are read whenever the table is drawn
+            self._read_others()
+
+    def _read_others(self) -> None:
+        for each in self.others() if self.others else ():
+            self._set(*each)
+
+    def fail(self, row: str) -> None:
+        """Mark what a row lacks."""
+        for column in self._left(row):
+            self._set(row, column, "failed")
+
+    def _left(self, row: str) -> list[str]:
+        """Columns in which a row has no result yet."""
+        return [c for c in self.rows[row] if self.cells.get((row, c), "") in ("", RUNNING)]
+
+    def _set(self, row: str, column: str, text: str) -> None:
+        new = text != RUNNING and column in self._left(row)
+        self.cells[row, column] = text
+        if new:
+            self.lines.done += 1
+            self.found += self.clock() - self.begun < 1  # it is on disk
+            if not self.live:
+                self.lines.advance(0)
+
+    def __rich__(self) -> Group:
+        self._read_others()
+        done = self.lines.done
+        head = Text(f"{done} of {self.total} measurements{self._time_left()}")
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        table.add_column("encoder", no_wrap=True, overflow="ellipsis", ratio=2)
+        for column in self.columns:
+            table.add_column(column, justify="right", ratio=1)
+        for row in self._visible():
+            cells = [self.cells.get((row, c), "") for c in self.columns]
+            absent = [c not in self.rows[row] for c in self.columns]
+            shown = ["-" if no else cell for no, cell in zip(absent, cells, strict=True)]
+            table.add_row(Text(row), *map(Text, shown))
+        return Group(head, table, self.bars)
+
+    def _time_left(self) -> str:
+        """By the rate so far, without what was there already."""
+        spent = self.clock() - self.begun
+        made = self.lines.done - self.found
+        if spent < 10 or not made or self.lines.done == self.total:
+            return ""
+        return f", about {format_duration((self.total - self.lines.done) / made * spent)} left"
+
+    def _visible(self) -> list[str]:
+        """The rows that fit, around the first one that is not finished."""
+        names, room = list(self.rows), max(3, console.size.height - AROUND)
+        if len(names) <= room or self.lines.done == self.total:
+            return names
+        first = next(n for n, name in enumerate(names) if self._left(name)) - room // 3
+        first = min(max(0, first), len(names) - room)
+        return names[first : first + room]
+
+
+_shown: ProgressTable | None = None
+
+
+@contextmanager
+def show_table(rows: dict[str, Sequence[str]], columns: Sequence[str]) -> Iterator[ProgressTable]:
+    """Show a table while the block runs; see :class:`ProgressTable`."""
+    global _shown
+    table = ProgressTable(rows, columns)
+    if not table.live:
+        yield table
+        return
+    with Live(table, console=console, refresh_per_second=2):
+        _shown = table
+        try:
+            yield table
+        finally:
+            _shown = None
 
 
 class ProgressLines:

@@ -17,6 +17,7 @@ from .records import clean
 from .rules import Term
 
 FILE, PAGE = "replacement.json", "replacement.md"
+READER, WHITENED = "reader", "reader-whitened"
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,33 @@ class Replaced:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Another use of an encoder against the base as it is.
+
+    Attributes:
+        name: of the encoder, which may be the base itself.
+        use: 'whitened', or the layer or pooling, such as 'layer=penultimate&pool=mean'.
+    """
+
+    name: str
+    use: str
+    change: Change
+
+
+@dataclass(frozen=True)
 class Replacement:
-    """All candidates against the base. ``smallest`` is the name of the one with the fewest
-    parameters, fewer than the base's, that is worse on no probe; '' = none."""
+    """All candidates against the base.
+
+    Attributes:
+        smallest: name of the candidate with the fewest parameters, fewer than the base's, that is
+            worse on no probe; '' = none.
+        choices: other layers, poolings and whitened features of all of them.
+    """
 
     base: Replaced
     candidates: tuple[Replaced, ...]
     smallest: str
+    choices: tuple[Choice, ...] = ()
 
 
 def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) -> Replacement:
@@ -87,7 +108,7 @@ def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) ->
     Raises:
         EncbenchError: if the base or all candidates have no records.
     """
-    main, _ = load(paths)
+    main, variants = load(paths)
     by_probe: dict[str, dict[str, Entrant]] = {}
     for entrant in main:
         by_probe.setdefault(entrant.record.probe.name, {})[entrant.record.name] = entrant
@@ -110,7 +131,34 @@ def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) ->
         if not replaced[name].loses and replaced[name].parameters < replaced[base].parameters
     ]
     smallest = min(smaller, key=lambda row: row.parameters).name if smaller else ""
-    return Replacement(replaced[base], tuple(replaced[name] for name in there), smallest)
+    choices = _choices(base, [base, *there], by_probe, variants)
+    return Replacement(replaced[base], tuple(replaced[name] for name in there), smallest, choices)
+
+
+def _choices(
+    base: str,
+    names: Sequence[str],
+    by_probe: dict[str, dict[str, Entrant]],
+    variants: Sequence[Entrant],
+) -> tuple[Choice, ...]:
+    """What the variants of a run, and the reader of whitened features, say against the base."""
+    uses: dict[str, dict[tuple[str, str], Entrant]] = {}
+    for entrant in variants:
+        if entrant.record.name in names:
+            key = (entrant.record.name, entrant.record.variant)
+            uses.setdefault(entrant.record.probe.name, {})[key] = entrant
+    for name in names:
+        if name in by_probe.get(WHITENED, {}):
+            uses.setdefault(READER, {})[name, "whitened"] = by_probe[WHITENED][name]
+    found: list[Choice] = []
+    for probe, entrants in uses.items():
+        first = by_probe.get(probe, {}).get(base)
+        if first is None:
+            continue
+        rows = {" ".join(key): entrant for key, entrant in entrants.items()}
+        changes = _changes(probe, {base: first, **rows}, base, list(rows))
+        found += [Choice(*key, change) for key, change in zip(entrants, changes, strict=True)]
+    return tuple(found)
 
 
 def _changes(probe: str, rows: dict[str, Entrant], base: str, names: Sequence[str]) -> list[Change]:
@@ -119,15 +167,15 @@ def _changes(probe: str, rows: dict[str, Entrant], base: str, names: Sequence[st
     sign = 1 if record.probe.direction == "higher" else -1
     if not all(score in rows[name].record.item_scores for name in [base, *names]):
         return [Change(probe, score, *_values(rows[base], rows[name], score)) for name in names]
-    field = {rows[name].spec: {probe: rows[name]} for name in [base, *names]}
+    field = {name: {probe: rows[name]} for name in [base, *names]}
     comparison = compare_encoders(field, [Term(probe, score)], record.seed)
-    pairs = [(rows[name].spec, rows[base].spec) for name in names]
+    pairs = [(name, base) for name in names]
     found = []
     for pair in paired_differences(comparison, pairs):
         outcome = "same"
         if pair.distinguishable:
             outcome = "better" if pair.difference * sign > 0 else "worse"
-        one, two = (comparison.score(spec).value for spec in (pair.b, pair.a))
+        one, two = (comparison.score(name).value for name in (pair.b, pair.a))
         found.append(Change(probe, score, one, two, pair.difference, pair.low, pair.high, outcome))
     return found
 
@@ -201,19 +249,17 @@ def page(found: Replacement) -> str:
             f"| {row.name} | {row.parameters / 1e6:,.1f} M | {row.memory / 1e6:,.0f} MB | {time} | "
             f"{row.license} | {row.quantization or '-'} |"
         )
-    probes = dict.fromkeys((c.probe, c.score) for row in found.candidates for c in row.changes)
-    for probe, score in probes:
+    listed = [(row.name, change) for row in found.candidates for change in row.changes]
+    for probe, score in dict.fromkeys((c.probe, c.score) for _, c in listed):
         lines += ["", f"## {probe}: {score}", ""]
-        lines += [f"| encoder | score | minus {base.name} | 95 % interval | |", "|---" * 5 + "|"]
-        for row in found.candidates:
-            for change in row.changes:
-                if change.probe != probe:
-                    continue
-                span = "" if change.low is None else f"{change.low:+.3f} to {change.high:+.3f}"
-                lines.append(
-                    f"| {row.name} | {change.value:.3f} | {change.difference:+.3f} | {span} | "
-                    f"{change.outcome} |"
-                )
+        lines += _table(base.name, [pair for pair in listed if pair[1].probe == probe])
+    if found.choices:
+        lines += ["", "## Other layers, poolings and whitened features", ""]
+        lines += ["Each against " + base.name + " as it is.", ""]
+        lines += _table(
+            base.name,
+            [(f"{c.name}, {c.use} ({c.change.probe})", c.change) for c in found.choices],
+        )
     lines += [
         "",
         f"Differences are of the same items ({base.name} and the candidates resampled together, 95 "
@@ -222,3 +268,12 @@ def page(found: Replacement) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _table(base: str, rows: Sequence[tuple[str, Change]]) -> list[str]:
+    lines = [f"| encoder | score | minus {base} | 95 % interval | |", "|---" * 5 + "|"]
+    for name, change in rows:
+        span = "" if change.low is None else f"{change.low:+.3f} to {change.high:+.3f}"
+        cells = (name, f"{change.value:.3f}", f"{change.difference:+.3f}", span, change.outcome)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

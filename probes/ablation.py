@@ -10,6 +10,7 @@ cosine of random pairs: (cos - baseline) / (1 - baseline), with 0/0 = 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,8 +110,8 @@ class AblationProbe:
         unscored = len(given) - len(prompts)
         if len(prompts) < 2:
             raise DataError(f"{context.prompts.name} has fewer than two prompts with words in them")
-        texts = [p.text for p in prompts]
-        ids = [p.prompt_id for p in prompts]
+        texts = tuple(p.text for p in prompts)
+        ids = tuple(p.prompt_id for p in prompts)
         notes = [f"{unscored} empty prompts are unscored"] if unscored else []
 
         chosen = settings(context.options)
@@ -151,7 +152,7 @@ class AblationProbe:
         if missing:
             notes.append(f"{missing} prompts have a single word and are unscored")
 
-        items = pd.DataFrame({"item": ids, "one": 1.0})
+        items = pd.DataFrame({"item": list(ids), "one": 1.0})
         _, items["published"], items["baseline"] = curves["words", "anywhere"][0]
         names = {
             "published": ("published",),
@@ -197,8 +198,9 @@ class Shortened(NamedTuple):
     draws: list[Float[np.ndarray, "M P"]]
 
 
+@lru_cache(maxsize=64)  # the same for every encoder
 def _versions(
-    texts: list[str], ids: list[str], setting: Setting, seed: int
+    texts: tuple[str, ...], ids: tuple[str, ...], setting: Setting, seed: int
 ) -> list[list[str | None]]:
     """The prompts shortened by a setting, by draw; None where a prompt cannot be shortened."""
     share, unit, place, draws = setting
@@ -212,7 +214,11 @@ def _versions(
 
 
 def _shortened(
-    context: ProbeContext, texts: list[str], ids: list[str], setting: Setting, seed: int
+    context: ProbeContext,
+    texts: tuple[str, ...],
+    ids: tuple[str, ...],
+    setting: Setting,
+    seed: int,
 ) -> Shortened:
     versions = _versions(texts, ids, setting, seed)
     done = np.array([t is not None for t in versions[0]])
@@ -267,8 +273,8 @@ def _rows_at(
 
 def _identification(
     context: ProbeContext,
-    texts: list[str],
-    ids: list[str],
+    texts: tuple[str, ...],
+    ids: tuple[str, ...],
     full: Float[np.ndarray, "N P"],
     made: Shortened,
     seed: int,
@@ -305,7 +311,10 @@ def _histograms(full: np.ndarray, made: Shortened, seed: int) -> dict[str, list[
     return similarity(_cosines(made.draws[0], full[own]), random[others != own[:, None]])
 
 
-def _distractors(texts: list[str], ids: list[str], setting: Setting, seed: int) -> list[str | None]:
+@lru_cache(maxsize=4)
+def _distractors(
+    texts: tuple[str, ...], ids: tuple[str, ...], setting: Setting, seed: int
+) -> list[str | None]:
     """For each prompt, itself with one word swapped that its first shortened version keeps, so
     that the shortened version can tell them apart."""
     vocabulary = sorted({bare(w) for t in texts for w in t.split() if is_content(w)})

@@ -42,8 +42,8 @@ EVERYTHING = "everything"
 
 
 class ReaderProbe:
-    """No options. ``limit`` is the number of prompts of each question; below 125 the reader is
-    trained on fewer captions for fewer steps, too."""
+    """Option ``vocabulary``. ``limit`` is the number of prompts of each question; below 125 the
+    reader is trained on fewer captions for fewer steps, too."""
 
     spec = ProbeSpec(
         name="reader",
@@ -63,7 +63,8 @@ class ReaderProbe:
         """Measure one encoder."""
         share = 1.0 if limit is None else min(1.0, 16 * limit / CAPTIONS)
         steps = tuple(math.ceil(share * n) for n in STEPS)
-        language = language_for(context.captions)(seed, max(BATCH, round(share * CAPTIONS)))
+        written = language_for(context.captions, context.options.get("vocabulary"))
+        language = written(seed, max(BATCH, round(share * CAPTIONS)))
         layout = Layout(language.labels, language.colors)
         questions = {name: _first(prompts, limit) for name, prompts in language.prompts.items()}
         statements = [*language.captions, *(p for prompts in questions.values() for p in prompts)]

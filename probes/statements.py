@@ -1,4 +1,5 @@
-"""Captions and prompts with what they say, for the reader: of shapes, or of COCO's classes.
+"""Captions and prompts with what they say, for the reader: of shapes, of COCO's classes, or of a
+user's own words.
 
 A statement is a GenEval prompt: a text with its clauses. Captions are statements without a task.
 Nothing here needs an image.
@@ -6,9 +7,10 @@ Nothing here needs an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +20,15 @@ from encbench.data.geneval import (
     RELATIONS,
     Clause,
     GenevalPrompt,
-    generate_prompts,
+    draw_prompts,
     prompt_text,
 )
 from encbench.data.scenes.captions import describe_scene, reword
 from encbench.data.scenes.prompts import prompt_held_out, scene_prompts
 from encbench.data.scenes.sampler import sample_scenes
-from encbench.data.scenes.splits import Tier
-from encbench.data.scenes.words import WORDS
+from encbench.data.scenes.words import WORDS, Words
 from encbench.data.scenes.world import GRID, MAX_OBJECTS
+from encbench.data.vocabulary import Vocabulary
 from encbench.types import ImageTextDataset
 
 from .perturb import rng_for
@@ -41,7 +43,7 @@ class Language:
     """What is read and what is asked.
 
     Attributes:
-        name: 'shapes' or 'coco'.
+        name: what the statements are about, such as 'shapes'.
         labels, colors: what the statements may name.
         captions: to train a reader on.
         prompts: GenEval prompts by question: in the captions' own words ('seen'), the same
@@ -59,12 +61,20 @@ class Language:
     rare: bool = False
 
 
-def language_for(captions: ImageTextDataset | None) -> Callable[[int, int], Language]:
-    """The shapes for scenes and where no captions are given, COCO's classes for all others.
+def language_for(
+    captions: ImageTextDataset | None, vocabulary: Mapping[str, Any] | None = None
+) -> Callable[[int, int], Language]:
+    """The shapes for scenes and where no captions are given, COCO's classes for all others; a
+    vocabulary of the user's own where there is one.
+
+    Args:
+        vocabulary: the fields of a :class:`encbench.data.vocabulary.Vocabulary`.
 
     Returns:
         a function of a seed and a number of captions.
     """
+    if vocabulary is not None:
+        return partial(own_words, Vocabulary(**vocabulary))
     if captions is None or any(label.split()[-1] in GRID.shapes for label in captions.labels):
         return shapes
     return coco
@@ -140,68 +150,91 @@ def _reworded(
 
 @lru_cache(maxsize=2)
 def coco(seed: int, count: int) -> Language:
-    """GenEval's grammar over COCO's 80 classes. Captions name one or two kinds of things, with
-    counts, colors or a relation; one pair of color and class in six is held out. Other words are
-    :data:`SYNONYMS` with tier B's colors, counts, relations and ways of saying."""
+    """GenEval's grammar over COCO's 80 classes. Other words are :data:`SYNONYMS` with tier B's
+    colors, counts, relations and ways of saying."""
+    words = replace(WORDS["B"], shapes=SYNONYMS)
+    return _written("COCO's classes", CLASSES, COLORS, words, seed, count)
+
+
+def own_words(vocabulary: Vocabulary, seed: int, count: int) -> Language:
+    """The same over a user's classes and attributes. What has no synonym keeps its own word."""
+    other, known = vocabulary.synonyms, WORDS["B"].colors
+    words = replace(
+        WORDS["B"],
+        shapes={name: other.get(name, name) for name in vocabulary.classes},
+        colors={name: other.get(name, known.get(name, name)) for name in vocabulary.attributes},
+    )
+    name = f"the words of {vocabulary.name}"
+    return _written(name, vocabulary.classes, vocabulary.attributes, words, seed, count)
+
+
+def _written(
+    name: str, labels: tuple[str, ...], colors: tuple[str, ...], words: Words, seed: int, count: int
+) -> Language:
+    """GenEval's grammar over any words. Captions name one or two kinds of things, with counts,
+    colors or a relation; one pair of color and label in six is held out.
+
+    Args:
+        words: for the question in other words.
+    """
+    pairs = _held_out_pairs(labels, colors)
+
+    def has_held_out(clauses: tuple[Clause, ...]) -> bool:
+        return any(c.color is not None and (c.color, c.label) in pairs for c in clauses)
+
     read = []
     for number in range(count):
         rng = rng_for("reader caption", seed, number)
-        clauses = _draw_clauses(rng)
-        while _has_held_out_pair(clauses):
-            clauses = _draw_clauses(rng)
+        clauses = _draw_clauses(rng, labels, colors)
+        while has_held_out(clauses):
+            clauses = _draw_clauses(rng, labels, colors)
         frame = ("a photo of ", "a picture of ", "")[int(rng.integers(3))]
         text = frame + prompt_text(clauses).removeprefix("a photo of ")
         read.append(GenevalPrompt(0, "", text, clauses))
 
     def draw(combos: bool, per_task: dict[str, int]) -> list[GenevalPrompt]:
         def allowed(prompt: GenevalPrompt) -> bool:
-            return _has_held_out_pair(prompt.include) == combos
+            return has_held_out(prompt.include) == combos
 
-        return generate_prompts(CLASSES, seed=seed, per_task=per_task, allowed=allowed)
+        return draw_prompts(labels, colors, (2, 3, 4), seed, per_task, allowed)
 
     tasks = ("single_object", "two_object", "counting", "colors", "position")
     seen = draw(False, {**dict.fromkeys(tasks, PER_TASK), "color_attr": 2 * PER_TASK})
-    asked = _balanced(seen, _has_held_out_pair)
+    asked = _balanced(seen, has_held_out)
     held_out = draw(True, dict.fromkeys(("colors", "color_attr"), PER_TASK))
-    other_words = _reworded(asked, _in_other_words, seed)
+    other_words = _reworded(asked, partial(reword, words=words), seed)
     prompts = {SEEN: asked, OTHER_WORDS: other_words, HELD_OUT: tuple(held_out)}
-    return Language("COCO's classes", CLASSES, COLORS, tuple(read), prompts, rare=True)
+    prompts = {question: listed for question, listed in prompts.items() if listed}
+    return Language(name, labels, colors, tuple(read), prompts, rare=True)
 
 
-def _draw_clauses(rng: np.random.Generator) -> tuple[Clause, ...]:
+def _draw_clauses(
+    rng: np.random.Generator, names: tuple[str, ...], adjectives: tuple[str, ...]
+) -> tuple[Clause, ...]:
     """One or two kinds of things, four things at most; colors on all of them or on none."""
     kinds = 1 + int(rng.random() < 0.6)
-    labels = rng.permutation(len(CLASSES))[:kinds]
+    labels = rng.permutation(len(names))[:kinds]
     counts = [1] * kinds
     if rng.random() < 0.4:
         counts[int(rng.integers(kinds))] = int(rng.integers(2, MAX_OBJECTS + 2 - kinds))
     colors: list[str | None] = [None] * kinds
     if rng.random() < 0.7:
-        colors = [COLORS[int(rng.integers(len(COLORS)))] for _ in labels]
-    made = [Clause(CLASSES[i], n, c) for i, n, c in zip(labels, counts, colors, strict=True)]
+        colors = [adjectives[int(rng.integers(len(adjectives)))] for _ in labels]
+    made = [Clause(names[i], n, c) for i, n, c in zip(labels, counts, colors, strict=True)]
     if kinds == 2 and rng.random() < 0.5:
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
         made[1] = replace(made[1], position=(relation, 0))
     return tuple(made)
 
 
-def _has_held_out_pair(clauses: tuple[Clause, ...]) -> bool:
-    return any(c.color is not None and (c.color, c.label) in _held_out_pairs() for c in clauses)
-
-
 @cache
-def _held_out_pairs() -> frozenset[tuple[str, str]]:
+def _held_out_pairs(labels: tuple[str, ...], colors: tuple[str, ...]) -> frozenset[tuple[str, str]]:
     return frozenset(
         (color, label)
-        for color in COLORS
-        for label in CLASSES
+        for color in colors
+        for label in labels
         if int(rng_for("held out", color, label).integers(HELD_OUT_SHARE)) == 0
     )
-
-
-def _in_other_words(clauses: tuple[Clause, ...], tier: Tier, *, seed: int) -> str:
-    words = replace(WORDS[tier], shapes=SYNONYMS)
-    return reword(clauses, tier, seed=seed, words=words)
 
 
 SYNONYMS = dict(zip(CLASSES, (

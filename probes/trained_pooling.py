@@ -39,8 +39,8 @@ CPU = torch.device("cpu")
 
 
 class TrainedPoolingProbe:
-    """No options. ``limit`` is the number of prompts; below 125 the pooler is trained on fewer
-    captions for fewer steps, too. Runs only where ``--probes`` names it: it is a rival of the
+    """Option ``vocabulary``. ``limit`` is the number of prompts; below 125 the pooler is trained on
+    fewer captions for fewer steps, too. Runs only where ``--probes`` names it: it is a rival of the
     reader, and no rule uses it."""
 
     on_request = True
@@ -60,7 +60,8 @@ class TrainedPoolingProbe:
         most similar of four (chance .25), 'other-words' the same with the prompts in words that no
         caption uses."""
         share = 1.0 if limit is None else min(1.0, 16 * limit / CAPTIONS)
-        language = language_for(context.captions)(seed, max(BATCH, round(share * CAPTIONS)))
+        written = language_for(context.captions, context.options.get("vocabulary"))
+        language = written(seed, max(BATCH, round(share * CAPTIONS)))
         asked = {  # of one thing alone the true statement would be the prompt itself
             name: [prompt for prompt in language.prompts[name] if len(prompt.include) == 2][:limit]
             for name in (SEEN, OTHER_WORDS)

@@ -201,9 +201,11 @@ def _set_cost_axis(axes: Axes, xs: Sequence[Real], *, log: bool) -> None:
 
 
 def draw_cost(run: Run) -> Drawing | str:
-    """Score against parameters and against speed."""
+    """Score against memory and against speed."""
     panels = []
-    for name, label in (("parameters", "parameters"), ("prompts_per_second", "prompts per second")):
+    for name, label in (
+        ("memory_bytes", "bytes of weights"), ("prompts_per_second", "prompts per second")
+    ):  # fmt: skip
         costs = [(row, run.cost(row.spec).get(name)) for row in run.candidates]
         known = [
             (r, float(x))
@@ -213,7 +215,7 @@ def draw_cost(run: Run) -> Drawing | str:
         if known:
             panels.append(CostPanel(f"{label}, log scale", True, known))
     if not panels:
-        return "Neither the parameters nor the speed of any candidate are known."
+        return "Neither the memory nor the speed of any candidate are known."
     scores = [row for row in run.controls if text.is_number(row.value)]
     best = max(scores, key=lambda row: row.value, default=None)
     keys = ranked_keys(run, controls=False)
@@ -225,7 +227,7 @@ def draw_cost(run: Run) -> Drawing | str:
     }
     return draw_costs(
         marks, panels, lambda row: row.score, best.score if best else None, run.score_name, keys,
-        "Score by the primary rule against the number of weights that encode text, and against "
+        "Score by the primary rule against the memory of the weights that encode text, and against "
         "the speed measured in this run, which depends on the machine and on how long the texts "
         "are. Vertical lines are 95 % intervals. Controls cost next to nothing; the best of them "
         "is the dashed line.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,53 @@ def gguf_gemma(path: Path) -> Path:
             kind = gguf.GGMLQuantizationType.Q8_0
             blocks = gguf.quantize(value.numpy(), kind)
             writer.add_tensor(stored, blocks, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def gguf_t5(path: Path, folder: Path) -> Path:
+    """The encoder of a folder's T5 v1.1 as llama.cpp writes it: every tensor in F32."""
+    import gguf
+    import transformers
+    from safetensors.torch import load_file
+
+    config = transformers.T5Config.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    pieces = [tokenizer.convert_ids_to_tokens(i) or f"[PAD{i}]" for i in range(config.vocab_size)]
+    pieces = [re.sub(r"<extra_id_(\d+)>", r"[PAD\1]", piece) for piece in pieces]
+    scored = dict(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    writer = gguf.GGUFWriter(path, "t5encoder")
+    writer.add_name("tiny t5")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(512)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_value_length(config.d_kv)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([scored.get(piece, -10000.0) for piece in pieces])
+    kinds = {"<pad>": 3, "</s>": 3, "<unk>": 2}
+    writer.add_token_types([kinds.get(p, 5 if p.startswith("[PAD") else 1) for p in pieces])
+    for add, number in (("pad", 0), ("eos", 1), ("unk", 2)):
+        getattr(writer, f"add_{add}_token_id")(number)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(True)
+    writer.add_add_space_prefix(True)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, config.num_layers)
+    for name, value in load_file(folder / "model.safetensors").items():
+        if name != "encoder.embed_tokens.weight":  # tied
+            stored = names.get_name(name.removesuffix(".weight")) + ".weight"
+            writer.add_tensor(stored, value.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -80,8 +80,9 @@ ALLOWED = {
     "encbench.rules": BASE | {"files", "records", "registry", "schema", "sentences"},
     "encbench.validate": ENGINE | {"confirm", "records", "rules"},
     "encbench.context": ENGINE | {"config"},
-    "encbench.pipeline": ENGINE | RUN | {"zoo"},
-    "encbench.estimate": ENGINE | {"config", "context", "pipeline", "presets", "records"},
+    "encbench.bench": ENGINE | RUN,
+    "encbench.pipeline": ENGINE | RUN | {"bench", "zoo"},
+    "encbench.estimate": ENGINE | {"bench", "config", "context", "pipeline", "presets", "records"},
     "encbench.confirm": ENGINE | RUN | {"confirm", "flow", "metrics", "options"},
     "encbench.commands": ENGINE
     | RUN

@@ -204,6 +204,18 @@ def test_a_dry_run_counts_what_its_probes_encode(run, tmp_path):
     assert "0.00 TFLOP/s" not in both.out
 
 
+def test_every_number_of_the_readme_s_first_command_is_known_offline(run, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    command = readme.split("encbench run --out runs/first ")[1].split("```")[0]
+    said = run("run", *command.replace("\\\n", " ").split(), "--dry-run").out
+    assert said.count("M parameters") >= 3
+    assert "unknown" not in said
+    assert "not known" not in said
+
+
 def test_the_papers_preset_is_planned_offline(run):
     done = run("run", "--preset", "emf", "--dry-run")
     assert done.code == 0

@@ -178,6 +178,30 @@ def test_two_processes_give_the_scores_of_one_after_one_was_killed(custom, coco,
     assert not any("Breaks" in name for name in set(found) - set(alone))
 
 
+def test_small_encoders_are_measured_by_one_process_each(coco, tmp_path):
+    """The same scores; the leader's log names those that it measured itself, and no others."""
+    lame = tmp_path / "lame"
+    lame.mkdir()
+    (lame / "config.json").write_text('{"model_type": "t5"}')
+    command = words("zoo:mini-t5", coco, tmp_path / "one")
+    command[2:3] = ["zoo:mini-t5", "zoo:mini-t5?step=3pct", "zoo:mini-clip", f"t5:{lame}"]
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert caught.value.code == 1
+    for number in (command.index("--out"), command.index("--store")):
+        command[number + 1] = command[number + 1].replace("/one/", "/two/")
+    (status, said), (other, nothing) = run_two(["-m", "encbench", *command])
+    assert (status, other) == (1, 0), said + nothing
+    assert "lame failed" in said
+    assert not nothing
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
+    assert two == one
+    assert len(one) == 20
+    measured = sum(": retrieval" in line for line in said.splitlines())
+    assert 4 <= measured <= 16
+    assert not list((tmp_path / "two").rglob(".encbench-*"))
+
+
 APART = """
 import os, sys, torch
 from pathlib import Path

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import decoder_checkpoints
 import pytest
 import torch
@@ -52,6 +53,16 @@ def test_equal_to_the_dequantized_folder(file, tmp_path, family, options):
     assert torch.equal(one.mask, other.mask)
     assert torch.equal(one.tokens[one.mask], other.tokens[other.mask])
     assert one.tokens.abs().max() > 0.1
+
+
+def test_t5_is_the_model_that_the_file_was_written_from(tmp_path):
+    folder = checkpoints.t5(tmp_path / "folder")
+    file = decoder_checkpoints.gguf_t5(tmp_path / "tiny-F32.gguf", folder)
+    one, other = (encoded(f"t5:{place}") for place in (file, folder))
+    assert torch.equal(one.mask, other.mask)
+    torch.testing.assert_close(one.tokens[one.mask], other.tokens[other.mask])
+    assert complete_spec(str(file)) == f"t5:{file}"
+    assert_conforms(load_encoder(f"t5:{file}", "cpu"))
 
 
 def test_card_and_conformance(file):

@@ -6,14 +6,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from encbench.cli import main
 from encbench.config import RunConfig
 from encbench.errors import EncbenchError
+from encbench.intervals import estimate_scores
 from encbench.pipeline import Outcome, find_records, probe_all
-from encbench.ranking import load
-from encbench.replacement import Change, Replaced, Replacement, compare_with_base, page, verdict
+from encbench.ranking import Entrant, load
+from encbench.records import RunRecord
+from encbench.replacement import (
+    Change,
+    Replaced,
+    Replacement,
+    _choices,
+    compare_with_base,
+    page,
+    verdict,
+)
+from encbench.types import EncoderCard, ProbeSpec
 
 
 def run(*words: str) -> int:
@@ -35,7 +47,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         captions=captions,
         probes=("retrieval", "diagnostics"),
         ks=(1, 2),
-        pools=(),
+        pools=("max",),
         device="cpu",
         store=home / "store",
         out=home / "run",
@@ -78,7 +90,16 @@ def test_differences_are_those_of_the_records(folder: Path) -> None:
         assert changes["diagnostics"]["outcome"] == "unknown"
         assert row["milliseconds"] > 0
         assert row["parameters"] > 0
+    used = {(each["name"], each["use"]): each["change"] for each in found["choices"]}
+    assert {use for _, use in used} == {"pool=max"}
+    assert {name for name, _ in used} == {"zoo:mini-t5", "mini-t5?step=3pct", "mini-clip"}
+    _, variants = load(find_records(folder))
+    value = next(e.record.main.value for e in variants if e.record.name == "zoo:mini-t5")
+    assert used["zoo:mini-t5", "pool=max"]["difference"] == pytest.approx(
+        value - scores["zoo:mini-t5", "retrieval"], abs=1e-9
+    )
     text = (folder / "replacement.md").read_text()
+    assert "| zoo:mini-t5, pool=max (retrieval) |" in text
     assert re.search(r"## retrieval: recall@2", text)
     assert "not that they are equal" in text
 
@@ -105,6 +126,31 @@ def test_the_smallest_that_loses_nothing_is_named() -> None:
     assert "| small | 0.400 | -0.100 | -0.200 to +0.000 | same |" in page(
         Replacement(base, rows, "small")
     )
+
+
+def test_whitened_features_are_a_choice_of_their_own() -> None:
+    def entrant(name: str, probe: str, values: list[float]) -> Entrant:
+        items = pd.DataFrame({"item": [f"item {n}" for n in range(40)], "everything": values * 20})
+        scores = {"everything": ("everything",)}
+        record = RunRecord(
+            key=name,
+            name=name,
+            card=EncoderCard(f"st:{name}", "st", name, "", dim=4, max_tokens=None),
+            pooling="mean",
+            probe=ProbeSpec(probe, 1, "everything", probe),
+            scores=estimate_scores(items, scores, seed=0),
+            item_scores={"everything": ["everything"]},
+        )
+        return Entrant(record, items)
+
+    by_probe = {
+        "reader": {name: entrant(name, "reader", [0.0, 1.0]) for name in ("base", "small")},
+        "reader-whitened": {"small": entrant("small", "reader-whitened", [1.0, 1.0])},
+    }
+    (choice,) = _choices("base", ["base", "small"], by_probe, [])
+    assert (choice.name, choice.use, choice.change.probe) == ("small", "whitened", "reader")
+    assert choice.change.difference == pytest.approx(0.5)
+    assert choice.change.outcome == "better"
 
 
 def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,10 +106,15 @@ def plan(made: RunPlan) -> None:
     console.print(f"  to download: about {decimal(made.download)}{more}")
     console.print(
         f"  computing: {format_duration(made.seconds)} to {format_duration(4 * made.seconds)} on "
-        f"this {made.device} (matrix products run at {made.rate / 1e12:.2f} TFLOP/s here; the "
+        f"this {made.device} (matrix products run at {_speed(made.rate)} here; the "
         "lower figure assumes all of that)",
         soft_wrap=True,
     )
+
+
+def _speed(rate: float) -> str:
+    """Floating-point operations a second."""
+    return f"{rate / 1e12:.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:,.3g} GFLOP/s"
 
 
 def plan_confirmation(config: RunConfig, asked: ConfirmConfig) -> Ready:

@@ -306,6 +306,27 @@ def generate_prompts(
             raise UsageError(f"a {name} is named twice among {', '.join(map(str, given))}")
     if any(count < 1 for count in counts):
         raise UsageError(f"counts must be 1 or more, not {', '.join(map(str, counts))}")
+    prompts = draw_prompts(labels, colors, counts, seed, per_task, allowed)
+    for task, wanted in per_task.items():
+        found = sum(prompt.task == task for prompt in prompts)
+        if found < wanted:
+            raise UsageError(
+                f"there are only {found:,} different {task} prompts for these "
+                f"{len(labels):,} classes, not {wanted:,}; ask for fewer or allow more"
+            )
+    return prompts
+
+
+def draw_prompts(
+    labels: Sequence[str],
+    colors: Sequence[str],
+    counts: Sequence[int],
+    seed: int,
+    per_task: Mapping[str, int],
+    allowed: Callable[[GenevalPrompt], bool] | None = None,
+) -> list[GenevalPrompt]:
+    """As :func:`generate_prompts`, with any words for colors, and fewer prompts of a task where
+    there are not as many."""
 
     def drawn(task: str) -> Iterator[GenevalPrompt]:
         axes = _axes(task, labels, colors, counts)
@@ -322,17 +343,8 @@ def generate_prompts(
                 seen.add(meaning)
                 yield prompt
 
-    prompts: list[GenevalPrompt] = []
-    for task in TASKS:
-        wanted = per_task.get(task, 0)
-        found = list(islice(drawn(task), wanted))
-        if len(found) < wanted:
-            raise UsageError(
-                f"there are only {len(found):,} different {task} prompts for these "
-                f"{len(labels):,} classes, not {wanted:,}; ask for fewer or allow more"
-            )
-        prompts += [replace(prompt, prompt_id=n) for n, prompt in enumerate(found, len(prompts))]
-    return prompts
+    found = [p for task in TASKS for p in islice(drawn(task), per_task.get(task, 0))]
+    return [replace(prompt, prompt_id=number) for number, prompt in enumerate(found)]
 
 
 def _axes(

@@ -36,6 +36,12 @@ HUB_FACTS: Mapping[str, HubFacts] = {
     "sentence-transformers/all-MiniLM-L6-v2": HubFacts(
         "384", "256", "apache-2.0", bytes=91_000_000, parameters=22_700_000
     ),
+    "BAAI/bge-small-en-v1.5": HubFacts(
+        "384", "512", "mit", bytes=134_000_000, parameters=33_400_000
+    ),
+    "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M": HubFacts(
+        "256", "77", "mit", bytes=95_000_000, parameters=15_200_000
+    ),
     "BAAI/bge-base-en-v1.5": HubFacts("768", "512", "mit"),
     "intfloat/e5-base-v2": HubFacts("768", "512", "mit", "prompt text"),
     "Qwen/Qwen3-Embedding-0.6B": HubFacts("1024", "16384", "apache-2.0", "prompt query"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+SPAN = 1e-12  # below it, a score has no room between floor and ceiling
+
 
 def mean_similarity_at(
     similarities: Float[np.ndarray, "Q K"], ks: tuple[int, ...]
@@ -54,4 +56,4 @@ def scale(value: float, floor: float, ceiling: float) -> float:
     """(value - floor) / (ceiling - floor); 0/0 counts as 0, so that what carries no
     information is worth nothing."""
     span = ceiling - floor
-    return 0.0 if abs(span) < 1e-12 else (value - floor) / span
+    return 0.0 if abs(span) < SPAN else (value - floor) / span
