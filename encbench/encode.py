@@ -6,6 +6,7 @@ shards, whatever the machine. A shard is the unit of work, of the store and of r
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from .store import Store, StoreEntry
 from .types import EncoderCard, JointEncoder, TextEncoder
 
 SHARD_TOKENS = 16_384  # padded tokens in a shard: large enough for a GPU, seconds of work on a CPU
+LONG = 5.0  # seconds of loading from which on the log says so
 LATENCY_PROMPT = "a photo of a brown dog and a red bicycle in front of a white house"
 NEIGHBORS = ("", "two cats", 3 * LATENCY_PROMPT)  # encoded beside it, to see whether they matter
 
@@ -151,7 +153,11 @@ class StoredEncoder:
         if self._encoder is None:
             started = time.perf_counter()
             self._encoder = load_resolved(self.family, self.inner, self.resolved, self.device)
-            log.info("loaded %s in %.1f s", self.inner, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            log.log(
+                logging.INFO if seconds > LONG else logging.DEBUG, "loaded %s in %.1f s",
+                self.inner, seconds,
+            )  # fmt: skip
         return self._encoder
 
     def release(self) -> None:

@@ -196,9 +196,9 @@ def test_small_encoders_are_measured_by_one_process_each(coco, tmp_path):
     assert not nothing
     one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
     assert two == one
-    assert len(one) == 20
+    assert len(one) == 13
     measured = sum(": retrieval" in line for line in said.splitlines())
-    assert 4 <= measured <= 16
+    assert 1 <= measured <= 12
     assert not list((tmp_path / "two").rglob(".encbench-*"))
 
 

@@ -95,8 +95,17 @@ def pretrained_place(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _config(path: Path, changed: int) -> Any:
     """The config of a file; the library indexes its whole vocabulary for it, which takes long."""
     from transformers import AutoConfig
+    from transformers.integrations.gguf import read_gguf_metadata
 
-    return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    if hasattr(config, "dense_act_fn"):
+        # T5: the library takes every file for a gated one, and its activation for ReLU. llama.cpp
+        # computes a gated GELU where there is a gate (T5 v1.1, UMT5), else ReLU (T5 1.0).
+        _, names = read_gguf_metadata(str(path))
+        config.is_gated_act = any("ffn_gate" in name for name in names)
+        config.dense_act_fn = "gelu_new" if config.is_gated_act else "relu"
+        config.feed_forward_proj = "gated-gelu" if config.is_gated_act else "relu"
+    return config
 
 
 def read_header(path: Path) -> GgufHeader:
