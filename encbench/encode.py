@@ -23,6 +23,7 @@ from .data.hub import ResolvedModel
 from .encoders import EncoderSpec, family_of, find_files, load_resolved
 from .encoders.checks import compare_answers, encode_checked
 from .encoders.control import shuffle_rows, shuffled_order
+from .encoders.gguf import VERSION as GGUF_VERSION
 from .encoders.local import public_spec
 from .encoders.prefix import hosts_by_text, reuses
 from .errors import EncbenchError
@@ -145,6 +146,7 @@ class StoredEncoder:
             "padded": self.inner.pool == "mean-padded",
             # only where there is one, so that vectors of earlier versions are still found
             **({"prompt": self.resolved.prompt} if self.resolved.prompt else {}),
+            **({"gguf": GGUF_VERSION} if self.resolved.quantization else {}),
         }
 
     @property

@@ -14,6 +14,7 @@ from ..files import expand_home
 from .spec import EncoderSpec
 
 SUFFIX = ".gguf"
+VERSION = 2  # raised when the same file would give other features
 KINDS = {"gemma3": "gemma3_text", "t5encoder": "t5", "gpt-oss": "gpt_oss"} | {
     f"qwen{n}moe": f"qwen{n}_moe" for n in (2, 3)
 }
