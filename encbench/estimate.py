@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,17 +14,17 @@ from .bench import load_probes, read_images
 from .config import RunConfig
 from .context import Data, load_run_data
 from .data.fetch import fetch_plan
-from .data.hub import download_plan
+from .data.hub import download_plan, parameters_in
 from .data.hub_facts import facts_of
 from .device import choose_device
 from .encode import estimated_tokens
-from .encoders import EncoderSpec, family_of
+from .encoders import EncoderFamily, EncoderSpec, family_of
 from .encoders.recipes import added_tokens
-from .errors import DataError, describe_error
+from .errors import DataError, EncbenchError, describe_error
 from .pipeline import specs_of
 from .presets import CAPTION_COUNTS
 from .records import ConfirmPlan
-from .vision import reencoder_family
+from .vision import ReEncoderFamily, reencoder_family
 
 CAPTION_TOKENS = 16  # a COCO caption with special tokens
 PROMPT_TOKENS = 90  # a DPG-Bench prompt
@@ -201,14 +202,30 @@ def _encoder(spec: EncoderSpec, tokens: int, texts: int, rate: float) -> Planned
         tokens += texts * added_tokens(spec)
     except (Exception, SystemExit) as error:  # an encoder's code raises anything
         return PlannedEncoder(str(spec), download=None, problem=describe_error(error))
-    return _planned(str(spec), needed, tokens / rate, facts_of(spec.source).parameters)
+    known = facts_of(spec.source).parameters or _parameters_here(family, spec, needed)
+    return _planned(str(spec), needed, tokens / rate, known)
 
 
 def _reencoder(config: RunConfig, images: int, rate: float) -> PlannedEncoder | None:
     family, spec = reencoder_family(config.chosen_re_encoder)
     if not images and family.needs == "pixels":
         return None
-    return _planned(str(spec), family.requires(spec), IMAGE_TOKENS * images / rate)
+    needed = family.requires(spec)
+    known = _parameters_here(family, spec, needed)
+    return _planned(str(spec), needed, IMAGE_TOKENS * images / rate, known)
+
+
+def _parameters_here(
+    family: EncoderFamily | ReEncoderFamily, spec: Any, needed: list[tuple[str, str | None]]
+) -> int | None:
+    """Parameters of a model that comes with encbench; None of any other."""
+    if needed:
+        return None
+    try:
+        folder = family.resolve(spec).path
+    except (EncbenchError, SystemExit):
+        return None  # the run tells why
+    return None if folder is None else parameters_in(folder)
 
 
 def _planned(

@@ -182,6 +182,11 @@ def download_plan(
     return plan
 
 
+def parameters_in(folder: Path) -> int | None:
+    """Elements of all tensors in a folder's safetensors files; None without such files."""
+    return _count_parameters({path.name: path for path in folder.glob("*.safetensors")})
+
+
 def _count_parameters(files: Mapping[str, Path]) -> int | None:
     """Elements of all tensors, by the headers of safetensors files; None without such files."""
     from safetensors import SafetensorError, safe_open
