@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from . import __version__
-from .errors import EncbenchError, UsageError, describe_error, from_os_error
+from .errors import EncbenchError, ProcessError, UsageError, describe_error, from_os_error
 
 COMMANDS = (
     "run", "probe", "rank", "replace", "confirm", "validate", "report", "board", "train", "sample",
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except EncbenchError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, all_speak=isinstance(error, ProcessError))
     except _ClickError as error:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "encbench"
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
@@ -145,10 +145,10 @@ def _keep_traceback() -> str:
     return f" (no traceback: {tempfile.gettempdir()} cannot be written)"
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, *, all_speak: bool = False) -> None:
     from . import distributed
 
-    if distributed.is_leader():  # of several processes one speaks
+    if all_speak or distributed.is_leader():  # of several processes one speaks
         one_line = " ".join(message.split())
         typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)
     sys.exit(code)

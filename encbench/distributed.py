@@ -21,12 +21,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .device import choose_device, current_launch
+from .device import current_launch
 from .errors import EncbenchError, ProcessError, UsageError, describe_error
+from .group import guard, join_group, leave_group
 from .progress import log
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-PATIENCE = timedelta(days=30)  # the others wait while the leader computes scores
-LOST = "another process of this command is gone; run the same command again, finished work is kept"
 
 
 @dataclass
@@ -60,42 +58,6 @@ def process_count() -> int:
     """How many processes share the leader's work: 1 outside of :func:`run_command`, and within a
     task that is shared already, since no other exchange may begin there."""
     return _place.size if _place and not _place.busy else 1
-
-
-def join_group() -> None:
-    """Form one group with the other processes of a launch. A second call changes nothing.
-
-    Objects and tensors on the CPU travel by gloo, tensors on cards by NCCL.
-
-    Raises:
-        ProcessError: if the processes cannot reach one another.
-    """
-    import torch
-
-    # torch.distributed.nn keeps the group of the moment it is imported, in arguments' defaults,
-    # and torch.optim imports it at its first step. Such a group outlives destroy_process_group,
-    # its threads outlive the interpreter, and now and then the process ends by SIGABRT. So it is
-    # imported before there is a group.
-    import torch.distributed.nn
-    from torch import distributed
-
-    if distributed.is_initialized():
-        return
-    cards = torch.cuda.is_available()
-    if cards:
-        torch.cuda.set_device(choose_device("cuda"))
-    try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise ProcessError(f"the processes cannot reach one another: {error}") from error
-
-
-def leave_group() -> None:
-    """Leave the group, if there is one."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def run_command(work: Callable[[], None]) -> None:
@@ -163,7 +125,7 @@ def _serve(place: _Place) -> None:
     log.setLevel(logging.WARNING)
     while True:
         place.busy = True
-        said = _guard(_receive)
+        said = guard(_receive)
         place.busy = False
         if said is None:
             return
@@ -193,14 +155,14 @@ def _rounds(
                 failure = error
         told: list[Any] = [None] * place.size
         mine = _told(failure, place.rank)
-        _guard(partial(distributed.all_gather_object, told, mine))
+        guard(partial(distributed.all_gather_object, told, mine))
         others = [row for row in told if row is not None]
         if others:
             return failure or _error(others[0])
         if first >= len(tasks):
             break
         results: list[Any] | None = None if place.rank else [None] * place.size
-        _guard(partial(distributed.gather_object, result, results))
+        guard(partial(distributed.gather_object, result, results))
         if results is not None:
             try:
                 for number in range(first, min(first + place.size, len(tasks))):
@@ -229,7 +191,7 @@ def _error(told: tuple[type[EncbenchError], str]) -> EncbenchError:
 def _send(what: Any) -> None:
     from torch import distributed
 
-    _guard(lambda: distributed.broadcast_object_list([what], src=0))
+    guard(lambda: distributed.broadcast_object_list([what], src=0))
 
 
 def _receive() -> Any:
@@ -238,14 +200,6 @@ def _receive() -> Any:
     said: list[Any] = [None]
     distributed.broadcast_object_list(said, src=0)
     return said[0]
-
-
-def _guard(exchange: Callable[[], R]) -> R:
-    """Turn the library's error about a closed connection into one line."""
-    try:
-        return exchange()
-    except RuntimeError as error:
-        raise ProcessError(LOST) from error
 
 
 # ---------------------------------------------------------------------------- one training
@@ -319,13 +273,30 @@ class Team:
         """The sum over all processes."""
         if self.size == 1:
             return values
-        summed: torch.Tensor = _guard(partial(self._accelerator.reduce, values, reduction="sum"))
+        summed: torch.Tensor = guard(partial(self._accelerator.reduce, values, reduction="sum"))
         return summed
+
+    def check_same(self, number: int, what: str) -> None:
+        """
+        Raises:
+            ProcessError: in all processes, if they found different numbers in ``what``.
+        """
+        import torch
+
+        found = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        found[self.rank] = number
+        numbers = self.total(found).tolist()
+        if len(set(numbers)) > 1:
+            raise ProcessError(
+                f"the processes see different {what} (up to step "
+                f"{' and '.join(map(str, sorted(set(numbers))))}): put the folder on a file system "
+                "that all hosts share"
+            )
 
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
-            _guard(self._accelerator.wait_for_everyone)
+            guard(self._accelerator.wait_for_everyone)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

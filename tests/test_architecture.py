@@ -18,7 +18,7 @@ FOLDERS = {"encbench": "encbench", "encbench.probes": "probes", "encbench.report
 # What each part may import of this project. Parts are packages, or modules of encbench.
 BASE = {"types", "errors"}
 STORE = BASE | {"files", "schema", "specs", "progress", "registry", "shipped", "distributed"}
-STORE |= {"device", "lock", "listing", "images"}
+STORE |= {"device", "group", "lock", "listing", "images"}
 ENGINE = STORE | {"retrieval", "vision", "data", "store", "encoders", "encode", "intervals"}
 ENGINE |= {"shards"}
 RUN = {"config", "context", "media", "ranking", "records", "rules", "sentences"}
@@ -51,7 +51,8 @@ ALLOWED = {
     "encbench.checkpoint": BASE | {"files", "schema"},
     "encbench.training": {"errors"},
     "encbench.shipped": BASE | {"files", "schema"},
-    "encbench.distributed": BASE | {"progress", "device"},
+    "encbench.distributed": BASE | {"progress", "device", "group"},
+    "encbench.group": {"device", "errors"},
     "encbench.device": {"errors"},
     "encbench.lock": {"errors", "files", "schema"},
     "encbench.metrics": STORE

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hosts import finish, two_hosts
 
 from encbench.cli import main
 from encbench.confirm.config import PRESETS
@@ -61,19 +60,16 @@ def exit_code(given: list[str]) -> int:
 
 
 @pytest.mark.slow
-def test_one_command_ranks_and_confirms_in_any_number_of_processes(
+def test_one_command_ranks_and_confirms_on_two_hosts_as_in_one_process(
     tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = arguments(tmp_path)
     script = tmp_path / "tiny.py"
     script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launch, str(script), *given], capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "choice:" in done.stdout
+    with two_hosts() as hosts:
+        (status, said), (other, more) = finish(hosts.launch(str(script), *given))
+    assert (status, other) == (0, 0), said[-2000:] + more[-2000:]
+    assert "choice:" in said + more
     prediction = read_prediction(tmp_path / "run" / "prediction.json")
     verdict = read_verdict(tmp_path / "run" / "verdict.json")
     assert verdict.prediction == prediction.hash
@@ -92,6 +88,14 @@ def test_one_command_ranks_and_confirms_in_any_number_of_processes(
     assert (again.encoders, again.choice, again.rule) == (
         verdict.encoders, verdict.choice, verdict.rule
     )  # fmt: skip
+
+    own = [word.replace(str(tmp_path / "run"), str(tmp_path / "alone")) for word in given]
+    assert exit_code(own) == 0
+    alone = read_verdict(tmp_path / "alone" / "verdict.json")
+    assert [
+        asdict(row) for row in read_prediction(tmp_path / "alone" / "prediction.json").order
+    ] == [asdict(row) for row in prediction.order]
+    assert [row.scores for row in alone.encoders] == [row.scores for row in verdict.encoders]
 
     capsys.readouterr()
     assert exit_code([*given, "--dry-run"]) == 0
