@@ -35,10 +35,10 @@ class Hosts(NamedTuple):
         ]  # fmt: skip
 
     def start(self, number: int, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Python with these arguments on one host, in a process group of its own."""
+        """Python with these arguments on one host."""
         cpu = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.Popen(
-            [*self.prefixes[number], sys.executable, *arguments], start_new_session=True,
+            [*self.prefixes[number], sys.executable, *arguments],
             env={**os.environ, **cpu, **environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -19,6 +19,7 @@ DERIVATIVES = ("jvp", "central", "forward")
 FREE = (
     "out", "device", "store", "keep", "log_every", "checkpoint_every", "sample_every",
     "sample_prompts", "max_broken", "workers", "report_to",
+    "shard", "recompute",
 )  # fmt: skip
 """Keys that may differ when a training is resumed: none of them changes a weight."""
 
@@ -28,7 +29,7 @@ LATER: Mapping[str, Any] = {
     "head_at": "interval", "head_weight": 1.0, "perceptual_below": 0.8, "weight_power": 1.0,
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
     "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [], "sana_times": "scaled",
-    "flip": False, "report_to": ["tensorboard"],
+    "flip": False, "report_to": ["tensorboard"], "shard": False, "recompute": False,
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -286,6 +287,18 @@ class TrainConfig:
     precision: str = option(
         "auto", "auto (bf16 on CUDA, else fp32), fp32, or bf16 (autocast; weights stay fp32).",
         TRAINING, choices=("auto", "fp32", "bf16"),
+    )  # fmt: skip
+    shard: bool = option(
+        False,
+        "Share weights, gradients and optimizer state out over the processes of a launch (FSDP2), "
+        "for networks too large for one GPU; else each process holds all of them (DDP).",
+        TRAINING,
+    )  # fmt: skip
+    recompute: bool = option(
+        False,
+        "Compute activations again in the backward pass (activation checkpointing): less memory, "
+        "about a third more time.",
+        TRAINING,
     )  # fmt: skip
     compile: bool = option(False, "Compile the network with torch.compile.", TRAINING)
     log_every: int = option(50, "Steps between lines of the log; 0: none.", RUN, least=0)

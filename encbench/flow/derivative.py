@@ -54,6 +54,7 @@ def total_derivative(
     mode: str = "jvp",
     step: float | None = None,
     base: Float[Tensor, "B ..."] | None = None,
+    same_calls: bool = False,
 ) -> Float[Tensor, "B ..."]:
     """du/dt along (v, 0, 1), without a graph.
 
@@ -64,6 +65,7 @@ def total_derivative(
         step: h in units of t; None is :data:`STEPS`. Not used by 'jvp'.
         base: u(z, r, t) if it is known in full precision; saves the one-sided difference its
             second forward.
+        same_calls: call u as often whatever the rows hold, as a sharded network needs it.
 
     Raises:
         UsageError: if there is no such mode, the step is below what the precision resolves, or
@@ -79,7 +81,9 @@ def total_derivative(
         if mode == "jvp":
             return _jvp(u, z, r, t, v)
         base = None if base is None else _precise(base)
-        return (_central if mode == "central" else _forward)(u, z, r, t, v, h, base)
+        if mode == "forward":
+            return _forward(u, z, r, t, v, h, base)
+        return _central(u, z, r, t, v, h, base, same_calls)
 
 
 def _check_difference(h: float, dtype: torch.dtype, device: torch.device) -> None:
@@ -263,8 +267,9 @@ def _inward(t: Tensor, h: float) -> Tensor:
 
 
 def _central(
-    u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor, h: float, base: Tensor | None
-) -> Tensor:
+    u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor, h: float, base: Tensor | None,
+    same_calls: bool,
+) -> Tensor:  # fmt: skip
     """(u(t + h) - u(t - h)) / 2h. Where a point would lie outside [0, 1], the three-point
     one-sided difference of the same order: s (4 u(t + sh) - u(t + 2sh) - 3 u(t)) / 2h.
 
@@ -276,7 +281,7 @@ def _central(
     far = torch.where(edge, 2 * side, -side)
     first, second = (u(z + along(step, z) * v, r, t + step) for step in (side, far))
     derivative = (first - second) / (2 * h)
-    if edge.any():
+    if same_calls or edge.any():
         middle = u(z, r, t) if base is None else base
         one_sided = (4 * first - second - 3 * middle) / along(2 * side, z)
         derivative = torch.where(along(edge, z), one_sided, derivative)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import check_weights
 from ..errors import ModelError, UsageError
@@ -310,6 +311,7 @@ class DiT(nn.Module):
         self.config = config
         self.prediction = cast(Literal["u", "x"], config.prediction)
         self.velocity_head, self.guided = config.velocity_head, config.guidance
+        self.recompute = False  # activations of the blocks in the backward pass
         width = config.width
         self.connector = TextConnector(config.cond_dim, config.pooled_dim, width)
         self.patches = dense(config.channels * config.patch**2, width)
@@ -386,19 +388,24 @@ class DiT(nn.Module):
         c = F.silu(c)
         patches = F.pixel_unshuffle(z, config.patch).flatten(2).transpose(1, 2)
         x = self.patches(patches) + self.positions
-        for block in list(self.blocks)[: self.shared]:
-            x = block(x, c, text)
-        return x, c, text
+        return self._through(list(self.blocks)[: self.shared], x, c, text), c, text
 
-    @staticmethod
     def _end(
-        blocks: Iterable[nn.Module], output: nn.Module, x: Tensor, c: Tensor, text: TextCondition,
-        z: Tensor,
+        self, blocks: Iterable[nn.Module], output: nn.Module, x: Tensor, c: Tensor,
+        text: TextCondition, z: Tensor,
     ) -> Tensor:  # fmt: skip
-        for block in blocks:
-            x = block(x, c, text)
-        out: Tensor = output(x, c, z)
+        out: Tensor = output(self._through(blocks, x, c, text), c, z)
         return out
+
+    def _through(
+        self, blocks: Iterable[nn.Module], x: Tensor, c: Tensor, text: TextCondition
+    ) -> Tensor:
+        for block in blocks:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, c, text, use_reentrant=False)
+            else:
+                x = block(x, c, text)
+        return x
 
     def backbone_state(self) -> dict[str, Tensor]:
         """All weights but the connector's, which fit any encoder."""

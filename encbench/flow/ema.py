@@ -40,6 +40,12 @@ class EMA:
         """Take in the network's present weights."""
         self._mean.update_parameters(net)
 
+    @property
+    def module(self) -> nn.Module:
+        """The network that holds the averaged weights."""
+        module: nn.Module = self._mean.module
+        return module
+
     def network(self, net: nn.Module) -> nn.Module:
         """The network with the averaged weights and ``net``'s buffers. It is no copy: don't train
         it."""

@@ -24,10 +24,16 @@ LABEL = 150  # pixels for a prompt
 
 @torch.no_grad()
 def write_grid(
-    path: Path, net: Any, space: Any, cond: Condition, prompts: Sequence[str], *, seed: int = 0
+    path: Path | None,
+    net: Any,
+    space: Any,
+    cond: Condition,
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Sample a network, a row for each prompt and a column for each number of steps, and write a
-    PNG.
+    PNG, unless the path is None.
 
     Raises:
         StoreError: if it cannot be written.
@@ -40,7 +46,8 @@ def write_grid(
         columns.append((made * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     heads = [f"{steps} step{'s' * (steps > 1)}" for steps in STEPS]
     grid = draw_grid(np.stack(columns, 1), list(prompts), heads)
-    write_image(path, grid)
+    if path is not None:
+        write_image(path, grid)
     return np.asarray(grid)
 
 

@@ -36,7 +36,7 @@ def objective_loss(
     r: Float[Tensor, " B"], t: Float[Tensor, " B"], *,
     objective: Objective, drop: Bool[Tensor, " B"] | None = None,
     uniform: Float[Tensor, "B 7"] | None = None, parent: VelocityNet | None = None,
-    warmth: float = 1.0,
+    warmth: float = 1.0, same_calls: bool = False,
 ) -> LossTerms:  # fmt: skip
     """One objective on one batch.
 
@@ -51,6 +51,8 @@ def objective_loss(
             a target without its noise.
         warmth: factor of du/dt, from 0 (flow matching of u) to 1 (sCM's tangent warm-up, arXiv
             2410.11081).
+        same_calls: call the network as often whatever r and t are, as one needs it that is
+            sharded over processes with other rows: each call gathers its weights from all.
 
     Raises:
         UsageError: if the network's prediction does not go with the objective.
@@ -66,16 +68,19 @@ def objective_loss(
     velocities = objective.predict(batch)
     u = velocities.u
     rows = (r < t).nonzero()[:, 0]
+    if same_calls and objective.intervals and not len(rows):
+        rows = rows.new_zeros(1)  # r = t there: its (t - r) du/dt is zero
     if parent is not None and len(rows):
         part = batch.rows(rows)
         with torch.no_grad():
             own = average_velocity(parent, part.z, part.t, part.t, part.cond)
-        v = v.index_copy(0, rows, own.to(v.dtype))
+        own = torch.where(along(part.r < part.t, own), own.to(v.dtype), v[rows])
+        v = v.index_copy(0, rows, own)
     correction = torch.zeros_like(u, requires_grad=False)
     if len(rows):
         part, head = batch.rows(rows), velocities.head
         tangent = objective.tangent(part, v[rows], None if head is None else head[rows])
-        correction[rows] = warmth * _correction(objective, part, tangent, u[rows])
+        correction[rows] = warmth * _correction(objective, part, tangent, u[rows], same_calls)
     error = objective.error(u, v, correction)
     total = objective.weigh(error)
     for term in objective.further_terms(batch, v, velocities):
@@ -99,7 +104,9 @@ def check_prediction(objective: Objective | type[Objective], prediction: str) ->
         )
 
 
-def _correction(objective: Objective, batch: Batch, tangent: Tensor, u: Tensor) -> Tensor:
+def _correction(
+    objective: Objective, batch: Batch, tangent: Tensor, u: Tensor, same_calls: bool
+) -> Tensor:
     """(t - r) du/dt along the tangent."""
     # Forward-mode AD does not go through a compiled module, and under autocast or TF32 u
     # is too coarse to be a point of a difference.
@@ -119,6 +126,7 @@ def _correction(objective: Objective, batch: Batch, tangent: Tensor, u: Tensor) 
     derivative = total_derivative(
         velocity, batch.z, batch.r, batch.t, tangent, mode=objective.derivative,
         step=objective.step, base=None if lacks_precision(batch.z.device) else u,
+        same_calls=same_calls,
     )  # fmt: skip
     return (along(batch.t - batch.r, batch.z) * derivative).to(u.dtype)
 
@@ -131,6 +139,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.net, self.objective = net, objective
         self.warmth = 1.0
+        self.same_calls = False
         self.parent: Callable[[], nn.Module] | None = None  # no part of the module
 
     def forward(
@@ -140,5 +149,6 @@ class LossModule(nn.Module):
         return objective_loss(
             self.net, x, cond, noise, r, t,  # type: ignore[arg-type]
             objective=self.objective, drop=drop, uniform=uniform, warmth=self.warmth,
+            same_calls=self.same_calls,
             parent=None if self.parent is None else self.parent(),  # type: ignore[arg-type]
         )  # fmt: skip

@@ -11,7 +11,8 @@ import torch
 
 from ..device import choose_device, is_out_of_memory
 from ..distributed import Team
-from ..errors import EncbenchError, UsageError
+from ..errors import EncbenchError, ProcessError, UsageError
+from ..group import LOST, is_lost
 from ..images import is_whole
 from ..lock import lock_folder
 from ..progress import log
@@ -21,6 +22,7 @@ from .data import ImageSet, load_training_images
 from .features import Encoded, Features, PromptEncoder
 from .meters import read_log
 from .networks import check_objective
+from .sharding import check_sharding
 from .trackers import check_trackers
 from .trainer import Moment, Trainer, TrainingResult, grid_path, result_of
 
@@ -56,7 +58,8 @@ def train(
         init: checkpoint whose averaged weights to begin with, all of them; the parent of
             ``parent_target`` is then this one.
         callback: called in the first process after the steps in ``at`` (counted from 1), again
-            after those that are repeated because the training was stopped.
+            after those that are repeated because the training was stopped; in every process if
+            the network is sharded.
 
     Raises:
         UsageError: if the folder holds a training with other settings, or a setting is wrong.
@@ -64,10 +67,12 @@ def train(
         FolderInUseError: if another process trains in the folder.
         DataError: if images are not there or too many cannot be read.
         StoreError: if the disk is full; the last checkpoint stays.
+        ProcessError: if another process is lost, or sees other files.
         EncbenchError: if the loss is not finite or the gradient too large for
             ``config.patience`` steps in a row, or there is too little memory.
     """
     check_objective(config)
+    check_sharding(config)
     check_trackers(config.report_to)
     with (
         Team(device or choose_device(config.device), alone=alone) as team,
@@ -93,6 +98,8 @@ def train(
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise EncbenchError(_too_large(config, team)) from error
+            if is_lost(error):
+                raise ProcessError(LOST) from error
             raise
 
 

@@ -7,7 +7,6 @@ processes do what one does.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Generator
@@ -57,6 +56,7 @@ from .networks import (
 from .objectives.base import UNIFORM
 from .objectives.flow_matching import FlowMatching
 from .sample import Instantaneous
+from .sharding import clip, recompute_activations, shard, spread, whole
 from .trackers import Trackers
 
 CALIBRATION = 1024  # captions whose features even out the connector's input
@@ -116,15 +116,15 @@ class Trainer:
         net = build_network(config, tuple(self.space.shape), features.widths)
         if init_backbone is not None:
             net.load_backbone(read_tensors(init_backbone))  # type: ignore[operator]
-        self.net = net.to(self.device)
+        self.sharded = config.shard and team.size > 1
+        # what is sharded need not fit one device: it goes there in parts
+        self.net = net if self.sharded else net.to(self.device)
         self._calibrate()
         if init is not None:
             _load_averaged(self.net, init)
         self.encoder = files.EncoderState(
             config.encoder, revision, *features.widths, statistics_pin(self.net)
         )
-        self.named = trainable(self.net)
-        self.optimizers = build_optimizers(config, self.net)
         self.ema = EMA(self.net, config.ema)
         self.means = {"ema": self.ema} | {
             f"ema-{decay:g}": EMA(self.net, decay) for decay in config.more_ema
@@ -132,18 +132,31 @@ class Trainer:
         plain = FlowMatching(weight_power=config.weight_power, weight_eps=config.weight_eps)
         self.objectives = (plain, build_objective(config, self.device))
         self.times = build_time_sampler(config)
-        compiled: Any = torch.compile(self.net) if config.compile else self.net
-        self.loss = LossModule(compiled, self.objectives[0])
-        unused = bool(getattr(net, "velocity_head", False))
-        self.wrapped = team.wrap(self.loss, unused=unused)
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and self.device.type == "cuda"
-        )
         self.meters = Meters(self.device, team.size)
         self.spikes = Spikes(config.spike)
         self.step, self.seconds = 0, 0.0
         self.batches: Generator[Pairs, None, None]
         self.resumed = self._resume()
+        team.check_same(self.step, f"checkpoints in {config.out}")
+        if self.sharded:
+            for part in (self.net, *(mean.module for mean in self.means.values())):
+                shard(part, self.device)
+        if config.recompute:
+            recompute_activations(self.net)
+        self.named = trainable(self.net)
+        self.optimizers = build_optimizers(config, self.net)
+        if self.resumed is not None and self.resumed.name != files.FINAL:
+            self._load_optimizers(self.resumed)
+        compiled: Any = torch.compile(self.net) if config.compile else self.net
+        self.loss = LossModule(compiled, self.objectives[0])
+        self.loss.same_calls = self.sharded
+        unused = bool(getattr(net, "velocity_head", False))
+        self.wrapped: nn.Module = self.loss
+        if not self.sharded:
+            self.wrapped = team.wrap(self.loss, unused=unused)
+        self.bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and self.device.type == "cuda"
+        )
 
     # ------------------------------------------------------------------------- the loop
 
@@ -175,9 +188,9 @@ class Trainer:
                         logged, begun = self.step, now
                     if self.step == config.switch and self.step < config.steps:
                         self.save(config.out / files.PARENT, resumable=False)
-                    if self.team.leads and self._due(config.sample_every):
+                    if self._looks and self._due(config.sample_every):
                         self._samples(writer)
-                    if callback is not None and self.team.leads and self.step in at:
+                    if callback is not None and self._looks and self.step in at:
                         callback(self._moment())
                     # after all else of this step, which a training that goes on from here lacks
                     if self._due(config.checkpoint_every):
@@ -186,7 +199,7 @@ class Trainer:
                         if self.team.leads:
                             files.remove_old(config.out, config.keep)
             self.seconds += time.perf_counter() - begun
-            if self.team.leads and not is_whole(grid_path(config, self.step)):
+            if self._looks and not is_whole(grid_path(config, self.step)):
                 self._samples(writer)
             path = config.out / files.FINAL
             if self.resumed != path:
@@ -236,9 +249,7 @@ class Trainer:
                 self.team.backward(terms.loss / config.accumulate)
             total += terms.loss.detach() / config.accumulate
             self.meters.add(terms, rows[1], 1 / config.accumulate)
-        norm = torch.nn.utils.clip_grad_norm_(
-            list(self.named.values()), config.clip or math.inf, foreach=True
-        )
+        norm = clip(self.named.values(), config.clip or math.inf)
         loss = self.team.total(total) / self.team.size
         found = torch.stack([loss.double(), norm.double()]).tolist()
         problem = self.spikes.judge(*found)
@@ -259,9 +270,13 @@ class Trainer:
 
     @cached_property
     def _frozen(self) -> nn.Module:
-        net = copy.deepcopy(self.net).eval().requires_grad_(False)
+        shape, widths = tuple(self.space.shape), self.features.widths
+        net = build_network(self.config, shape, widths, sana_config(self.net))
+        net = net.eval().requires_grad_(False)
         _load_averaged(net, self.ancestor)
-        return net
+        if self.sharded:
+            shard(net, self.device)
+        return net.to(self.device)
 
     def _parent(self) -> nn.Module:
         """The running mean at the switch, from its checkpoint."""
@@ -272,6 +287,11 @@ class Trainer:
         here = pixels.to(self.device, non_blocking=True)
         encoded: Tensor = here if here.is_floating_point() else self.space.encode(here / 255)
         return encoded
+
+    @property
+    def _looks(self) -> bool:
+        """Whether this process runs the network to look at it. One that is sharded runs in all."""
+        return self.team.leads or self.sharded
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
@@ -324,11 +344,14 @@ class Trainer:
         """Write a checkpoint with the log up to it, in the first process; one that is only kept
         for its weights holds no state of the optimizer."""
         meters = self.meters.state(self.team.total)
-        if self.team.leads:
+        if self._looks:
             tensors = {"model": self.net.state_dict()}
             tensors |= {name: mean.state_dict() for name, mean in self.means.items()}
             if resumable:
                 tensors["optimizer"] = state_tensors(self.optimizers, self.named)
+            if self.sharded:
+                tensors = {part: whole(held, self.team.leads) for part, held in tensors.items()}
+        if self.team.leads:
             state = files.TrainingState(
                 self.step, self.step <= self.config.switch, self.config.as_dict(), self.encoder,
                 files.DataState(self.data.name, self.data.pin), self.seconds + spent, meters,
@@ -340,7 +363,8 @@ class Trainer:
         return path
 
     def _resume(self) -> Path | None:
-        """Go on from the newest whole checkpoint, if there is one; its path."""
+        """Go on from the newest whole checkpoint, if there is one; its path. Optimizers follow
+        in :meth:`_load_optimizers`, once there are some."""
         path = files.latest_whole(self.config.out)
         if path is None:
             return None
@@ -351,15 +375,19 @@ class Trainer:
         self.encoder = replace(self.encoder, statistics=state.encoder.statistics)
         for name, mean in self.means.items():
             mean.load_state_dict(read_part(path, name), path / f"{name}.safetensors")
-        if path.name != files.FINAL:
-            tensors = read_part(path, "optimizer")
-            load_state_tensors(self.optimizers, self.named, tensors, path / "optimizer.safetensors")
         self.step, self.seconds = state.step, state.seconds
         if self.team.leads:
             self.meters.load(state.meters)
         self.spikes.load(state.spikes)
         log.info("resuming at step %d of %d", self.step, self.config.steps)
         return path
+
+    def _load_optimizers(self, path: Path) -> None:
+        tensors = read_part(path, "optimizer")
+        if self.sharded:
+            like = {key: self.named.get(key.rpartition("|")[0], tensors[key]) for key in tensors}
+            tensors = {key: spread(tensor, like[key]) for key, tensor in tensors.items()}
+        load_state_tensors(self.optimizers, self.named, tensors, path / "optimizer.safetensors")
 
     def _check(self, state: files.TrainingState) -> None:
         """Raise unless a checkpoint is of this very training."""
@@ -390,7 +418,7 @@ class Trainer:
         numbers = np.linspace(0, len(self.data.of) - 1, self.config.sample_prompts).astype(int)
         texts = np.array([self.data.of[i][0] for i in numbers])
         pixels = write_grid(
-            grid_path(self.config, self.step),
+            grid_path(self.config, self.step) if self.team.leads else None,
             self._moment().network,
             self.space,
             self.features.conditions(texts, self.device),
@@ -406,7 +434,8 @@ class Trainer:
         if scaling != "none":
             wanted = min(count, WHITENING if scaling == "whitened" else CALIBRATION)
             numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
-            cond = self.features.conditions(numbers, self.device)
+            here = next(self.net.parameters()).device
+            cond = self.features.conditions(numbers, self.device).to(here)
             calibrate(self.net, cond, self.config.encoder)
 
 
