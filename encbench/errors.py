@@ -11,11 +11,23 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+LONGEST = 4000
+"""Characters of a message. A longer one quotes something huge: its middle is left out."""
+
+ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
+"""For what a message quotes."""
+
 
 class EncbenchError(Exception):
     """Base of all errors with a message for the user."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        message = message.translate(ONE_LINE)
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 class UsageError(EncbenchError):

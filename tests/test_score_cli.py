@@ -90,14 +90,17 @@ def test_what_is_missing_is_unscored_and_named(outside, tmp_path):
         tmp_path / "images",
         [("a.png", 10, "one", {}), ("b.png", None, "two", {}), ("c.png", 30, "three", {})],
     )
+    long = f"{'x' * 300}.png"  # no file can have this name
+    with (images / "captions.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"file_name": long, "text": "four"}) + "\n")
     gray(0).save(images / "spare.png")
     (images / "c.png").write_bytes(b"broken")
     (row,) = score_all(config(images, tmp_path / "out", "brightness")).metrics
     assert row.scores["overall"].value == pytest.approx(10 / 255)  # never zero for the others
-    assert (row.scores["overall"].n, row.scores["overall"].unscored) == (1, 2)
-    assert set(row.unscored) == {"b.png", "c.png"}
+    assert (row.scores["overall"].n, row.scores["overall"].unscored) == (1, 3)
+    assert set(row.unscored) == {"b.png", "c.png", long}
     assert any("images have no line in captions.jsonl" in note for note in row.notes)
-    assert any("1 of 3 images are missing" in note for note in row.notes)
+    assert any("2 of 4 images are missing" in note for note in row.notes)
 
 
 @pytest.mark.parametrize(

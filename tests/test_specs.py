@@ -98,3 +98,13 @@ def test_no_option_of_a_public_name_holds_a_folder(tmp_path):
         assert str(tmp_path) not in hide_folder(f"{text} failed", EncoderSpec.parse(text))
     spec = EncoderSpec.parse("st:a/b?prompt_text=/imagine")
     assert public_spec(spec) == spec
+
+
+def test_a_huge_spec_is_a_short_message():
+    with pytest.raises(UsageError, match="is not an option; write name=value") as caught:
+        EncoderSpec.parse(f"st:folder?{'9' * 20_000}")
+    assert len(str(caught.value)) < 5000
+
+
+def test_a_message_that_quotes_several_lines_is_one_line():
+    assert str(UsageError("--set a\nb\r\nc is not KEY=VALUE")) == "--set a b  c is not KEY=VALUE"

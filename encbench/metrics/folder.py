@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from os.path import isfile  # unlike Path's, it says no to an impossible name
 from pathlib import Path
 
 from ..data.dpg import load_prompts
@@ -221,7 +222,9 @@ def _collected(
     for prompt in prompts:
         rows = [
             SampleFile(
-                name if grid == 1 else f"{name}#{i}", path if path.is_file() else None, (grid, i)
+                name if grid == 1 else f"{name}#{i}",
+                path if isfile(path) else None,  # noqa: PTH113
+                (grid, i),
             )
             for name, path in files[prompt.prompt_id]
             for i in range(grid**2)
