@@ -187,7 +187,8 @@ class Store:
 
 
 def _parse_note(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    return check_value(dict[str, Any], parse_json(metadata["info"], str(path)), str(path))
+    note: dict[str, Any] = parse_json(metadata["info"], str(path))
+    return dict(check_value(dict[str, Any], note, str(path)))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -42,7 +42,8 @@ class Picks(NamedTuple):
     mirrored: Bool[np.ndarray, " n"] | None = None
 
     def part(self, where: slice) -> Picks:
-        return Picks(*(None if each is None else each[where] for each in self))
+        mirrored = None if self.mirrored is None else self.mirrored[where]
+        return Picks(self.images[where], self.texts[where], mirrored)
 
     def mirror(self, pixels: Tensor) -> Tensor:
         """The images with those mirrored that are to be."""

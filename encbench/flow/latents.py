@@ -120,7 +120,7 @@ class Shelf:
         """One latent, from the disk."""
         shard, row = self.places[key]
         if shard not in self._open:
-            file = safe_open(self.entry.path(shard, KIND), framework="pt")
+            file: Any = safe_open(self.entry.path(shard, KIND), framework="pt")
             self._open[shard] = file.get_slice(KIND)
         latent: Tensor = self._open[shard][row : row + 1][0]
         return latent
@@ -240,7 +240,7 @@ class LatentCache:
         return LatentsInMemory(*common, stand_in, torch.stack(tensors))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Latents(ABC):
     """Images as their latents; see :class:`~encbench.flow.data.ImageSet`.
 
@@ -270,7 +270,7 @@ class Latents(ABC):
         """Latents by their numbers; of the mirrored image where ``mirrored`` is 1."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class LatentsInMemory(Latents):
     """Latents that are all held in memory: plain ones, and mirrored ones if those are wanted."""
 
@@ -284,7 +284,7 @@ class LatentsInMemory(Latents):
         return replace(self, latents=self.latents.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass
 class LatentsOnDisk(Latents):
     """Latents that are too large for memory: read one by one from the store."""
 
