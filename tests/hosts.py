@@ -46,7 +46,7 @@ class Hosts(NamedTuple):
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Each one's exit status and output."""
-    said = [process.communicate(timeout=200)[0] for process in processes]
+    said = [process.communicate(timeout=600)[0] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
