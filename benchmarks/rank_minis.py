@@ -12,31 +12,50 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 from provenance import keep
 
 HERE = Path(__file__).resolve().parents[1]
 PROBES = ("retrieval", "ablation", "minimal-pairs", "decodability", "diagnostics")
 
 
-def rank(checkout: Path, processes: int, home: Path, encoders: list[str]) -> float:
-    """Seconds of one ranking from nothing, the report included."""
+class Cost(NamedTuple):
+    """Of a command: seconds of the clock, and of the CPU in each of its processes. The busiest
+    process is what the clock would show on a machine that does nothing else, if it never waits."""
+
+    seconds: float
+    cpu: list[float]
+
+
+def rank(checkout: Path, processes: int, home: Path, encoders: list[str]) -> Cost:
+    """What one ranking from nothing takes, the report included."""
     command = [
         str(checkout / ".venv/bin/python"), "-m", "torch.distributed.run", "--standalone",
         "--nproc-per-node", str(processes), "-m", "encbench", "run", "--probes", *PROBES,
         "--out", str(home / "out"), "--store", str(home / "store"), "--device", "cpu",
         *(["--encoders", *encoders] if encoders else []),
     ]  # fmt: skip
-    started = time.perf_counter()
-    subprocess.run(
-        command, cwd=checkout, check=True, capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return time.perf_counter() - started
+    started, cpu = time.perf_counter(), {}
+    with (home.parent / f"{home.name}.log").open("w") as log:
+        process = psutil.Popen(
+            command, cwd=checkout, stdout=log, stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                for child in process.children():
+                    times = child.cpu_times()
+                    cpu[child.pid] = times.user + times.system
+            time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(Path(log.name).read_text()[-2000:])
+    return Cost(time.perf_counter() - started, sorted(cpu.values(), reverse=True))
 
 
 def records(home: Path) -> dict[tuple[str, ...], dict[str, float]]:
@@ -57,13 +76,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--encoders", nargs="*", default=[], help="default: the zoo's twelve")
     options = parser.parse_args()
-    seconds, scores = {}, {}
+    costs, scores = {}, {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, checkout in (("after", options.after), ("before", options.before)):
             home = Path(temporary) / name
-            seconds[name] = rank(checkout.resolve(), options.processes, home, options.encoders)
+            costs[name] = rank(checkout.resolve(), options.processes, home, options.encoders)
             scores[name] = records(home)
-            print(f"{name}: {seconds[name]:.0f} s", flush=True)
+            print(name, costs[name], flush=True)
     both = scores["before"].keys() & scores["after"].keys()
     pairs = [
         (scores["before"][key][name], scores["after"][key][name])
@@ -73,9 +92,12 @@ def main() -> None:
     ]
     result = {
         "processes": options.processes,
-        "before_seconds": seconds["before"],
-        "after_seconds": seconds["after"],
-        "ratio": seconds["after"] / seconds["before"],
+        "before_seconds": costs["before"].seconds,
+        "after_seconds": costs["after"].seconds,
+        "ratio": costs["after"].seconds / costs["before"].seconds,
+        "before_cpu_seconds": costs["before"].cpu,
+        "after_cpu_seconds": costs["after"].cpu,
+        "ratio_of_busiest": costs["after"].cpu[0] / costs["before"].cpu[0],
         "records": [len(scores["before"]), len(scores["after"]), len(both)],
         "scores_compared": len(pairs),
         "largest_difference": max((abs(a - b) for a, b in pairs), default=None),
