@@ -7,7 +7,7 @@ differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +29,7 @@ def resampled_means(
     columns. ``n`` must be at least 1. Tables of other rows take another ``stream``."""
     count = len(table)
     held = count * RESAMPLES <= HELD
-    draws = _held_draws(seed, count, stream) if held else _draws(seed, count, stream)
+    draws: Iterable[np.ndarray] = (_held_draws if held else _draws)(seed, count, stream)
     means = np.empty((RESAMPLES, table.shape[1]))
     for b, counts in enumerate(draws):
         means[b] = counts @ table / count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -125,7 +125,7 @@ class ProgressTable:
 
     def __init__(
         self,
-        rows: dict[str, Sequence[str]],
+        rows: Mapping[str, Sequence[str]],
         columns: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -203,7 +203,9 @@ _shown: ProgressTable | None = None
 
 
 @contextmanager
-def show_table(rows: dict[str, Sequence[str]], columns: Sequence[str]) -> Iterator[ProgressTable]:
+def show_table(
+    rows: Mapping[str, Sequence[str]], columns: Sequence[str]
+) -> Iterator[ProgressTable]:
     """Show a table while the block runs; see :class:`ProgressTable`."""
     global _shown
     table = ProgressTable(rows, columns)
