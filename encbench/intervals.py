@@ -28,8 +28,11 @@ def resampled_means(
     """Column means under B resamplings of the rows with replacement; the same rows for all
     columns. ``n`` must be at least 1. Tables of other rows take another ``stream``."""
     count = len(table)
-    held = count * RESAMPLES <= HELD
-    draws: Iterable[np.ndarray] = (_held_draws if held else _draws)(seed, count, stream)
+    draws: Iterable[np.ndarray]
+    if count * RESAMPLES <= HELD:
+        draws = _held_draws(seed, count, stream)
+    else:
+        draws = _draws(seed, count, stream)
     means = np.empty((RESAMPLES, table.shape[1]))
     for b, counts in enumerate(draws):
         means[b] = counts @ table / count
