@@ -44,9 +44,10 @@ def join_group() -> None:
     launch, limit = current_launch(), timedelta(seconds=_connect_seconds())
     address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     _choose_interface()
+    library: Any = distributed  # these two are public, but not exported for type checkers
     try:
-        found, _, _ = next(distributed.rendezvous("env://", timeout=limit))
-        store = distributed.PrefixStore("encbench", found)
+        found, _, _ = next(library.rendezvous("env://", timeout=limit))
+        store = library.PrefixStore("encbench", found)
         _await_all(store, launch, limit)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cards else "gloo", timeout=limit,
