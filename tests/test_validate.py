@@ -133,7 +133,7 @@ def test_a_line_of_json_that_lacks_a_key_is_one_line(tmp_path, row, said):
 def test_too_few_encoders_and_missing_ones_are_named(tmp_path):
     outcomes = load_outcomes(table(tmp_path, rows()))
     few = {"good main": dict(list(planted()["good main"].items())[:3])}
-    with pytest.raises(EncbenchError, match=r"3 of 8 encoders .*takes 4.*layer=3.*layer=7"):
+    with pytest.raises(EncbenchError, match=r"3 of 8 encoders .*needs 4.*layer=3.*layer=7"):
         validate(outcomes, few)
     most = {"good main": dict(list(planted()["good main"].items())[:6]), "few x": few["good main"]}
     found = validate(outcomes, most, draws=50)
