@@ -156,7 +156,7 @@ def check_dataset(data: ImageTextDataset, where: str) -> None:
         if caption.image_id not in known:
             raise DataError(
                 f"{where}: caption {caption.caption_id} belongs to image {caption.image_id}, which "
-                "is not there"
+                "does not exist"
             )
         check_text(caption.text, f"{where}: caption {caption.caption_id}", DataError)
 
