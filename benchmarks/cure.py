@@ -156,7 +156,9 @@ def arm_tables(
                     cells.append(show(Estimate(of.value, of.value - half, of.value + half)))
             lines.append(f"| {' | '.join(cells)} |")
         means = {steps: mean_gain(column) for steps, column in columns.items()}
-        lines.append(f"| mean |  |  | {' | '.join(show(mean) for mean in means.values())} |\n")
+        if any(means.values()):
+            lines.append(f"| mean |  |  | {' | '.join(show(mean) for mean in means.values())} |")
+        lines.append("")
         for steps, column in columns.items():
             mean = means[steps]
             result["cells"][str(cell_of(steps, tier))] = {
@@ -194,9 +196,9 @@ def sentence(gains: Mapping[Cell, list[Gain]]) -> str:
     better = sum(gain.value > 0 for gain in a)
     return (
         f"Whitening the text features (`--condition-scaling whitened`) changed 4-step GenEval of "
-        f"small models trained on {len(a)} encoders by {show(mean)} on average in the wording that "
-        f"was trained on ({better} of {len(a)} gained), and by {show(other)} in other words: "
-        "[docs/cure.md](docs/cure.md).\n"
+        f"small models trained on {len(a)} encoders by {show(mean)} on average in the wording of "
+        f"the training captions ({better} of {len(a)} gained), and by {show(other)} in other "
+        "words: [docs/cure.md](docs/cure.md).\n"
     )
 
 

@@ -307,7 +307,7 @@ def draw_slopes(c: Comparison) -> Drawing | str:
     room, height = 0.35 + name_width(names.values()), 0.24 * len(names)
     with canvas(height + 0.85) as figure:
         axes = add_axes(figure, room, 0.6, WIDTH - 2 * room, height)
-        keys = {}
+        keys: dict[str, PlotStyle] = {}
         for a, b in c.shared:
             places = c.places[a.spec]
             moved = _moved(c, a.spec)

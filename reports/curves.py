@@ -182,8 +182,8 @@ def _draw_similarity(
                 top = max(counts) or 1  # by shape: one bin of a constant dwarfs the rest
                 height = [x / top for x in counts[first:last]]
                 ends = series["edges"][first : last + 1]
-                words = hover(own if name == "own" else random, _histogram_words(counts, series))
-                axes.stairs(height, ends, fill=True, color=color, alpha=0.35, **words)
+                said = hover(own if name == "own" else random, _histogram_words(counts, series))
+                axes.stairs(height, ends, fill=True, color=color, alpha=0.35, **said)
                 axes.stairs(height, ends, color=color, linewidth=0.9)
             axes.set_xlim(low - 0.02, high + 0.02)
             axes.set_ylim(0, 1.08)

@@ -221,11 +221,16 @@ def spread(entries: Iterable[Entry | None]) -> list[float]:
 
 def draw_point(
     axes: Axes, style: PlotStyle, x: Real, y: Real, *, across: Entry | None = None,
-    down: Entry | None = None, width: Real = 1.0, words: Mapping[str, str] | None = None,
+    down: Entry | None = None, width: Real = 1.0, words: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """A mark with the intervals of its scores: ``across`` is horizontal, ``down`` vertical.
     ``words`` are shown on hover (:func:`encbench.reports.svg.hover`)."""
-    line = {"color": style.color, "linewidth": width, "solid_capstyle": "butt", **(words or {})}
+    line: dict[str, Any] = {
+        "color": style.color,
+        "linewidth": width,
+        "solid_capstyle": "butt",
+        **(words or {}),
+    }
     if ends := interval_ends(across):
         axes.plot(ends, [y, y], **line)
     if ends := interval_ends(down):

@@ -321,7 +321,7 @@ def draw_sensitivity(run: Run) -> Drawing | str:
 
 def _draw_rank(
     axes: Any, x: int, y: int, rank: int, worst: int, clear: bool, some: bool,
-    words: Mapping[str, str],
+    words: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """A cell of the heat map: the better the rank the bluer, framed where it has changed."""
     shade = 1 - (rank - 1) / max(worst - 1, 1)

@@ -17,7 +17,7 @@ _LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>",
 MOST_POINTS = 6
 
 
-def hover(name: Any, *facts: str) -> dict[str, str]:
+def hover(name: Any, *facts: str) -> dict[str, Any]:
     """Keywords of an artist whose mark says on hover what it is: a name, and a line for each fact.
 
     Marks of the same name in a figure are highlighted together.
@@ -28,7 +28,7 @@ def hover(name: Any, *facts: str) -> dict[str, str]:
 
 def hover_curve(
     name: Any, xs: Sequence[Any], ys: Sequence[Any], unit: str = "", what: str = ""
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """The same for a line: what it shows and its points, or of many the first, the highest and
     the last."""
     known = [(x, y) for x, y in zip(xs, ys, strict=True) if text.is_number(y)]
