@@ -215,7 +215,7 @@ def draw_cost(run: Run) -> Drawing | str:
         if known:
             panels.append(CostPanel(f"{label}, log scale", True, known))
     if not panels:
-        return "Neither the memory nor the speed of any candidate are known."
+        return "Neither the memory nor the speed of any candidate is known."
     scores = [row for row in run.controls if text.is_number(row.value)]
     best = max(scores, key=lambda row: row.value, default=None)
     keys = ranked_keys(run, controls=False)

@@ -169,7 +169,7 @@ def test_encoders_are_named_by_spec_or_name_best_first_controls_last() -> None:
     assert [r.name for r in chosen] == ["f0", "e1", "random"]
     with pytest.raises(UsageError, match="'nobody' is not in the prediction"):
         choose_encoders(RANKING, ("nobody",), False)
-    with pytest.raises(UsageError, match="cannot be a condition"):
+    with pytest.raises(UsageError, match="shuffles embeddings across prompts"):
         choose_encoders(RANKING, ("shuffle(f0)",), False)
 
 

@@ -45,7 +45,10 @@ def test_columns_splits_and_groups_by_option(tmp_path):
     assert grouped.notes == ("1 images without a caption were left out",)
     assert reds(load_dataset(f"{spec}?image=raw&caption=alt")) == [9] * 3
     for option, words in (
-        ("caption=text", r"has no column 'text'; name one by \?caption=COLUMN \(there: 'image', "),
+        (
+            "caption=text",
+            r"has no column 'text'; name one with \?caption=COLUMN \(there: 'image'",
+        ),
         ("image=alt", "column 'alt' of 000 .train. holds .*not images"),
         ("caption=n", "row 0 of 000 .train.: the caption must be a text or a list of texts, not 1"),
         ("split=test", r"has no split 'test'; add \?split=\.\.\. \(train\)"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from encbench import cli, distributed
+from encbench import cli, distributed, group
 from encbench.confirm import experiment
 from encbench.confirm.experiment import TrainingTask, run_task
 from encbench.device import choose_device, current_launch, device_name, is_out_of_memory
@@ -177,6 +177,13 @@ def test_whoever_joins_the_group_takes_its_own_card(machine, monkeypatch):
     monkeypatch.setattr(
         torch.distributed, "init_process_group", lambda backend, **_: groups.append(backend)
     )
+    store = torch.distributed.HashStore()
+    for each in ("here/0", "here/1"):
+        torch.distributed.PrefixStore("encbench", store).set(each, "")
+    monkeypatch.setattr(
+        torch.distributed, "rendezvous", lambda *_, **__: iter([(store, 1, 2)]), raising=False
+    )
+    monkeypatch.setattr(group, "_set_timeout", lambda limit: None)
     distributed.join_group()
     assert cards == [torch.device("cuda:1")]
     assert groups == ["cpu:gloo,cuda:nccl"]

@@ -25,7 +25,8 @@ def test_the_table_is_what_the_registry_gives():
 
 
 def test_nothing_is_said_about_models_that_are_no_example():
-    page = (DOCS / "encoders.md").read_text("utf-8")
+    pages = (DOCS / "encoders.md", DOCS.parent / "README.md")
+    page = "".join(path.read_text("utf-8") for path in pages)
     for source in (name for name, known in HUB_FACTS.items() if known.width):
         repository = "/".join(source.split("/")[:2])
         assert repository in page

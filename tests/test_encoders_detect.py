@@ -88,7 +88,7 @@ def test_what_names_a_family_or_nothing_is_left_as_it_is(tmp_path: Path) -> None
     for text in ("zoo:mini-t5", "st:./model", "unknown:a/b", "control:shuffle(st:a/b)", "word"):
         assert complete_spec(text) == text
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ModelError, match=r"no family follows from .*\(model_type 'vit'\); write"):
+    with pytest.raises(ModelError, match=r"cannot tell the family .*\(model_type 'vit'\); write"):
         complete_spec(str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(ModelError, match=r"lacks config\.json"):

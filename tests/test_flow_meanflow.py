@@ -890,7 +890,7 @@ def test_what_does_not_fit_is_one_line(net, batch):
     for step in (0.0, 1e-15):
         with pytest.raises(UsageError, match=r"step .* is lost in the rounding of float64"):
             total_derivative(net, x, r, t, noise, mode="central", step=step)
-    with pytest.raises(UsageError, match=r"rounding of float32: take .* of at least 7.6e-06"):
+    with pytest.raises(UsageError, match=r"rounding of float32: use .* of at least 7.6e-06"):
         objective_loss(net.float(), *single(batch), objective=EMF("forward", 2**-18))
     with pytest.raises(UsageError, match="step"):
         total_derivative(net, x, r, t, noise, mode="central", step=0.0)

@@ -537,7 +537,7 @@ def test_all_checkpoints_damaged_is_one_line(whole, tmp_path):
     cut = copy_of(whole[1], tmp_path / "run")
     for path in cut.rglob("state.json"):
         path.write_text("[]")
-    with pytest.raises(ModelError, match=r"state\.json .*no other checkpoint; remove .* to begin"):
+    with pytest.raises(ModelError, match=r"state\.json .*no other checkpoint; remove .* to start"):
         train(settings(cut))
 
 

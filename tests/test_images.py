@@ -80,7 +80,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         open_image(record(path))
     with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
         open_image(record(tmp_path / "none.jpg"))
-    with pytest.raises(ImageError, match=r"gone\.jpg.* not there"):
+    with pytest.raises(ImageError, match=r"gone\.jpg\) is missing"):
         open_image(record(None))
     with pytest.raises(ImageError):
         open_image(record(tmp_path))

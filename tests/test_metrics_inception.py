@@ -118,7 +118,7 @@ def test_fid_is_that_of_torch_fidelity_and_that_of_known_gaussians():
     stats = [fid_features_to_statistics(torch.from_numpy(each)) for each in (few, second)]
     expected = fid_statistics_to_metric(*stats, False)[KEY_METRIC_FID]
     assert Plain(second).reduce(few) == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(DataError, match="FID needs 2 images"):
+    with pytest.raises(DataError, match="FID needs at least 2 images, not 1"):
         Plain(second).reduce(few[:1])
 
 

@@ -105,9 +105,10 @@ def test_figures_that_lack_data_say_so(tmp_path):
         fake_run.build(tmp_path / "run", FOUR[:1], prompts=False, diagnostics=False, variants=False)
     )
     figures = draw_figures(run)
-    assert figures.drawings.keys() == {"ranking", "cost", "similarity-retrieval"}
+    assert figures.drawings.keys() == {"ranking", "similarity-retrieval"}
     reasons = reasons_of(figures)
     assert any("missing: ablation score published" in reason for reason in reasons)
+    assert any("Neither the memory nor the speed" in reason for reason in reasons)
     assert any("two candidates" in reason for reason in reasons)
     assert all(reason.endswith(".") for reason in reasons)
 
@@ -122,7 +123,7 @@ def test_close_costs_have_plain_ticks(tmp_path):
     drawing = scatter.draw_cost(run)
     assert isinstance(drawing, Drawing)
     assert "mathdefault" not in text_of(drawing.svg)
-    assert "<!-- 20M -->" in text_of(drawing.svg)
+    assert "<!-- 50M -->" in text_of(drawing.svg)
 
 
 def test_text_only_run_has_no_published_points(tmp_path):

@@ -18,7 +18,7 @@ from encbench.probes.retrieval import RetrievalProbe
 from encbench.records import find_records, read_record, write_record
 from encbench.reports import build, tables, text
 from encbench.reports.build import build_report
-from encbench.reports.figure_set import draw_figures
+from encbench.reports.figure_set import FigureSet, draw_figures
 from encbench.reports.figures import ReportFigure, canvas, finish
 from encbench.reports.load import change_texts, hide_folders, load_run
 from encbench.types import EncoderCard, ProbeDisplay, ProbeSpec, Score
@@ -207,7 +207,7 @@ def report_on_damage(folder: str, name: str, times: int = 150) -> None:
     out, since drawing is slow."""
     path = next(Path(folder).glob(PATHS[name]))
     whole, rng, refusals = json.loads(path.read_text()), random.Random(0), 0
-    build.draw_figures = lambda *_: build.FigureSet()
+    build.draw_figures = lambda *_: FigureSet()
     for _ in range(times):
         path.write_text(json.dumps(damage(whole, rng)))
         try:
