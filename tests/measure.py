@@ -110,10 +110,10 @@ def choose() -> None:
         if name not in measured:
             slow[name] = f"{time:>6}"
     SLOW.write_text("".join(f"{slow[name]} {name}\n" for name in sorted(slow)))
+    share = f", {len(covered) / len(everything):.1%} of the lines" if everything else ""
     print(
         f"{len(fast)} of {len(seconds)} tests are fast: {spent:.0f} of {sum(seconds.values()):.0f} "
-        f"CPU seconds, {len(covered):,} of {len(everything):,} lines "
-        f"({len(covered) / len(everything):.1%}); {len(slow)} are in {SLOW.relative_to(ROOT)}"
+        f"CPU seconds{share}; {len(slow)} are in {SLOW.relative_to(ROOT)}"
     )
 
 
