@@ -29,6 +29,7 @@ MakeError = Callable[[str], EncbenchError]
 TEMPORARY = ".encbench-"  # how the names of files begin that are being written
 IDLE = 3600.0  # seconds after which another machine's temporary file counts as abandoned
 MAX_DEPTH = 100  # of nested JSON; ours and our users' files have less than ten levels
+EXPORT_FORMAT = "encbench-export"  # what config.json of an exported model says
 
 # ------------------------------------------------------------------------------- writing
 

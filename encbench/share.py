@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .data.transfer import download_files, upload_files
 from .errors import DataError, EncbenchError, RecordError, UsageError
-from .files import digest_files, read_json, replace_on_success, slug
+from .files import EXPORT_FORMAT, digest_files, read_json, replace_on_success, slug
 from .records import find_records, read_record
 
 RECORDS = ("records/**/*.json", "records/**/*.csv.gz", "prediction.json", "confirm/verdict.json")
@@ -20,7 +20,6 @@ MODEL = (
     "*.json", "*.safetensors", "README.md", "example.py", "scheduler/*.json", "transformer/*.json",
     "transformer/*.safetensors",
 )  # fmt: skip
-EXPORT = "encbench-export"  # what config.json of an exported model says
 
 
 @dataclass(frozen=True)
@@ -144,4 +143,4 @@ def _is_export(folder: Path) -> bool:
         held = read_json(folder / "config.json", RecordError)
     except EncbenchError:
         return False
-    return isinstance(held, dict) and held.get("format") == EXPORT
+    return isinstance(held, dict) and held.get("format") == EXPORT_FORMAT

@@ -19,7 +19,14 @@ from torch import nn
 
 from ..checkpoint import load_weights, read_tensors
 from ..errors import ModelError, UsageError
-from ..files import digest_files, read_json, replace_on_success, write_json, write_text
+from ..files import (
+    EXPORT_FORMAT,
+    digest_files,
+    read_json,
+    replace_on_success,
+    write_json,
+    write_text,
+)
 from ..schema import load_dataclass
 from . import checkpoint as files
 from .checkpoint import DataState, EncoderState
@@ -31,7 +38,7 @@ from .sample import Instantaneous, Loaded, load_checkpoint
 from .sana import SanaVelocity, diffusers
 
 CONFIG, WEIGHTS, CONNECTOR = "config.json", "model.safetensors", "connector.safetensors"
-FORMAT, VERSION = "encbench-export", 1
+VERSION = 1
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRIVATE = (*FREE, "data", "folder", "coco", "coco_split")
 """Settings that are left out: paths of this machine, and what changes no weight."""
@@ -94,7 +101,7 @@ def export_model(checkpoint: Path, to: Path, *, weights: str = "ema", steps: int
         connector.fold_scale()
     config, kept = model.config, model.config.as_dict()
     exported = ExportState(
-        FORMAT, VERSION, asdict(net.config) if isinstance(net, DiT) else None,
+        EXPORT_FORMAT, VERSION, asdict(net.config) if isinstance(net, DiT) else None,
         any(connector.mean is not None for connector in connectors(net)),
         model.encoder, config.text_tokens, config.autoencoder, _subfolder(model.space),
         config.side, steps, model.instantaneous, model.step, state.data,
@@ -121,7 +128,7 @@ def is_export(path: Path) -> bool:
     """Whether a folder was written by :func:`export_model`."""
     config = path / CONFIG
     held = read_json(config, ModelError) if config.is_file() else None
-    return isinstance(held, dict) and held.get("format") == FORMAT
+    return isinstance(held, dict) and held.get("format") == EXPORT_FORMAT
 
 
 def load_export(path: Path, device: torch.device) -> Loaded:
