@@ -174,14 +174,14 @@ def _around(name: str, start: int, end: int, width: int) -> str:
 def clean_text(text: Any) -> str:
     """One line without control characters or direction marks. A lone surrogate, as of a file
     name that is not UTF-8, is written escaped, so that two names stay two."""
+    return "".join(map(_clean_character, " ".join(str(text).split())))
 
-    def clean(c: str) -> str:
-        kind = unicodedata.category(c)
-        if kind == "Cs":
-            return f"\\u{ord(c):04x}"
-        return "\ufffd" if kind == "Cc" or c in _DIRECTION else c
 
-    return "".join(map(clean, " ".join(str(text).split())))
+def _clean_character(c: str) -> str:
+    kind = unicodedata.category(c)
+    if kind == "Cs":
+        return f"\\u{ord(c):04x}"
+    return "\ufffd" if kind == "Cc" or c in _DIRECTION else c
 
 
 def tex(text: str) -> str:

@@ -58,7 +58,7 @@ for values in json.loads(sys.argv[1]):
     def look(moment):
         parts = {name: p.to_local().numel()
                  for name, p in moment.net.named_parameters() if hasattr(p, "to_local")}
-        print(f"held by {rank}: {json.dumps(parts)}", flush=True)
+        print(f"held by {rank}: {json.dumps(parts)}\\n", end="", flush=True)  # in one write
         raise KeyboardInterrupt
 
     try:

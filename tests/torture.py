@@ -265,7 +265,7 @@ def stop_clock() -> None:
 def _write_name(figure: Figure, file: Any, **how: Any) -> None:
     """Instead of drawing, which takes most of a report's time: one write all the same."""
     title = " ".join(axes.get_title() for axes in figure.axes)
-    file.write(f"a figure as {how['format']}: {title}".encode())
+    file.write(f"<svg ><title>a figure as {how['format']}: {title}</title></svg>".encode())
 
 
 def _count_renames(fatal: int, names: Path | None) -> None:

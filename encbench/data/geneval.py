@@ -246,21 +246,21 @@ def prompt_text(include: Sequence[Clause], *, published: bool = False) -> str:
         published: word for word as in the published prompts, which know one rule for plurals
             and speak of 'a scissors'.
     """
-
-    def phrase(clause: Clause) -> str:
-        one, color = clause.label, f"{clause.color} " if clause.color else ""
-        many = published_plural(one) if published else pluralize(one)
-        if not published and one in _PAIRS:  # 'a pair of red scissors'
-            one, many, color = f"pair of {color}{one}", f"pairs of {color}{one}", ""
-        if clause.count == 1:
-            return f"{article(color + one)} {color}{one}"
-        count = _NUMBERS[clause.count] if clause.count < len(_NUMBERS) else str(clause.count)
-        return f"{count} {color}{many}"
-
-    phrases = [phrase(clause) for clause in include]
+    phrases = [_phrase(clause, published) for clause in include]
     if len(include) == 2 and include[1].position:
         return f"a photo of {phrases[1]} {include[1].position[0]} {phrases[0]}"
     return f"a photo of {' and '.join(phrases)}"
+
+
+def _phrase(clause: Clause, published: bool) -> str:
+    one, color = clause.label, f"{clause.color} " if clause.color else ""
+    many = published_plural(one) if published else pluralize(one)
+    if not published and one in _PAIRS:  # 'a pair of red scissors'
+        one, many, color = f"pair of {color}{one}", f"pairs of {color}{one}", ""
+    if clause.count == 1:
+        return f"{article(color + one)} {color}{one}"
+    count = _NUMBERS[clause.count] if clause.count < len(_NUMBERS) else str(clause.count)
+    return f"{count} {color}{many}"
 
 
 # ----------------------------------------------------------------------------- generation
