@@ -369,7 +369,7 @@ def test_one_failed_encoder_loses_nothing_and_is_tried_again(run: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_and_a_kill_give_the_verdict_of_one(run: Path, tmp_path: Path) -> None:
-    alone = run_confirmation(config(run))
+    alone = run_confirmation(config(run, seeds=1))
     expected = told(run)
     assert alone.encoders
     rng = random.Random(3)
@@ -377,7 +377,8 @@ def test_two_processes_and_a_kill_give_the_verdict_of_one(run: Path, tmp_path: P
     subprocess.run(["cp", "-r", str(run), str(other)], check=True)
     subprocess.run(["rm", "-r", str(other / "confirm"), str(other / "verdict.json")], check=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "encbench", *arguments(other)]
+    given = ["-m", "encbench", *arguments(other), "--seeds", "1"]
+    command = [sys.executable, *given]
     for _ in range(2):  # killed while it trains, each time after some progress
         done = len(list((other / "confirm").rglob("*.safetensors")))
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
@@ -388,9 +389,8 @@ def test_two_processes_and_a_kill_give_the_verdict_of_one(run: Path, tmp_path: P
                     process.send_signal(signal.SIGKILL)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     finished = subprocess.run(
-        [*launch, "-m", "encbench", *arguments(other)], env=environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [*launch, *given], env=environment, capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
     assert told(other) == expected
 
