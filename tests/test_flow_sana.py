@@ -204,7 +204,7 @@ def test_the_parts_to_train(net):
             "transformer.scale_shift_table",
         }  # fmt: skip
         assert any(name.startswith("connector.") for name in names())
-        with pytest.raises(UsageError, match="known: emf, all, connector"):
+        with pytest.raises(UsageError, match="known: emf, all, lora, connector"):
             net.train_only("half")
     finally:
         net.train_only("all")

@@ -44,6 +44,14 @@ CASES = {
     "bf16-sharded": {"precision": "bf16", "shard": True},
     "sana": {"trainable": "emf", "steps": 3},
     "sana-sharded": {"trainable": "emf", "steps": 3, "shard": True, "recompute": True},
+    "sana-lora": {"trainable": "lora", "lora_rank": 4, "steps": 3},
+    "sana-lora-sharded": {
+        "trainable": "lora",
+        "lora_rank": 4,
+        "steps": 3,
+        "shard": True,
+        "recompute": True,
+    },
 }
 
 WORK = """
@@ -124,6 +132,7 @@ def two(tmp_path_factory):
         ("jvp", "jvp-sharded", 1e-5, 1e-5),
         ("head", "head-sharded", 1e-5, 3e-4),  # Adam enlarges the rounding of small gradients
         ("sana", "sana-sharded", 1e-4, 1e-3),
+        ("sana-lora", "sana-lora-sharded", 1e-4, 1e-3),
         ("bf16", "bf16-sharded", 2e-2, 1e-2),
     ],
 )

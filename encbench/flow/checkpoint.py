@@ -50,6 +50,8 @@ class TrainingState:
         config: values of the configuration.
         seconds: spent on training so far.
         sana: configuration of a SANA network; None for another.
+        frozen: sha256 of the weights under its adapters, which the checkpoint leaves out; '' if it
+            has none.
     """
 
     step: int
@@ -61,6 +63,7 @@ class TrainingState:
     meters: MetersState
     spikes: SpikesState
     sana: dict[str, Any] | None = None
+    frozen: str = ""
 
 
 def read_state(path: Path) -> TrainingState:
@@ -84,6 +87,18 @@ def check_statistics(path: Path, state: TrainingState, pin: str) -> None:
         raise ModelError(
             f"{path}: the features would be whitened by other statistics (sha256 {pin[:12]}) than "
             f"in training ({state.encoder.statistics[:12]}); {files.ADVICE}"
+        )
+
+
+def check_frozen(path: Path, state: TrainingState, pin: str) -> None:
+    """
+    Raises:
+        ModelError: if the weights under a checkpoint's adapters are not those of its training.
+    """
+    if state.frozen != pin:
+        raise ModelError(
+            f"{path} holds adapters of {state.config.get('network')}, whose weights have changed "
+            f"since (sha256 was {state.frozen[:12]}, is {pin[:12]}): put the same model there"
         )
 
 

@@ -30,6 +30,7 @@ LATER: Mapping[str, Any] = {
     "weight_eps": 1e-3, "r_mu": None, "r_sigma": None, "uniform_share": 0.0,
     "tangent_warmup": 0.0, "parent_target": 0.0, "more_ema": [], "sana_times": "scaled",
     "flip": False, "report_to": ["tensorboard"], "shard": False, "recompute": False,
+    "lora_rank": 16,
 }  # fmt: skip
 """Keys that older files lack, with the value that means what those trainings did. A configuration
 with that value is written without the key, so that its hashes stay."""
@@ -128,9 +129,11 @@ class TrainConfig:
     trainable: str = option(
         "all",
         "What to train of a pretrained SANA, besides the connector: all, emf (blocks and time "
-        "embeddings, as EMF does) or connector (nothing else).",
-        MODEL, choices=("all", "emf", "connector"),
+        "embeddings, as EMF does), lora (low-rank adapters of its attention) or connector (nothing "
+        "else).",
+        MODEL, choices=("all", "emf", "lora", "connector"),
     )  # fmt: skip
+    lora_rank: int = option(16, "Rank of the adapters of --trainable lora.", MODEL, least=1)
     sana_times: str = option(
         "scaled",
         "How times enter a SANA: scaled (times 1,000; equals the parent's network at r = t), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -21,7 +22,7 @@ class EMA:
     are soon forgotten.
 
     Args:
-        net: the network; a copy of it is made.
+        net: the network; a copy of it is made, which shares the weights that are not trained.
         decay: the decay reached in the end.
     """
 
@@ -33,7 +34,9 @@ class EMA:
             n = int(count)
             get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(mean, now, count)
 
-        self._mean = AveragedModel(net, multi_avg_fn=update)  # type: ignore[arg-type]
+        self._mean = AveragedModel(nn.Identity(), multi_avg_fn=update)  # type: ignore[arg-type]
+        frozen = {id(p): p for p in net.parameters() if not p.requires_grad}
+        self._mean.module = copy.deepcopy(net, frozen)
         self._mean.eval()
 
     def update(self, net: nn.Module) -> None:

@@ -30,7 +30,7 @@ from ..files import (
 from ..schema import load_dataclass
 from . import checkpoint as files
 from .checkpoint import DataState, EncoderState
-from .config import FREE, training_config
+from .config import FREE, TrainConfig, training_config
 from .connector import Connector, connectors
 from .dit import DiT, DiTConfig
 from .networks import build_space, sana_config
@@ -324,6 +324,9 @@ def _card(state: ExportState, name: str) -> str:
         "trained": f"{state.step:,} steps of {state.training.get('batch')} images, {objective}",
         "data": f"{state.data.name} (sha256 {state.data.pin[:12]})",
     }
+    if state.training.get("trainable") == "lora":
+        rank = state.training.get("lora_rank", TrainConfig.lora_rank)
+        rows["trained"] += f", LoRA of rank {rank}, merged into the weights"
     example = _example(state)
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     front = "\n".join(f"{key}: {value}" for key, value in head.items())

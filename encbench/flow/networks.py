@@ -80,7 +80,8 @@ def build_network(
     are the same whatever the encoder. Its input is not calibrated yet.
 
     Args:
-        sana: configuration of a SanaTransformer2DModel to build without reading its weights.
+        sana: configuration of a SanaTransformer2DModel to build without reading its weights,
+            unless adapters are trained, whose checkpoints lack the weights under them.
 
     Raises:
         UsageError, ModelError: if there is no such network or backbone.
@@ -149,7 +150,15 @@ def check_objective(config: TrainConfig) -> None:
     check_prediction(objective, config.prediction)
     if config.head_at == "instant" and not has_head(config):
         raise UsageError("--head-at instant needs the velocity head: add --velocity-head")
-    if config.network.startswith("sana:") and (has_head(config) or config.guidance_max > 1):
+    sana = config.network.startswith("sana:")
+    if config.trainable != "all" and not sana:
+        raise UsageError(
+            f"--trainable {config.trainable} is for a pretrained SANA (--network sana:FOLDER), and "
+            f"{config.network} is trained as a whole: leave it out"
+        )
+    if config.lora_rank != TrainConfig.lora_rank and config.trainable != "lora":
+        raise UsageError(f"--lora-rank {config.lora_rank} needs --trainable lora")
+    if sana and (has_head(config) or config.guidance_max > 1):
         raise UsageError(
             "a SANA has neither a velocity head nor guidance as an input: leave --velocity-head "
             "and --guidance-max out"
@@ -200,7 +209,7 @@ def _sana(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if known is not None:
+        if known is not None and config.trainable != "lora":
             model = diffusers("A SANA network").SanaTransformer2DModel
             try:
                 net = SanaVelocity(model.from_config(dict(known)), widths.tokens, config.sana_times)
@@ -211,14 +220,14 @@ def _sana(
         else:
             source, _, revision = config.network.removeprefix("sana:").partition("@")
             net = load_sana(source, widths.tokens, revision or None, config.sana_times)
-    if net.shape[0] != shape[0]:
-        raise UsageError(
-            f"{config.network} works on latents of {net.shape[0]} channels, and these have "
-            f"{shape[0]}: give its own --autoencoder"
-        )
-    if config.prediction != "u":
-        raise UsageError("a SANA network predicts u: add --prediction u")
-    net.train_only(config.trainable)
+        if net.shape[0] != shape[0]:
+            raise UsageError(
+                f"{config.network} works on latents of {net.shape[0]} channels, and these have "
+                f"{shape[0]}: give its own --autoencoder"
+            )
+        if config.prediction != "u":
+            raise UsageError("a SANA network predicts u: add --prediction u")
+        net.train_only(config.trainable, config.lora_rank)
     return net
 
 

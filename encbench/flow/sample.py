@@ -29,6 +29,7 @@ from .config import TrainConfig, training_config
 from .connector import connectors
 from .ema import EMA
 from .features import PAD, Bank, PromptEncoder, PromptFeatures, Widths, check_fits
+from .lora import frozen_weights, merge_adapters, pin_frozen
 from .meanflow import Condition, sample_flow, time_grid
 from .networks import build_network, build_space, statistics_pin
 from .objectives.guidance import check_span
@@ -113,13 +114,15 @@ def load_checkpoint(path: Path, device: torch.device, weights: str = "ema") -> L
     space = build_space(config, device)
     widths = Widths(state.encoder.tokens, state.encoder.pooled)
     net = build_network(config, tuple(space.shape), widths, state.sana)
-    tensors, file = read_part(path, "model"), path / f"{weights}.safetensors"
+    files.check_frozen(path, state, pin_frozen(net))
+    tensors, file = frozen_weights(net) | read_part(path, "model"), path / f"{weights}.safetensors"
     if weights != "model":
         tensors |= EMA.weights(read_part(path, weights))
     load_weights(net, tensors, file)
     files.check_statistics(path, state, statistics_pin(net))
     for connector in connectors(net):
         connector.fold_whitening()
+    merge_adapters(net)
     net = net.to(device).eval().requires_grad_(False)
     if state.instantaneous:
         net = Instantaneous(net)

@@ -16,9 +16,10 @@ from ..data.hub import resolve_model
 from ..errors import MissingLibraryError, ModelError, UsageError, first_line
 from ..schema import read_model_config
 from .connector import Connector
+from .lora import ADAPTER, add_adapters
 from .meanflow import Condition
 
-Trainable = Literal["emf", "all", "connector"]
+Trainable = Literal["emf", "all", "lora", "connector"]
 Times = Literal["scaled", "unscaled", "rescaled"]
 PATTERNS = (
     "transformer/config.json",
@@ -176,15 +177,18 @@ class SanaVelocity(nn.Module):
             )
         return cond.tokens
 
-    def train_only(self, part: str) -> list[nn.Parameter]:
+    def train_only(self, part: str, rank: int = 16) -> list[nn.Parameter]:
         """Freeze the rest; the parameters to train.
 
         Args:
             part: 'emf' (transformer blocks, time embeddings and the final scale and shift, as
-                EMF's code, and the connector if there is one), 'connector' or 'all'.
+                EMF's code, and the connector if there is one), 'lora' (adapters, which are added,
+                and the connector), 'connector' or 'all'.
+            rank: of the adapters.
 
         Raises:
-            UsageError: if there is no such part.
+            UsageError: if there is no such part, or it can't have adapters of this rank.
+            MissingLibraryError: if peft is not installed for 'lora'.
         """
         if part not in get_args(Trainable):
             raise UsageError(f"unknown part '{part}'; known: {', '.join(get_args(Trainable))}")
@@ -198,10 +202,13 @@ class SanaVelocity(nn.Module):
                 "transformer.scale_shift_table",
             ),
             "connector": ("connector.",),
+            "lora": ("connector.",),
             "all": ("",),
         }[part]
+        if part == "lora":
+            add_adapters(self.transformer, rank)
         for name, weight in self.named_parameters():
-            weight.requires_grad_(name.startswith(heads))
+            weight.requires_grad_(name.startswith(heads) or (part == "lora" and ADAPTER in name))
         return [weight for weight in self.parameters() if weight.requires_grad]
 
     def backbone_state(self) -> dict[str, Tensor]:

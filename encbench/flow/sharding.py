@@ -51,9 +51,14 @@ def shard(net: nn.Module, device: torch.device) -> None:
 
 
 def _blocks(net: nn.Module) -> list[nn.Module]:
-    """Transformer blocks of a DiT or a SANA."""
-    lists = (part for part in net.modules() if isinstance(part, nn.ModuleList))
-    return [block for part in lists for block in part if any(True for _ in block.children())]
+    """Transformer blocks of a DiT or a SANA: entries of the outermost lists of modules."""
+    found: list[nn.Module] = []
+    for part in net.children():
+        if isinstance(part, nn.ModuleList):
+            found += [block for block in part if any(True for _ in block.children())]
+        else:
+            found += _blocks(part)
+    return found
 
 
 def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:

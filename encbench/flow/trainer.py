@@ -40,6 +40,7 @@ from .ema import EMA
 from .features import Bank, Features, check_fits
 from .grids import write_grid
 from .latents import LatentsInMemory, with_latents
+from .lora import frozen_weights, pin_frozen
 from .loss import LossModule, LossTerms
 from .meanflow import Condition
 from .meters import LOG, Log, Meters, Spikes
@@ -125,10 +126,10 @@ class Trainer:
         self.encoder = files.EncoderState(
             config.encoder, revision, *features.widths, statistics_pin(self.net)
         )
-        self.ema = EMA(self.net, config.ema)
-        self.means = {"ema": self.ema} | {
-            f"ema-{decay:g}": EMA(self.net, decay) for decay in config.more_ema
-        }
+        self.frozen = pin_frozen(self.net)
+        decays = {"ema": config.ema} | {f"ema-{decay:g}": decay for decay in config.more_ema}
+        self.means = {name: EMA(self.net, decay) for name, decay in decays.items()}
+        self.ema = self.means["ema"]
         plain = FlowMatching(weight_power=config.weight_power, weight_eps=config.weight_eps)
         self.objectives = (plain, build_objective(config, self.device))
         self.times = build_time_sampler(config)
@@ -272,8 +273,8 @@ class Trainer:
     def _frozen(self) -> nn.Module:
         shape, widths = tuple(self.space.shape), self.features.widths
         net = build_network(self.config, shape, widths, sana_config(self.net))
-        net = net.eval().requires_grad_(False)
         _load_averaged(net, self.ancestor)
+        net = net.eval().requires_grad_(False)
         if self.sharded:
             shard(net, self.device)
         return net.to(self.device)
@@ -345,7 +346,9 @@ class Trainer:
         for its weights holds no state of the optimizer."""
         meters = self.meters.state(self.team.total)
         if self._looks:
-            tensors = {"model": self.net.state_dict()}
+            left_out = frozen_weights(self.net).keys()
+            held = self.net.state_dict()
+            tensors = {"model": {n: held[n] for n in held if n not in left_out}}
             tensors |= {name: mean.state_dict() for name, mean in self.means.items()}
             if resumable:
                 tensors["optimizer"] = state_tensors(self.optimizers, self.named)
@@ -355,7 +358,7 @@ class Trainer:
             state = files.TrainingState(
                 self.step, self.step <= self.config.switch, self.config.as_dict(), self.encoder,
                 files.DataState(self.data.name, self.data.pin), self.seconds + spent, meters,
-                self.spikes.state(), sana_config(self.net),
+                self.spikes.state(), sana_config(self.net), self.frozen,
             )  # fmt: skip
             logged = {LOG: (self.config.out / LOG).read_bytes()}
             write_checkpoint(path, Checkpoint(tensors, asdict(state), logged))
@@ -370,7 +373,9 @@ class Trainer:
             return None
         state = files.read_state(path)
         self._check(state)
-        load_weights(self.net, read_part(path, "model"), path / "model.safetensors")
+        files.check_frozen(path, state, self.frozen)
+        tensors = frozen_weights(self.net) | read_part(path, "model")
+        load_weights(self.net, tensors, path / "model.safetensors")
         files.check_statistics(path, state, statistics_pin(self.net))
         self.encoder = replace(self.encoder, statistics=state.encoder.statistics)
         for name, mean in self.means.items():
@@ -440,7 +445,7 @@ class Trainer:
 
 
 def _load_averaged(net: nn.Module, path: Path) -> None:
-    state = read_part(path, "model") | EMA.weights(read_part(path, "ema"))
+    state = frozen_weights(net) | read_part(path, "model") | EMA.weights(read_part(path, "ema"))
     state = net.with_head(state) if isinstance(net, DiT) else state
     load_weights(net, state, path / "ema.safetensors")
 
