@@ -152,8 +152,8 @@ def test_a_wrong_option_is_one_line(tmp_path):
 def test_train_and_sample(tmp_path):
     result = encbench.train(
         "control:word-position?dim=16", tmp_path / "t", preset="scenes-cpu", network="dit-32x2x2",
-        side=16, steps=2, batch=4, sample_every=0, checkpoint_every=0, store=tmp_path / "store",
-        device="cpu",
+        side=16, steps=2, batch=4, sample_every=0, checkpoint_every=0, images=64, captions=1,
+        store=tmp_path / "store", device="cpu",
     )  # fmt: skip
     assert result.steps == 2
     images = encbench.sample(tmp_path / "t", ["a red circle", "a star"], steps=1, device="cpu")

@@ -84,11 +84,17 @@ class Reds:
         return ["red" for _ in objects]
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise") / "images"
     generate_images(PROMPTS, sample, folder, seed=1, model="noise")
     return folder
+
+
+@pytest.fixture
+def images(noise, tmp_path):
+    """A test's own copy, which it may damage."""
+    return shutil.copytree(noise, tmp_path / "images")
 
 
 def scored(images, out, name="guesser", detector=None, **options):
