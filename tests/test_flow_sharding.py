@@ -110,6 +110,7 @@ def two(tmp_path_factory):
     """Trainings of two processes, and one that was stopped after step 4."""
     home = tmp_path_factory.mktemp("two")
     pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
     parent = str(flow_checkpoints.sana(home / "parent", side=8))
     latents = {
         "network": f"sana:{parent}", "autoencoder": parent, "side": 32, "prediction": "u",
