@@ -21,18 +21,33 @@ class Hosts(NamedTuple):
     prefixes: tuple[list[str], list[str]]
     address: str
 
-    def launch(self, *arguments: str, **environment: str) -> list[subprocess.Popen[str]]:
-        """The same command on both, one process each, by torchrun with a static rendezvous.
-        ``arguments``: a script with its own, or -m and a module."""
+    def launch(
+        self, *arguments: str, by: str = "torchrun", **environment: str
+    ) -> list[subprocess.Popen[str]]:
+        """The same command on both, one process each, with a static rendezvous.
+
+        Args:
+            arguments: a script with its own, or -m and a module.
+            by: torchrun or accelerate.
+        """
         port = free_port()
+        launchers = {
+            "torchrun": [
+                "-m", "torch.distributed.run", "--nnodes=2", "--node-rank={}",
+                f"--master-addr={self.address}", f"--master-port={port}", "--nproc-per-node=1",
+            ],
+            "accelerate": [
+                "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=2",
+                "--machine_rank={}", "--num_processes=2", f"--main_process_ip={self.address}",
+                f"--main_process_port={port}",
+            ],
+        }  # fmt: skip
         return [
             self.start(
-                number, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={number}",
-                f"--master-addr={self.address}", f"--master-port={port}", "--nproc-per-node=1",
-                *arguments, **environment,
+                number, *(word.format(number) for word in launchers[by]), *arguments, **environment
             )
             for number in range(2)
-        ]  # fmt: skip
+        ]
 
     def start(self, number: int, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Python with these arguments on one host."""

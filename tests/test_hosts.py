@@ -1,5 +1,6 @@
 """Several hosts: what one process makes, a host that dies, and one that cannot be reached."""
 
+import json
 import shutil
 import signal
 import time
@@ -9,12 +10,18 @@ import pytest
 from hosts import finish, own_lines, two_hosts
 from safetensors.torch import load_file
 
+from encbench.cli import main
 from encbench.flow.checkpoint import latest
 from encbench.flow.config import training_config
 from encbench.flow.meters import read_log
 from encbench.flow.train import train
+from encbench.metrics.run import read_scores
 
 pytestmark = pytest.mark.slow
+PROMPTS = [
+    {"tag": "single_object", "include": [{"class": name, "count": 1}], "prompt": f"a {name}"}
+    for name in ("circle", "square", "triangle")
+]
 
 TINY = {
     "world": "scenes-grid", "images": 40, "side": 8, "patch": 4, "network": "dit-16x1x1",
@@ -39,6 +46,23 @@ Trainer._step = step
 main()
 """
 
+IN_TURN = """
+import json, sys, time
+from pathlib import Path
+from encbench.cli import main
+
+for words, files in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    folder, pattern, count = files
+    while len(list(Path(folder).glob(pattern))) < count:  # of the other host
+        time.sleep(0.05)
+"""
+"""Commands one after another; after each, until all processes' files are there."""
+
 
 @pytest.fixture(scope="module")
 def hosts():
@@ -51,6 +75,25 @@ def command(out):
     for key, value in TINY.items():
         words += [f"--{key.replace('_', '-')}", str(value)]
     return words
+
+
+def sample_and_score(checkpoint, out, prompts):
+    """Commands for images of a checkpoint and their scores; and what files to wait for."""
+    sample = ["sample", str(checkpoint), "--prompts", str(prompts), "--steps", "1"]
+    sample += ["--images-per-prompt", "2", "--out", str(out / "images"), "--device", "cpu"]
+    score = ["score", str(out / "images"), "--metrics", "geneval?detector=scenes&colors=none"]
+    score += ["--out", str(out / "scores"), "--device", "cpu"]
+    return [
+        [sample, [str(out / "images"), "*/samples/*.png", 2 * len(PROMPTS)]],
+        [score, [str(out / "scores"), "scores.json", 1]],
+    ]
+
+
+def made(out):
+    """The images and the scores in a folder."""
+    images = {path.relative_to(out): path.read_bytes() for path in out.glob("images/*/samples/*")}
+    (row,) = read_scores(out / "scores").metrics
+    return images, row.scores
 
 
 def test_a_host_that_dies_is_one_line_and_the_training_goes_on(hosts, tmp_path):
@@ -75,8 +118,22 @@ def test_a_host_that_dies_is_one_line_and_the_training_goes_on(hosts, tmp_path):
     assert stopped.name != "final"
     apart = tmp_path / "apart"
     shutil.copytree(out, apart)
-    for status, text in finish(hosts.launch("-m", "encbench", *command(out))):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, PROMPTS)))
+    script.write_text(IN_TURN)
+    later = sample_and_score(out, tmp_path / "shared", prompts)
+    words = json.dumps([[command(out), [str(out / "final"), "state.json", 1]], *later])
+    for status, text in finish(hosts.launch(str(script), words, by="accelerate")):
         assert status == 0, text[-3000:]
+        assert f"{len(PROMPTS)} new images" in text  # half of them
+    for words, _ in sample_and_score(out, tmp_path / "alone", prompts):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert not ended.value.code
+    shared, alone = made(tmp_path / "shared"), made(tmp_path / "alone")
+    assert len(shared[0]) == 2 * len(PROMPTS)
+    assert shared == alone
+
     values = {**TINY, "report_to": ["none"]}
     train(training_config({**values, "out": tmp_path / "one"}))
     train(training_config({**values, "out": apart}))  # what two began, one can end
