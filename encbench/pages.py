@@ -15,10 +15,11 @@ def hash_script(script: str) -> str:
 def render_page(source: str, **values: Any) -> str:
     """A Jinja template, its values escaped. It holds one ``<script>``, the only one that its policy
     allows, by ``script_hash``."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     script = source.split("<script>")[1].split("</script>")[0]
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=PackageLoader("encbench", "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     return environment.from_string(source).render(script_hash=hash_script(script), **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,13 +31,16 @@ log = logging.getLogger("encbench")
 WIDTH = 48  # of a bar's description, in characters
 EVERY = 30.0  # seconds between two lines where there is no terminal
 RUNNING = "..."  # in a cell
+UNEVEN = 0.1  # share of uneven work that must be done before the time left is shown
 AROUND = 9  # lines of a terminal that are not for rows of a table
 
 
 def show_log() -> None:
     """Send encbench's log to the terminal, beside the progress bars. For the command line."""
     if not log.handlers:
-        handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+        handler: logging.Handler = _Lines()
+        if console.is_terminal:
+            handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(_Once())
         log.addHandler(handler)
@@ -44,8 +48,15 @@ def show_log() -> None:
         log.propagate = False
 
 
+class _Lines(logging.Handler):
+    """Writes each message as one line, however long, where there is no terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname:<8} {self.format(record)}", file=sys.stderr, flush=True)
+
+
 class _Once(logging.Filter):
-    """Lets each message through once: what holds for every encoder is said about the first."""
+    """Shows each message once, for the first encoder that it is about."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,16 +77,17 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over ``total`` items; call what it gives with the number of items just done.
+    """A progress bar over ``total`` items; call what it yields with the number of items just done.
 
-    Where standard error is no terminal, a line is logged every half minute instead. Of a long
-    description the end is kept, where paths differ.
+    Without a terminal, a line is logged every half minute instead. A long description loses its
+    middle: its first word and the end of a path are kept.
     """
-    if len(description) > WIDTH:
-        description = "…" + description[1 - WIDTH :]
     if not console.is_terminal:
         yield ProgressLines(description, total).advance
         return
+    if len(description) > WIDTH:
+        verb, _, rest = description.partition(" ")
+        description = f"{verb} …{rest[len(verb) + 2 - WIDTH :]}"
     if _shown is not None:  # a terminal has one live display, and that is the table's
         progress = _shown.bars
         task = progress.add_task(description, total=total)
@@ -134,7 +146,7 @@ class ProgressTable:
         self.clock, self.begun, self.found = clock, clock(), 0
         self.cells: dict[tuple[str, str], str] = {}
         self.total = sum(map(len, rows.values()))
-        self.lines = ProgressLines("all encoders and probes", self.total, clock)
+        self.lines = ProgressLines("all encoders and probes", self.total, clock, even=False)
         self.bars = _bars()
         self.others: Callable[[], Iterable[tuple[str, str, str]]] | None = None
         """What other processes have set since the last call."""
@@ -182,10 +194,10 @@ class ProgressTable:
         return Group(head, table, self.bars)
 
     def _time_left(self) -> str:
-        """By the rate so far, without what was there already."""
+        """By the rate so far, without the measurements that were on disk."""
         spent = self.clock() - self.begun
         made = self.lines.done - self.found
-        if spent < 10 or not made or self.lines.done == self.total:
+        if spent < 10 or made < UNEVEN * self.total or self.lines.done == self.total:
             return ""
         return f", about {format_duration((self.total - self.lines.done) / made * spent)} left"
 
@@ -223,14 +235,22 @@ def show_table(
 class ProgressLines:
     """Progress as lines in a log file: share, rate and time left, every half minute.
 
-    The rate is that since the line before, so it follows a machine whose load changes; what was
-    done already when the work began counts in the share only.
+    The rate is that since the line before, so it follows a machine whose load changes. Items that
+    were done before the work began count in the share only.
+
+    Args:
+        even: items take about equally long. Otherwise no time left is shown before a tenth is done.
     """
 
     def __init__(
-        self, description: str, total: int, clock: Callable[[], float] = time.monotonic
+        self,
+        description: str,
+        total: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        even: bool = True,
     ) -> None:
-        self.description, self.total, self.clock = description, total, clock
+        self.description, self.total, self.clock, self.even = description, total, clock, even
         self.done = self.done_before = 0
         self.begun = self.line_before = clock()
 
@@ -244,10 +264,14 @@ class ProgressLines:
             return
         rate = (self.done - self.done_before) / (now - self.line_before)
         self.done_before, self.line_before = self.done, now
-        left = format_duration((self.total - self.done) / rate) if rate else "unknown time"
         speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+        if 0 < rate < 0.1:
+            speed = f"{format_duration(1 / rate)} each"
+        left = f", {format_duration((self.total - self.done) / rate)} left" if rate else ""
+        if not self.even and self.done < UNEVEN * self.total:
+            left = ""
         log.info(
-            "%s: %.0f %% (%s of %s), %s, %s left",
+            "%s: %.0f %% (%s of %s), %s%s",
             self.description,
             100 * self.done / self.total,
             f"{self.done:,}",

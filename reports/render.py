@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from encbench.pages import hash_script
@@ -15,10 +15,11 @@ from .text import clean_text, listing, markdown
 
 
 def make_environment(**options: Any) -> Environment:
-    """Jinja on the package's templates."""
+    """Jinja on the package's templates, and on those of encbench for the head of a page."""
+    homes = [PackageLoader(home, "templates") for home in ("encbench.reports", "encbench")]
     return Environment(
-        loader=PackageLoader("encbench.reports", "templates"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, **options,
+        loader=ChoiceLoader(homes), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        **options,
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def test_the_page_needs_nothing_else_and_links_each_report(runs, tmp_path, capsy
     page = (tmp_path / "site" / "index.html").read_text()
     assert (tmp_path / "site" / "reports" / "alice.html").read_text() == "the report of alice"
     assert 'href="reports/alice.html"' in page
-    assert "its report was not written" in page  # bob's
+    assert "no report yet: run encbench report" in page  # bob's
     assert 'href="https://huggingface.co/google/t5-v1_1-xxl"' in page
     for loads in ("<img", '<link rel="stylesheet', 'src="http', "url(http", "@import"):
         assert loads not in page

@@ -33,8 +33,8 @@ def test_slow_items_are_told_one_by_one(caplog):
             now[0] += 100
             lines.advance(1)
     assert [r.getMessage() for r in caplog.records] == [
-        "training: 33 % (1 of 3), 0.01/s, 3 min left",
-        "training: 67 % (2 of 3), 0.01/s, 2 min left",
+        "training: 33 % (1 of 3), 2 min each, 3 min left",
+        "training: 67 % (2 of 3), 2 min each, 2 min left",
     ]
 
 
@@ -101,7 +101,11 @@ def test_the_time_left_is_that_of_the_rate_so_far(terminal):
     now[0] = 100
     for probe in PROBES:
         table.set("encoder 0", probe, "0.5")
-    assert drawn(table)[0] == "3 of 41 measurements, about 32 min left"
+    assert drawn(table)[0] == "3 of 41 measurements"  # too few to tell
+    for row in ("encoder 1", "encoder 2"):
+        for probe in PROBES:
+            table.set(row, probe, "0.5")
+    assert drawn(table)[0] == "7 of 41 measurements, about 9 min left"
     assert [line for line in drawn(table) if line.startswith("constant")] == []
 
 
@@ -114,7 +118,7 @@ def test_without_a_terminal_the_whole_run_has_its_lines_too(caplog):
             table.set(row, probe, RUNNING)
             table.set(row, probe, "0.1")
     assert [record.getMessage() for record in caplog.records] == [
-        "all encoders and probes: 50 % (2 of 4), 0.05/s, 40 s left"
+        "all encoders and probes: 50 % (2 of 4), 20 s each, 40 s left"
     ]
 
 
