@@ -426,7 +426,7 @@ def combine_hashes(hashes: Mapping[str, str]) -> str:
 def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) -> ResolvedModel:
     locked = _locked(repo, revision)
     allow = [*wanted.patterns, CARD]
-    folder = _fetch(repo, locked.revision or revision, allow, PICKLES)
+    folder = download_snapshot(repo, locked.revision or revision, allow, PICKLES)
     commit = folder.name
     files = _select(folder, wanted.patterns, PICKLES)
     safe = {_home(name) for name in files if _matches(name, [SAFETENSORS])}
@@ -437,7 +437,7 @@ def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) ->
         listing = _listing(repo, commit, folder)
     parts = shards_of(files)
     if wanted.pickle or parts:
-        folder = _fetch(repo, commit, [*allow, *parts], () if wanted.pickle else PICKLES)
+        folder = download_snapshot(repo, commit, [*allow, *parts], () if wanted.pickle else PICKLES)
     files = wanted.choose(folder, listing, repo)
     hashes = digest_each(files)
     _verify(repo, files, hashes, locked.files)
@@ -457,7 +457,8 @@ def resolve_dataset(repo: str, revision: str | None) -> tuple[Path, str]:
     """
     key = f"datasets/{repo}"
     locked = _locked(key, revision)
-    folder = _fetch(repo, locked.revision or revision, [*DATA_FILES, CARD], (), kind="dataset")
+    allow = [*DATA_FILES, CARD]
+    folder = download_snapshot(repo, locked.revision or revision, allow, (), kind="dataset")
     files = _select(folder, DATA_FILES, ())
     if not files:
         raise DataError(
@@ -471,14 +472,24 @@ def resolve_dataset(repo: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _fetch(
+def download_snapshot(
     repo: str,
     revision: str | None,
     allow: Sequence[str],
     ignore: Sequence[str],
     kind: str = "model",
 ) -> Path:
-    """The snapshot folder that holds the files; no request is made if it holds them all."""
+    """The folder of the hub's cache that holds a repository's files at one revision; no request is
+    made if they are all there.
+
+    Args:
+        allow, ignore: patterns of the files' names.
+        kind: 'model' or 'dataset'.
+
+    Raises:
+        DownloadError, ModelError: see :func:`download_error`.
+        EncbenchError: if the disk is full or the cache cannot be written.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -503,7 +514,7 @@ def _fetch(
             log.info("downloading %s%s", repo, f" (about {size / 1e9:.1f} GB)" if size else "")
         return Path(download(endpoint=os.environ.get("HF_ENDPOINT") or None))
     except Exception as error:  # the hub's client raises a dozen kinds, its http client more
-        raise _translated(error, repo, revision) from error
+        raise download_error(error, repo, revision) from error
 
 
 def _listing(repo: str, commit: str, folder: Path) -> list[str]:
@@ -572,7 +583,7 @@ def _lock_key(repo: str, revision: str | None) -> str:
     return f"{repo}@{revision}" if revision else repo
 
 
-def _translated(error: Exception, repo: str, revision: str | None) -> EncbenchError:
+def download_error(error: Exception, repo: str, revision: str | None) -> EncbenchError:
     """What the hub's client raised, in one line that says what to do."""
     from huggingface_hub import constants, errors
 

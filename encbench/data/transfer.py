@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DownloadError, EncbenchError, first_line
-from .hub import _fetch, _translated
+from .hub import download_error, download_snapshot
 
 
 def upload_files(
@@ -56,7 +56,7 @@ def _refused(error: Exception, repo: str) -> EncbenchError:
         )
     if status is not None:
         return DownloadError(f"the hub refused to store {repo} ({status}: {first_line(error)})")
-    return _translated(error, repo, None)
+    return download_error(error, repo, None)
 
 
 def download_files(repo: str, revision: str | None, kind: str, patterns: Sequence[str]) -> Path:
@@ -65,4 +65,4 @@ def download_files(repo: str, revision: str | None, kind: str, patterns: Sequenc
     Raises:
         DownloadError: if the hub cannot be reached or refuses.
     """
-    return _fetch(repo, revision, patterns, (), kind=kind)
+    return download_snapshot(repo, revision, patterns, (), kind=kind)
