@@ -61,6 +61,16 @@ SMALL_SANA = {
     "cross_attention_head_dim": 32, "cross_attention_dim": 64, "sample_size": 4,
 }  # fmt: skip
 
+FULL_CONFIRM = {"run": ["--probes", "reader"], "confirm": ["--preset", "full"]}
+SMALL_CONFIRM = {
+    "run": ["--probes", "retrieval", "--re-encoder", "none", "--pools", "max", "--limit", "12"],
+    "confirm": [
+        "--preset", "cpu", "--steps", "2", "--seeds", "1", "--per-task", "1", "--images", "1",
+        "--set", "images=16", "--set", "batch=4", "--set", "warmup=1",
+    ],
+}  # fmt: skip
+"""Options of `encbench run` and `encbench confirm`."""
+
 
 class Report:
     """What a part has found so far, on disk after each number."""
@@ -302,9 +312,10 @@ def confirm(report: Report, asked: Asked) -> None:
     run, store = asked.out / "run", asked.out / "store"
     common = ["--out", str(run), "--store", str(store), "--device", str(asked.device)]
     until = time.monotonic() + asked.left - LEAST
+    how = SMALL_CONFIRM if asked.small else FULL_CONFIRM
     for command in (
-        ["run", "--encoders", *ENCODERS[:2], "--probes", "reader", *common],
-        ["confirm", "--preset", "cpu" if asked.small else "full", *common],
+        ["run", "--encoders", *ENCODERS[:2], *how["run"], *common],
+        ["confirm", *how["confirm"], *common],
     ):
         report.add(
             f"encbench {command[0]}",

@@ -30,6 +30,7 @@ def test_it_loads_without_the_libraries_that_a_gpu_machine_may_lack():
 
 
 def test_every_part_in_miniature(gpu_check, tmp_path, monkeypatch):
+    # its two commands take a minute of CPU time: python benchmarks/gpu_check.py --parts confirm
     monkeypatch.setattr(gpu_check, "run_until", lambda *_: {"status": 1, "last": ["not here"]})
     names = [part.__name__ for part in gpu_check.PARTS]
     gpu_check.check(3, tmp_path, "cpu", names)
