@@ -307,15 +307,16 @@ class Team:
         if not self.leads:
             yield
 
-    def share(self, batch: int, parts: int) -> int:
-        """Images of one part of a batch in one process.
 
-        Raises:
-            UsageError: if they cannot be shared evenly.
-        """
-        if batch % (parts * self.size):
-            raise UsageError(
-                f"--batch {batch} cannot be shared by {self.size} processes in {parts} parts; "
-                f"take a multiple of {parts * self.size}"
-            )
-        return batch // (parts * self.size)
+def share_batch(batch: int, parts: int, processes: int) -> int:
+    """Images of one part of a batch in one of several processes.
+
+    Raises:
+        UsageError: if they cannot be shared evenly.
+    """
+    if batch % (parts * processes):
+        raise UsageError(
+            f"--batch {batch} cannot be shared by {processes} processes in {parts} parts; "
+            f"take a multiple of {parts * processes}"
+        )
+    return batch // (parts * processes)

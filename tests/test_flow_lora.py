@@ -59,6 +59,7 @@ def run(values, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_only_adapters_and_the_connector_are_trained_and_kept(values, run):
     from diffusers import SanaTransformer2DModel
 
@@ -97,6 +98,7 @@ def test_a_dry_run_counts_few_trained_parameters(values):
     assert plans[0].memory < plans[1].memory
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_uninterrupted_one_to_the_bit(values, run, tmp_path):
     config = training_config({**values, "out": tmp_path / "run"})
     with pytest.raises(StoppedError):
@@ -109,6 +111,7 @@ def test_resumed_it_is_the_uninterrupted_one_to_the_bit(values, run, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_an_export_has_the_adapters_in_its_weights(run, tmp_path, monkeypatch):
     folder = export_model(run, tmp_path / "out", steps=2)
     monkeypatch.chdir(tmp_path)
@@ -170,6 +173,7 @@ def test_without_attention_or_peft_is_one_line(tmp_path, monkeypatch):
         net.train_only("lora")
 
 
+@pytest.mark.slow
 def test_adapters_of_another_model_are_refused(values, run, tmp_path):
     from safetensors.torch import save_file
 

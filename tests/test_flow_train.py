@@ -19,6 +19,7 @@ from encbench import checkpoint
 from encbench.confirm.config import PRESETS as CONFIRM
 from encbench.data.scenes.dataset import training_scenes
 from encbench.data.scenes.world import GRID
+from encbench.distributed import share_batch
 from encbench.errors import DataError, EncbenchError, ModelError, StoreError, UsageError
 from encbench.files import TEMPORARY, _origin
 from encbench.flow import checkpoint as files
@@ -324,12 +325,8 @@ def test_two_processes_do_what_one_does(tmp_path):
 
 
 def test_processes_that_cannot_share_a_batch():
-    from encbench.distributed import Team
-
-    team = Team(torch.device("cpu"))
-    team.size = 3
     with pytest.raises(UsageError, match=r"--batch 8 cannot be shared by 3 processes"):
-        team.share(8, 1)
+        share_batch(8, 1, processes=3)
 
 
 # ------------------------------------------------------------------------------- bad moments

@@ -23,6 +23,7 @@ def train(config: TrainConfig, dry_run: DryRun = False, json: PrintJson = False)
     accelerate launch --multi_gpu -m encbench train ... More: docs/training.md.
     """
     from ..config import default_store
+    from ..distributed import is_leader
     from ..encoders.detect import complete_spec
 
     store, encoder = config.store or default_store(), complete_spec(config.encoder)
@@ -31,13 +32,14 @@ def train(config: TrainConfig, dry_run: DryRun = False, json: PrintJson = False)
         from ..estimate import matrix_rate
         from ..flow.estimate import plan_training
 
+        if not is_leader():
+            return
         plan = plan_training(config, matrix_rate)
         if json:
             print_json("training plan", plan)
             return
         typer.echo("\n".join(plan.lines))
         return
-    from ..distributed import is_leader
     from ..flow.train import train as run
 
     done = run(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.hub import download_plan
+from ..device import current_launch
+from ..distributed import share_batch
 from ..encoders import EncoderSpec, family_of
 from ..errors import EncbenchError
 from ..progress import format_duration
@@ -19,6 +21,7 @@ from .config import TrainConfig
 from .features import PromptEncoder, Widths
 from .meanflow import Condition
 from .networks import build_network, build_space, build_time_sampler, check_objective
+from .sharding import check_sharding, recompute_activations, transformer_blocks
 
 GUESS = Widths(2048, 0)
 TEXT = 32  # tokens of a caption, padded
@@ -26,7 +29,8 @@ BACKWARD = 3  # a step with a graph costs three forwards
 
 
 class Cost(NamedTuple):
-    """Of a training: parameters, those trained, FLOPs of a step, bytes."""
+    """Of a training: parameters, those trained, FLOPs of a step in all processes, and bytes in each
+    of them."""
 
     parameters: int
     trained: int
@@ -36,32 +40,64 @@ class Cost(NamedTuple):
 
 
 def cost_of(
-    config: TrainConfig, net: nn.Module, shape: tuple[int, int, int], widths: Widths
+    config: TrainConfig,
+    net: nn.Module,
+    shape: tuple[int, int, int],
+    widths: Widths,
+    processes: int = 1,
 ) -> Cost:
-    """What a step costs in one process, by running shapes through the network.
+    """What a step costs, by running shapes through the network.
 
     The derivative adds forwards over the samples with r != t: two for 'central', one for
-    'forward', about three for 'jvp'; counted at the mean share of intervals.
+    'forward', about three for 'jvp'; counted at the mean share of intervals. Activations that are
+    computed again add one forward with a graph.
+
+    Raises:
+        UsageError: if so many processes cannot share the batch.
     """
-    part = config.batch // config.accumulate
+    part = share_batch(config.batch, config.accumulate, processes)
     meta = net.to("meta")
-    small = _forward(meta, shape, widths, 2)
-    large = _forward(meta, shape, widths, 4)
-    per_image = (large.flops - small.flops) / 2
-    held = (large.bytes - small.bytes) / 2
+    blocks = transformer_blocks(meta)
+    per_image = _per_image(meta, shape, widths)
+    held = per_image.bytes
+    if config.recompute:
+        recompute_activations(meta)
+        inputs = _per_image(meta, shape, widths).bytes
+        held = inputs + (held - inputs) / len(blocks)  # one block is computed again at a time
     more = {"central": 2, "forward": 1, "jvp": 3}[config.derivative] * _interval_share(config)
     later = 1 - config.switch / config.steps
-    forwards = BACKWARD + later * more
-    count = sum(p.numel() for p in net.parameters())
-    trained = sum(p.numel() for p in trainable(net).values())
+    forwards = BACKWARD + config.recompute + later * more
     width = 2 if config.precision == "bf16" or config.precision == "auto" else 4
+    shared = processes if config.shard else 1
     return Cost(
-        count,
-        trained,
-        per_image * forwards * config.batch,
-        4 * (2 * count + 3 * trained),  # weights and their mean; gradient and two moments
+        _count(meta),
+        sum(p.numel() for p in trainable(meta).values()),
+        per_image.flops * forwards * config.batch,
+        _bytes_of_weights(config, meta, blocks, shared),
         int(held * part * width / 4),
     )
+
+
+def _count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def _bytes_of_weights(
+    config: TrainConfig, net: nn.Module, blocks: Sequence[nn.Module], shared: int
+) -> int:
+    """Weights, their means, gradient and two moments of the optimizer in one process, in fp32.
+
+    A mean has the weights that are not trained in common with the network, unless both are sharded.
+    Sharded, the network outside its blocks and two blocks are whole at a time.
+    """
+    count, trained = _count(net), sum(p.numel() for p in trainable(net).values())
+    means = 1 + len(config.more_ema)
+    parent = count if config.parent_target else 0
+    if shared == 1:
+        return 4 * (count + parent + (means + 3) * trained)
+    sizes = [_count(block) for block in blocks]
+    whole = count - sum(sizes) + 2 * max(sizes)
+    return 4 * ((count * (1 + means) + parent + 3 * trained) // shared + whole)
 
 
 def _interval_share(config: TrainConfig) -> float:
@@ -73,7 +109,13 @@ def _interval_share(config: TrainConfig) -> float:
 
 class _Run(NamedTuple):
     flops: float
-    bytes: int
+    bytes: float
+
+
+def _per_image(net: nn.Module, shape: tuple[int, int, int], widths: Widths) -> _Run:
+    """FLOPs of a forward, and bytes that are kept for its backward, in fp32."""
+    small, large = (_forward(net, shape, widths, batch) for batch in (2, 4))
+    return _Run((large.flops - small.flops) / 2, (large.bytes - small.bytes) / 2)
 
 
 def _forward(net: nn.Module, shape: tuple[int, int, int], widths: Widths, batch: int) -> _Run:
@@ -102,9 +144,10 @@ class TrainingPlan:
     """What ``encbench train --dry-run`` prints: ``lines``, and the numbers in them.
 
     Attributes:
+        processes: that share the training.
         parameters, trained: numbers of weights.
-        flops: floating-point operations of a step.
-        memory: bytes for weights, optimizer and activations.
+        flops: floating-point operations of a step, in all processes.
+        memory: bytes for weights, optimizer and activations in each process.
         seconds: at the measured rate of matrix products; the least.
     """
 
@@ -119,31 +162,45 @@ class TrainingPlan:
     memory: int
     seconds: float
     lines: tuple[str, ...]
+    processes: int = 1
 
 
-def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) -> TrainingPlan:
+def plan_training(
+    config: TrainConfig, rate: Callable[[torch.device], float], processes: int | None = None
+) -> TrainingPlan:
     """What a training is and costs.
 
     Args:
         rate: measured FLOPs a second of a device's matrix products.
+        processes: that share the training; those of this launch if None.
 
     Raises:
         EncbenchError: for a configuration that makes no sense.
     """
     from ..device import choose_device
 
+    processes = processes or current_launch().size
     check_objective(config)
+    check_sharding(config)
     device = choose_device(config.device)
     shape = tuple(build_space(config, device).shape)
     widths, said = _widths(config)
     net = build_network(config, shape, widths)
-    cost = cost_of(config, net, shape, widths)
+    cost = cost_of(config, net, shape, widths, processes)
     speed = rate(device)
-    least = cost.flops * config.steps / speed
+    least = cost.flops * config.steps / speed / processes
     switch = f"flow matching up to step {config.switch:,}, then {config.objective}"
     if config.switch >= config.steps:
         switch = "flow matching only"
     memory = (cost.weights + cost.activations) / 1e9
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    where = f"{processes} such devices" if processes > 1 else f"this {device.type}"
+    sharing = ""
+    if config.shard:
+        sharing = (
+            " (shared out)" if processes > 1
+            else " (in one process; start the dry run by torchrun or accelerate to count --shard)"
+        )  # fmt: skip
     lines = (
         f"encoder      {config.encoder}, {said}",
         f"images       {_data(config)}, {config.side} px, as {' x '.join(map(str, shape))}",
@@ -152,16 +209,15 @@ def plan_training(config: TrainConfig, rate: Callable[[torch.device], float]) ->
         f"training     {config.steps:,} steps of {config.batch} images; {switch}",
         f"computing    {cost.flops / 1e12:,.3f} TFLOP a step, "
         f"{cost.flops * config.steps / 1e15:,.2f} PFLOP in all",
-        f"memory       about {memory:,.1f} GB: {cost.weights / 1e9:,.1f} for weights, their mean "
-        f"and the optimizer, {cost.activations / 1e9:,.1f} for activations (text features and an "
-        "autoencoder come on top)",
-        f"time         {format_duration(least)} to {format_duration(4 * least)} on this "
-        f"{device.type} (its matrix products run at {speed / 1e12:,.2f} TFLOP/s; the lower "
-        "figure assumes all of that)",
+        f"memory       about {memory:,.1f} GB{each}: {cost.weights / 1e9:,.1f} for weights, their "
+        f"mean and the optimizer{sharing}, {cost.activations / 1e9:,.1f} for activations (text "
+        "features and an autoencoder come on top)",
+        f"time         {format_duration(least)} to {format_duration(4 * least)} on {where} (matrix "
+        f"products run at {speed / 1e12:,.2f} TFLOP/s; the lower figure assumes all of that)",
     )
     return TrainingPlan(
         config.encoder, config.network, device.type, config.steps, config.batch, cost.parameters,
-        cost.trained, cost.flops, cost.weights + cost.activations, least, lines,
+        cost.trained, cost.flops, cost.weights + cost.activations, least, lines, processes,
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def shard(net: nn.Module, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for block in _blocks(net):
+    for block in transformer_blocks(net):
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh, reshard_after_forward=True)  # also where no backward follows
     if hasattr(net, "with_velocity"):
@@ -50,14 +50,14 @@ def shard(net: nn.Module, device: torch.device) -> None:
         buffer.data = buffer.data.to(device)
 
 
-def _blocks(net: nn.Module) -> list[nn.Module]:
+def transformer_blocks(net: nn.Module) -> list[nn.Module]:
     """Transformer blocks of a DiT or a SANA: entries of the outermost lists of modules."""
     found: list[nn.Module] = []
     for part in net.children():
         if isinstance(part, nn.ModuleList):
             found += [block for block in part if any(True for _ in block.children())]
         else:
-            found += _blocks(part)
+            found += transformer_blocks(part)
     return found
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, read_part, read_tensors, write_checkpoint
-from ..distributed import Team
+from ..distributed import Team, share_batch
 from ..errors import DataError, EncbenchError, ModelError
 from ..files import write_json
 from ..images import is_whole
@@ -109,7 +109,7 @@ class Trainer:
         self.config, self.team = config, team
         self.ancestor = init or config.out / files.PARENT
         self.device = team.device
-        self.part = team.share(config.batch, config.accumulate)
+        self.part = share_batch(config.batch, config.accumulate, team.size)
         self.space = build_space(config, self.device)
         self.data, self.features = data, features
         if self.device.type == "cuda" and isinstance(features, Bank):
