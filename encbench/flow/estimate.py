@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -67,7 +67,7 @@ def cost_of(
     more = {"central": 2, "forward": 1, "jvp": 3}[config.derivative] * _interval_share(config)
     later = 1 - config.switch / config.steps
     forwards = BACKWARD + config.recompute + later * more
-    width = 2 if config.precision == "bf16" or config.precision == "auto" else 4
+    width = 2 if config.precision == "bf16" else 4
     shared = processes if config.shard else 1
     return Cost(
         _count(meta),
@@ -183,6 +183,8 @@ def plan_training(
     check_objective(config)
     check_sharding(config)
     device = choose_device(config.device)
+    if config.precision == "auto":
+        config = replace(config, precision="bf16" if device.type == "cuda" else "fp32")
     shape = tuple(build_space(config, device).shape)
     widths, said = _widths(config)
     net = build_network(config, shape, widths)
@@ -194,7 +196,7 @@ def plan_training(
         switch = "flow matching only"
     memory = (cost.weights + cost.activations) / 1e9
     each = f" in each of {processes} processes" if processes > 1 else ""
-    where = f"{processes} such devices" if processes > 1 else f"this {device.type}"
+    where = f"{processes} devices like this" if processes > 1 else "this"
     sharing = ""
     if config.shard:
         sharing = (
@@ -212,8 +214,9 @@ def plan_training(
         f"memory       about {memory:,.1f} GB{each}: {cost.weights / 1e9:,.1f} for weights, their "
         f"mean and the optimizer{sharing}, {cost.activations / 1e9:,.1f} for activations (text "
         "features and an autoencoder come on top)",
-        f"time         {format_duration(least)} to {format_duration(4 * least)} on {where} (matrix "
-        f"products run at {speed / 1e12:,.2f} TFLOP/s; the lower figure assumes all of that)",
+        f"time         {format_duration(least)} to {format_duration(4 * least)} on {where} "
+        f"{device.type} (matrix products run at {speed / 1e12:,.2f} TFLOP/s; the lower figure "
+        "assumes all of that)",
     )
     return TrainingPlan(
         config.encoder, config.network, device.type, config.steps, config.batch, cost.parameters,
