@@ -47,7 +47,7 @@ class LoadedEncoder(BatchedEncoder):
         **more: Any,
     ) -> None:
         self.device = device
-        self.batch_tokens = 16_384 if device.type == "cuda" else 4_096  # a CPU's caches are small
+        self.batch_tokens = 16_384 if device.type == "cuda" else 2_048  # a CPU's caches are small
         self.layer = spec.layer
         self.padded = spec.pool == "mean-padded"
         self.width = width or (max_tokens if self.padded else None)
