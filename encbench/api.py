@@ -93,13 +93,12 @@ def run(
 
     Args:
         encoders: spec strings, or objects with ``card`` and ``encode`` (a
-            :class:`encbench.types.TextEncoder`). The features of an object are kept inside ``out``
-            and are measured anew in the next process. The built-in zoo if empty and no data are
-            given.
+            :class:`encbench.types.TextEncoder`). The features of an object are kept inside ``out``,
+            and encoded again in the next process. If empty and no data are given: the built-in zoo.
         captions: groups of captions that mean the same, such as
             ``[["a cat", "one cat"], ["a red boat", "a boat in red"]]``; or a file of them.
         prompts: long prompts; or a file, or the spec of a prompt set.
-        out: folder of the run; a temporary one if None, which goes with the ranking.
+        out: folder of the run. None uses a temporary folder, which is removed with the ranking.
         options: fields of :class:`encbench.config.RunConfig`, such as ``coco``, ``dpg``, ``data``,
             ``probes``, ``limit``, ``device``.
 
@@ -141,8 +140,8 @@ def confirm_ranking(ranking: Ranking | str | Path, **options: Any) -> Verdict:
         options: fields of :class:`encbench.confirm.config.ConfirmConfig`.
 
     Raises:
-        EncbenchError: for a wrong option, other data than those of the ranking, or if no training
-            came out.
+        EncbenchError: for a wrong option, if the data have changed since the ranking, or if every
+            training failed.
     """
     from .confirm.config import ConfirmConfig
     from .confirm.run import run_confirmation
@@ -192,8 +191,8 @@ def validate_scores(
         outcomes: a file of outcomes, or the name of a published table.
         runs: rankings or folders of runs, whose records hold scores.
         predictions: files of predictions.
-        cell: of a bank of outcomes, the score that counts.
-        recipe: of outcomes of several recipes, the beginning of the one that counts.
+        cell: which score of a bank of outcomes to use.
+        recipe: which recipe to use, by the beginning of its hash, if there are several.
         controls: whether control encoders count, too.
         seed: random seed of the bootstrap and of the random orders.
 
@@ -254,7 +253,8 @@ def sample(
         checkpoint: folder of a training, or one checkpoint in it.
         steps: number of sampling steps, or their times from 1 to 0.
         guidance: scale of classifier-free guidance; 1 for none.
-        guidance_span: the times between which it holds, of a network with guidance as an input.
+        guidance_span: times between which guidance is applied, for a network with guidance as an
+            input.
         weights: 'ema' (exponential moving average), 'model' (the last step), or 'ema-DECAY'.
         encoder: its spec, if its files have moved since the training.
 

@@ -1,7 +1,7 @@
 """Measuring encoders: one through all probes, and several at once in the processes of a command.
 
-Everything that is measured is on disk when it is done: a record and its items for each encoder and
-probe. A record that is there and says the same thing is not made again.
+Each measurement is written when it is done: a record and its items for each encoder and probe. A
+record on disk with the same settings is not measured again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 
 
 def load_probes(config: RunConfig) -> list[Probe]:
-    """The probes that the configuration names, or all but those that say ``on_request``.
+    """The probes that the configuration names; by default all except those with ``on_request``.
 
     Raises:
         UnknownNameError: for one that is not registered.
@@ -80,7 +80,8 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """What every encoder of a run is measured with. ``table`` shows how far the run is."""
+    """Probes and data that every encoder of a run is measured with. ``table`` shows the
+    progress."""
 
     config: RunConfig
     data: Data
@@ -92,7 +93,7 @@ class Bench:
 
     @classmethod
     def of(cls, config: RunConfig, data: Data, store: Store, device: torch.device) -> Bench:
-        """With the probes of a configuration for which there are data.
+        """A bench with those probes of a configuration for which there are data.
 
         Raises:
             EncbenchError: if the re-encoder or the vocabulary cannot be loaded.
@@ -105,14 +106,14 @@ class Bench:
 
     @property
     def pin(self) -> str:
-        """Of all data."""
+        """Content hash of all data."""
         return " + ".join(dict.fromkeys(self.data.of(probe.spec) for probe in self.probes))
 
     def attempt(self, spec: EncoderSpec, name: str) -> Attempt:
-        """As :meth:`measure`; an encoder that fails gives its error in one line.
+        """As :meth:`measure`, but a failure of the encoder is returned as one line.
 
         Raises:
-            StoreError, DataError, ProcessError: they would hit the next encoder, too.
+            StoreError, DataError, ProcessError: they would stop the next encoder, too.
         """
         try:
             return Attempt(self.measure(spec, name))
@@ -123,7 +124,7 @@ class Bench:
             return Attempt([], hide_folder(describe_error(error), spec))
 
     def measure(self, spec: EncoderSpec, name: str) -> list[Path]:
-        """One encoder, as it is ranked and under its variants."""
+        """Measure one encoder, as it is ranked and in its variants of layer and pooling."""
         pools = _pools(self.config, spec)
         main = StoredEncoder(spec, self.store, self.device, pools, self.config.seed)
         public = public_spec(spec, main.resolved.revision)
@@ -166,8 +167,8 @@ class Bench:
         name: str,
         probe: Probe,
     ) -> Path:
-        """The record of one encoder through one probe: the one on disk if it says the same thing,
-        else a new one.
+        """The record of one encoder and probe: from disk if its settings are the same, else
+        measured.
 
         Args:
             ranked: public spec of the encoder as it is ranked.
@@ -234,8 +235,8 @@ class Bench:
         return self._done(path, record, name)
 
     def publish(self, spec: EncoderSpec, records: Sequence[Path]) -> None:
-        """Write what belongs to the run as a whole and not to one record: where an encoder lies on
-        this machine, and the images that it retrieved. One process does so for all encoders."""
+        """Write what is not part of a record: the place of an encoder on this machine and the
+        images that it retrieved. One process does this for all encoders."""
         for record in map(read_record, records):
             if not record.variant:
                 public = record.card.spec
@@ -251,20 +252,20 @@ class Bench:
         return path
 
     def show(self, name: str, probe: str, text: str) -> None:
-        """Say how far an encoder is with a probe, where somebody looks."""
+        """Show in the progress table how far an encoder is with a probe."""
         if self.table is not None:
             self.table.set(name, probe, text)
 
 
 def _public_config(config: RunConfig) -> dict[str, Any]:
-    """A configuration as records hold it: of paths, the names only."""
+    """A configuration as records hold it: paths are cut to their names."""
     encoders = [str(public_spec(EncoderSpec.parse(text))) for text in config.encoders]
     paths = {key: path.name for key, path in vars(config).items() if isinstance(path, Path)}
     return {**config.as_dict(), **paths, "encoders": encoders}
 
 
 def _pools(config: RunConfig, spec: EncoderSpec) -> tuple[str, ...]:
-    """Poolings to store in one pass: those of the same features."""
+    """The poolings to store in one pass over the prompts: those that use the same features."""
     if spec.family == "control":
         return (spec.pool,)
     same = [pool for pool in config.pools if pool != "mean-padded"]
@@ -284,10 +285,9 @@ def _variants(config: RunConfig, spec: EncoderSpec) -> list[tuple[str | None, st
 def share_encoders(
     bench: Bench, named: Sequence[tuple[EncoderSpec, str]]
 ) -> dict[EncoderSpec, Attempt]:
-    """Measure light encoders in all processes of the command, each taking the next one that nobody
-    has taken. What a large encoder encodes is better shared shard by shard, so it is left to the
-    leader, and so is everything where there is one process or another one does not see the run's
-    folder.
+    """Measure light encoders in all processes of the command; each takes the next one that is free.
+    Large encoders are left to the leader, since their encoding is shared shard by shard. So is
+    everything if there is one process, or another process does not see the run's folder.
 
     Args:
         named: specs with their names.
@@ -296,7 +296,7 @@ def share_encoders(
         what was measured.
 
     Raises:
-        EncbenchError: what would hit the next encoder, too.
+        EncbenchError: if the next encoder would fail in the same way.
     """
     if distributed.process_count() == 1:
         return {}
@@ -326,7 +326,8 @@ def share_encoders(
 
 
 def is_light(spec: EncoderSpec) -> bool:
-    """Whether an encoder is one that a process measures alone: a control, or few weights."""
+    """Whether a single process measures the encoder alone: a control, or a model with few
+    weights."""
     inner = spec.shuffled or spec
     if inner.family == "control":
         return True
@@ -356,10 +357,10 @@ class EncoderJob:
 
     Attributes:
         config: of the run.
-        pin: of the leader's data; other data are refused.
+        pin: hash of the leader's data; other data are refused.
         named: specs with their names.
-        board: a folder that all processes see. A file by the number of an encoder says that it is
-            taken, one by the name 'stop' that a process failed.
+        board: a folder that all processes see. A file named after the number of an encoder means
+            that it is taken; a file 'stop' means that a process failed.
     """
 
     config: RunConfig
@@ -377,7 +378,7 @@ class EncoderJob:
         return self.measure(dataclasses.replace(bench, table=_CellFiles(self.board)))
 
     def measure(self, bench: Bench) -> dict[EncoderSpec, Attempt]:
-        """Measure what is left, until nothing is."""
+        """Measure encoders until none is left."""
         found = {}
         try:
             for number, (spec, name) in enumerate(self.named):

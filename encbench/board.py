@@ -99,7 +99,7 @@ def merge_runs(folders: Sequence[Path], *, rule: str | None = None) -> Board:
 
 
 def _name_runs(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders by their last part, with a plus sign for each earlier one of that name."""
+    """Folders by their last part; a second folder of the same name gets a plus sign."""
     runs: dict[str, Path] = {}
     for folder in folders:
         name = folder.resolve().name
@@ -110,7 +110,7 @@ def _name_runs(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _card_address(record: RunRecord) -> str:
-    """Where an encoder's model card is; '' for what is not on the hub."""
+    """Address of an encoder's model card; '' if it is not on the hub."""
     source, pinned = record.card.source, re.fullmatch("[0-9a-f]{40}", record.card.revision)
     return f"https://huggingface.co/{source}" if pinned and HUB_ID.fullmatch(source) else ""
 

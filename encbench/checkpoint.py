@@ -1,8 +1,7 @@
-"""Checkpoints of a training: safetensors and JSON in a folder that is whole or not there.
+"""Checkpoints of a training: safetensors and JSON in a folder that is complete or absent.
 
 A folder holds a safetensors file for each part (``model``, ``optimizer``, ...), further files, and
-``state.json``, which names all of them with their sha256. Nothing is pickled, and nothing pickled
-is read.
+``state.json``, which names all of them with their sha256. Pickles are neither written nor read.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ ADVICE = "take another checkpoint, or remove this one"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is written.
+    """The content of a checkpoint.
 
     Attributes:
-        tensors: by part and name. Of tensors that share memory the first is written.
-        state: JSON-ready; what resuming needs beside tensors.
+        tensors: by part and name. If tensors share memory, only the first is written.
+        state: JSON-ready; what resuming needs besides the tensors.
         files: further files by name.
     """
 
@@ -46,11 +45,11 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Path:
-    """Write into a folder beside ``path`` that takes its name when all is on disk.
+    """Write to a temporary folder that is renamed to ``path`` once everything is on disk.
 
     Raises:
-        StoreError: in one line, if the disk is full or the folder cannot be written; what was
-            there stays.
+        StoreError: in one line, if the disk is full or the folder cannot be written. An older
+            checkpoint stays.
     """
     with replace_on_success(path) as temporary:
         temporary.mkdir()
@@ -108,8 +107,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words: every file is read and compared with its sum.
-    None if it is whole."""
+    """A description of what is wrong with a checkpoint; None if it is sound. Every file is read and
+    compared with its hash."""
     try:
         stats = [(file.name, file.stat()) for file in sorted(_entries(path))]
         return _find_damage(path, tuple((n, s.st_size, s.st_mtime_ns) for n, s in stats))
@@ -119,7 +118,7 @@ def find_damage(path: Path) -> str | None:
 
 @lru_cache(maxsize=64)
 def _find_damage(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str | None:
-    """``stamp``: what tells that nothing was written since; then nothing is read again."""
+    """``stamp`` identifies the state of the files; with the same stamp they are not read again."""
     try:
         where = str(path / STATE)
         sums = get_field(_read_raw_state(path), "files", dict[str, str], where, ModelError, {})
@@ -137,7 +136,7 @@ def _find_damage(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str | N
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
-    """Take over all weights and buffers of a module.
+    """Load all weights and buffers into a module.
 
     Raises:
         ModelError: see :func:`check_weights`.

@@ -1,4 +1,4 @@
-"""The command line. Only the command that is asked for is imported.
+"""The command line. Only the module of the command that is run is imported.
 
 ``commands/`` holds one file for each command, with an ``app`` in it; this file knows their
 names and turns errors into one line.
@@ -37,13 +37,14 @@ _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 
 
 class _Lazy(TyperGroup):
-    """Commands are modules of ``encbench.commands``, imported when they are asked for."""
+    """Commands are modules of ``encbench.commands``, imported when they are run."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Name and summary, for the help of the group; importing all commands would take long."""
+        """A command with name and summary only, for the help of the group: importing all would be
+        slow."""
         return TyperCommand(cmd_name, help=_summary(cmd_name)) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -93,8 +94,8 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a problem told in one line, 2 wrong usage,
-    130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a problem (printed as one line), 2 wrong usage, 130
+    interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 are no crash
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _keep_traceback() -> str:
-    """Write the traceback of the error being handled to a file; where it is, in words."""
+    """Write the traceback of the current error to a file; returns a sentence with its path."""
     with suppress(OSError):
         handle, name = tempfile.mkstemp(".txt", "encbench-error-")
         with os.fdopen(handle, "wb") as file:

@@ -21,7 +21,7 @@ READERS = ("reader", "reader-whitened", "trained-pooling")
 
 
 def default_store() -> Path:
-    """Where vectors are kept unless ``--store`` says otherwise: below the cache folder."""
+    """The default of ``--store``: a folder below the cache folder."""
     return cache_dir() / "store"
 
 
@@ -30,7 +30,7 @@ class RunConfig:
     """Everything that a run depends on. Presets are functions that return values for it.
 
     Raises:
-        UsageError: naming the option, for what can be checked without looking at any file.
+        UsageError: naming the option. Only what needs no file is checked.
     """
 
     encoders: tuple[str, ...] = option(
@@ -160,14 +160,14 @@ class RunConfig:
 
     @property
     def on_scenes(self) -> bool:
-        """Whether the embedded scenes are used: they are named, or no data are."""
+        """Whether the embedded scenes are used: they are named, or no data are given."""
         if self.dataset is not None:
             return self.dataset.family == "scenes"
         return self.prompt_set is None and self.coco_split is None
 
     @property
     def chosen_re_encoder(self) -> str:
-        """The re-encoder's spec, the default filled in."""
+        """The spec of the re-encoder, or the default."""
         return self.re_encoder or ("mini-dinov3" if self.on_scenes else "dinov3")
 
     def as_dict(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class RunConfig:
         return to_values(self)
 
     def probe_options(self, probe: str) -> dict[str, Any]:
-        """What a probe is told, from the flags that are about it.
+        """The options of a probe, from the flags that concern it.
 
         Raises:
             DataError: if the vocabulary cannot be read.
@@ -212,7 +212,7 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What a folder of images is to be scored by."""
+    """How to score a folder of images."""
 
     images: Path = option(
         MISSING, "Folder of images: in GenEval's layout, with a captions.jsonl, or with --prompts.",

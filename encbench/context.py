@@ -41,7 +41,7 @@ LARGE = 50_000_000  # parameters from which on tokens are stored
 
 @dataclass(frozen=True)
 class Data:
-    """What the probes look at. ``None`` where there is nothing of a kind."""
+    """The data of a run. ``None`` for a kind that was not given."""
 
     captions: ImageTextDataset | None
     prompts: PromptSet | None
@@ -191,7 +191,7 @@ class Images:
 
 
 class Embedder(NamedTuple):
-    """What makes vectors of images, and how wide they are."""
+    """Makes vectors of images; with their width."""
 
     encode: Callable[[Sequence[ImageRecord]], Tensor]
     width: Callable[[], int]
@@ -264,7 +264,7 @@ def _vector(embedder: Embedder, image: ImageRecord) -> Tensor:
 
 
 def load_images(config: RunConfig, data: Data, store: Store, device: torch.device) -> Images | None:
-    """The re-encoder behind its store; None where there is nothing for it to see."""
+    """The re-encoder behind its store; None if no probe has images."""
     text = config.chosen_re_encoder
     if text == "none" or data.captions is None:
         return None

@@ -1,7 +1,6 @@
-"""Where to compute: the device of this process, its place in a launch, and running out of memory.
+"""The device of this process, its rank in a launch, and running out of memory.
 
-One home for these policies. Nothing here loads torch before it is needed, so that the command
-line can ask for its place in a launch at no cost.
+torch is loaded only when it is needed, so that the command line can ask for its rank at no cost.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ DEVICE_HELP = "auto (CUDA if there is a card, else the CPU), cpu, cuda, cuda:N o
 
 
 class Launch(NamedTuple):
-    """A process among those that ``torchrun`` or ``accelerate launch`` started; alone: 0, 0, 1.
+    """This process among those that ``torchrun`` or ``accelerate launch`` started; 0, 0, 1 if it is
+    alone.
 
     Attributes:
         rank: number of the process among all; 0 leads.
@@ -81,12 +81,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What :func:`choose_device` of any process of this launch makes into its own such device."""
+    """The device name to pass on, which :func:`choose_device` of each process turns into its own
+    device."""
     return device.type if current_launch().size > 1 else str(device)
 
 
 def card_name(device: torch.device) -> str:
-    """The device as records name it: a card by its model."""
+    """The device as records name it: a GPU by its model."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

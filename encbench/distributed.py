@@ -1,16 +1,16 @@
-"""Several processes, on one machine or many: they form one group and share work in one of two ways.
+"""Several processes, on one machine or many: they form a group and share work in one of two ways.
 
 Under ``accelerate launch`` or ``torchrun`` every process runs the same command line.
 
 Most commands have a leader (:func:`run_command`). The first process alone reads data, takes
 decisions, computes scores and writes records. The others serve: they wait for jobs (a picklable
-callable and its tasks), and what they make or fail at goes back to the leader. So nothing is
-decided twice, and no two processes can disagree.
+callable and its tasks) and send results or errors back to the leader. So nothing is decided twice,
+and no two processes can disagree.
 
 A training has a :class:`Team`: every process takes its share of each batch, and accelerate averages
 gradients. The leader alone writes.
 
-A process by itself does the same work without any of this; torch.distributed is then not used.
+A single process does the same work without torch.distributed.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _place: _Place | None = None
 
 
 def is_leader() -> bool:
-    """Whether this process is the only one or the first; asks the environment alone."""
+    """Whether this process is the only one or the first, by the environment."""
     return current_launch().rank == 0
 
 
 def process_count() -> int:
-    """How many processes share the leader's work: 1 outside of :func:`run_command`, and within a
-    task that is shared already, since no other exchange may begin there."""
+    """How many processes share the leader's work. It is 1 outside of :func:`run_command`, and
+    within a task that is already shared, since exchanges cannot be nested."""
     return _place.size if _place and not _place.busy else 1
 
 
@@ -121,7 +121,7 @@ def share_tasks(
 
 
 def _serve(place: _Place) -> None:
-    """Do what the leader says until it says that there is no more."""
+    """Run the leader's jobs until it ends the work."""
     log.setLevel(logging.WARNING)
     while True:
         place.busy = True
@@ -173,7 +173,7 @@ def _rounds(
 
 
 def _told(error: BaseException | None, rank: int) -> tuple[type[EncbenchError], str] | None:
-    """An error as it travels: some exceptions cannot be pickled."""
+    """An error as it is sent to the leader: some exceptions cannot be pickled."""
     if error is None:
         return None
     if isinstance(error, EncbenchError):
@@ -209,7 +209,7 @@ class Team:
     """The processes that train one model together, through accelerate: all of a launch, or this
     one by itself.
 
-    As a context: after it, unless it failed, the process leaves the others when it ends.
+    As a context manager: after it succeeded, the process leaves the group when it ends.
 
     Args:
         device: where this process computes.
@@ -264,7 +264,7 @@ class Team:
             self._accelerator.backward(loss)
 
     def quiet(self, module: Any, *, when: bool) -> AbstractContextManager[Any]:
-        """Without an exchange of gradients, for all but the last part of a batch."""
+        """No exchange of gradients inside; for all but the last part of a batch."""
         if self.size == 1 or not when:
             return nullcontext()
         return cast(AbstractContextManager[Any], self._accelerator.no_sync(module))
@@ -294,13 +294,13 @@ class Team:
             )
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             guard(self._accelerator.wait_for_everyone)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The first process goes through before the others, which find what it made."""
+        """The first process runs the block before the others, which find what it made."""
         if self.leads:
             yield
         self.wait()

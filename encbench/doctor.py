@@ -1,4 +1,4 @@
-"""Is this machine ready? Each check says what it found and, if it is off, what to do."""
+"""Is this machine ready? Each check says what it found and, if something is wrong, what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding: a plan over prompts, and an encoder behind its store.
+"""Encoding: a plan over prompts, and an encoder whose features are kept in the store.
 
 The plan is a pure function of the full list of prompts: the same prompts give the same
 shards, whatever the machine. A shard is the unit of work, of the store and of resuming.
@@ -47,7 +47,7 @@ def estimated_tokens(prompt: str) -> int:
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """Unique prompts sorted by length, and the spans of them that are one shard each."""
+    """Unique prompts sorted by length, and the span of each shard."""
 
     prompts: tuple[str, ...]
     shards: tuple[range, ...]
@@ -95,11 +95,11 @@ class EncoderFacts:
 
 
 class StoredEncoder:
-    """An encoder behind its store. Weights are loaded only when something is not stored yet.
+    """An encoder with its store. Weights are loaded only if something is not stored yet.
 
     Args:
-        spec: what to load; its pool option says nothing here but for 'mean-padded', which
-            changes what the encoder must return.
+        spec: what to load. Its pool option is ignored here except for 'mean-padded', which changes
+            what the encoder must return.
         store: where vectors are kept.
         device: where to compute.
         pools: poolings that every pass over the prompts stores at once.
@@ -131,7 +131,7 @@ class StoredEncoder:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that the token features depend on but the prompts, JSON-ready."""
+        """Everything that the token features depend on besides the prompts, JSON-ready."""
         options = {k: v for k, v in self.inner.options if k != "pool"}
         if self.inner.dtype == "auto":
             options["dtype"] = f"auto on {self.device.type}"
@@ -172,7 +172,7 @@ class StoredEncoder:
 
     @cached_property
     def about(self) -> EncoderFacts:
-        """From the store; measured with the encoder where the store has nothing usable."""
+        """The facts from the store; if there are none, measured with the encoder."""
         path = self.store.entry({"about": self.identity}).folder / "about.json"
         if path.exists():
             try:
@@ -220,7 +220,7 @@ class StoredEncoder:
             known: vectors by prompt from :meth:`beginnings`; taken if they hold all prompts.
 
         Raises:
-            UsageError: if the encoder cannot be pooled so.
+            UsageError: if the encoder has no such pooling.
             EncoderOutputError: if it returns NaN or wrong shapes.
         """
         if known and prompts and all(prompt in known for prompt in prompts):
@@ -235,8 +235,8 @@ class StoredEncoder:
     def beginnings(
         self, whole: Sequence[str], shortened: Sequence[str], pool: str = "mean"
     ) -> dict[str, Float[Tensor, " P"]] | None:
-        """Pooled vectors of shortened prompts by their text, made in the pass over the whole ones
-        where the encoder is causal: what is a prefix in token ids costs nothing.
+        """Pooled vectors of shortened prompts by their text. With a causal encoder they are made in
+        the pass over the full prompts: a prefix in token ids costs nothing.
 
         Returns:
             None where nothing could be reused; then embed them as any others.
@@ -259,7 +259,7 @@ class StoredEncoder:
         return rows
 
     def truncated(self, prompts: Sequence[str], pool: str = "mean") -> Bool[Tensor, " N"]:
-        """Which prompts did not fit and were cut."""
+        """Which prompts were too long and were cut."""
         _, cut, _ = self._stored(prompts, pool)
         index = {p: i for i, p in enumerate(plan_encoding(prompts).prompts)}
         return cut[[index[p] for p in prompts]]
@@ -297,8 +297,8 @@ class StoredEncoder:
     def condition(
         self, prompts: Sequence[str], *, keep: bool = True
     ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
-        """What a generator reads of each prompt: its tokens, and the encoder's own pooled vector,
-        or None where it has none. Both are made in one pass."""
+        """The input of a generator for each prompt: tokens, and the encoder's own pooled vector or
+        None. Both are made in one pass."""
         if not self.about.pooled:
             return self.tokens(prompts, keep=keep), None
         pools, self.pools = self.pools, tuple(dict.fromkeys((*self.pools, "own")))
@@ -405,6 +405,6 @@ def bytes_of(card: EncoderCard) -> int:
 
 
 def identity_of(encoder: StoredEncoder, pool: str) -> Mapping[str, Any]:
-    """What an encoder's scores depend on beside data and seed."""
+    """Everything that an encoder's scores depend on besides data and seed."""
     shuffle = {"shuffle": encoder.seed} if encoder.shuffled else {}
     return {**encoder.identity, "pool": pool, **shuffle}

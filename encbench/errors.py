@@ -90,7 +90,7 @@ class RecordError(EncbenchError):
 
 
 def describe_error(error: BaseException) -> str:
-    """Any error in one line: our own by its message, others by their kind and first line."""
+    """Any error in one line: encbench's own by its message, others by class and first line."""
     if isinstance(error, SystemExit):
         return f"its code called sys.exit({error.code!r})"
     try:
@@ -106,7 +106,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library's error says, or its kind if it says nothing."""
+    """The first line of a library's error message, or the error's class if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

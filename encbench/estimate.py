@@ -1,5 +1,5 @@
-"""What a run will do and what it will cost, told before it starts. Of a hub id without a family the
-config is downloaded; else the network is not used."""
+"""What a run will do and cost, computed before it starts. For a hub id without a family the config
+is downloaded; otherwise the hub is asked only for sizes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig) -> RunPlan:
-    """Look at the configuration, the data that is there and the cache; load no model.
+    """Plan a run from its configuration, the data on disk and the cache; no model is loaded.
 
     Raises:
         UsageError: for a configuration that makes no sense. Missing adapters and missing data
@@ -148,8 +148,8 @@ def matrix_rate(
     """Measured floating-point operations a second of a square matrix product, in the dtype
     that encoders use on the device by default (fp32 on a CPU, bf16 on a GPU).
 
-    On a CPU it is the CPU's time that counts, so other work on the machine does not matter much:
-    what is returned is the rate of all threads on a machine that does nothing else.
+    On a CPU it is computed from CPU time, so that other work on the machine matters little: the
+    result is the rate of all threads on an idle machine.
     """
     on_cpu = device.type == "cpu"
     clock = clock or (time.process_time if on_cpu else time.perf_counter)
@@ -167,7 +167,7 @@ def matrix_rate(
 
 
 def _data(config: RunConfig, notes: list[str]) -> Data | None:
-    """The data where it is there; else None, with a note that says how to get it."""
+    """The data, or None with a note that says how to get it."""
     wanted = config.coco_split if config.dataset is None else None
     if wanted is not None:  # a preset names a split, but nobody said yet where it is
         notes.append(

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the one way to read text, JSON and TOML.
+"""Writing files completely or not at all, and the one way to read text, JSON and TOML.
 
 Every reader takes the class of the error to raise, so that a message names what the file is for.
 """
@@ -36,9 +36,8 @@ EXPORT_FORMAT = "encbench-export"  # what config.json of an exported model says
 
 @contextmanager
 def replace_on_success(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write a file or a folder to; it takes the name ``path`` when
-    the block ends without an error, and is removed otherwise. What stood there before stays whole
-    until then.
+    """Yield a temporary path beside ``path`` for a file or a folder. It is renamed to ``path`` when
+    the block ends without an error, and removed otherwise; until then the old content stays.
 
     Raises:
         StoreError: one line on a full disk, a missing permission and the like.
@@ -93,7 +92,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder and below it.
+    """Remove half-written files of killed processes in a folder and below it.
 
     A file of a process that is still alive stays; one of another machine (or container) stays
     until nobody has written to it for an hour.
@@ -116,7 +115,7 @@ def sweep_temporary(folder: Path) -> None:
 
 @cache
 def _origin() -> str:
-    """Eight hex digits for where process numbers mean the same: host name and pid namespace."""
+    """Eight hex digits that identify host name and pid namespace, where process ids are unique."""
     namespace = ""
     with suppress(OSError):
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -413,7 +412,7 @@ def with_current_names(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces. What hashes are taken over."""
+    """Canonical JSON of a value, for hashing: sorted keys, no spaces."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode("utf-8", "surrogatepass")

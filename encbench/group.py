@@ -1,5 +1,5 @@
-"""The group that the processes of a launch form: how they find one another, and what it looks like
-when one is lost."""
+"""The group of the processes of a launch: how they find one another, and how a lost one is
+noticed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOST = "another process of this command is gone; run the same command again, fin
 def join_group() -> None:
     """Form one group with the other processes of a launch. A second call changes nothing.
 
-    Objects and tensors on the CPU travel by gloo, tensors on cards by NCCL.
+    Objects and CPU tensors are sent by gloo, GPU tensors by NCCL.
 
     Raises:
         ProcessError: if the processes cannot reach one another.
@@ -72,7 +72,7 @@ def _connect_seconds() -> float:
 
 
 def _await_all(store: Any, launch: Launch, limit: timedelta) -> None:
-    """Wait until every process has come.
+    """Wait until every process has joined.
 
     Raises:
         ProcessError: naming those that have not.
@@ -133,7 +133,7 @@ def guard(exchange: Callable[[], R]) -> R:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error, raised amid the work of a team, says that another process is gone."""
+    """Whether an error during the work of a team means that another process was lost."""
     from torch import distributed
 
     if not distributed.is_available() or not distributed.is_initialized():

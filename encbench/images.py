@@ -1,4 +1,4 @@
-"""Reading images as they come from users: pixels whatever the metadata say."""
+"""Reads users' images; damaged metadata do not matter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TURNS = {
 
 
 def open_image(image: ImageRecord) -> Image.Image:
-    """An image as RGB, turned as its EXIF data says; never one that is cut off or broken.
+    """An image as RGB, rotated as its EXIF data says. Truncated and broken images are refused.
 
     Transparency is dropped, and of several frames the first is taken. 16-bit gray values are
     scaled to 8 bits, and floating-point values from 0 to 1, too. Damaged metadata do not matter.
@@ -158,7 +158,7 @@ def _as_rgb(opened: Image.Image, path: ImageSource) -> Image.Image:
 
 
 def write_image(path: Path, image: Image.Image, kind: str = "PNG", **options: int) -> None:
-    """Write an image whole or not at all, with Pillow's options for that kind of file.
+    """Write an image completely or not at all, with Pillow's options for that kind of file.
 
     Raises:
         StoreError: if it cannot be written.

@@ -1,8 +1,7 @@
 """Scores with 95 % intervals, by bootstrap over items.
 
-An item is what was drawn (an image, a prompt); everything measured on it stays together, so
-the bootstrap is clustered on it. Several encoders in one table are resampled together, so
-differences are paired.
+The bootstrap is clustered on items (images, prompts): everything measured on one item stays
+together. Several encoders in one table are resampled together, so differences are paired.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ def _held_draws(seed: int, count: int, stream: int) -> Float[np.ndarray, "B n"]:
 
 
 def combine(means: Float[np.ndarray, "*B C"]) -> Float[np.ndarray, "*B"]:
-    """The score that follows from column means: of one column the mean itself, of three
-    (value - floor) / (ceiling - floor) with 0/0 = 0. See ``types.Measurement``."""
+    """A score from column means: with one column its mean, with three (value - floor) / (ceiling -
+    floor), where 0/0 = 0. See ``types.Measurement``."""
     if means.shape[-1] == 1:
         return means[..., 0]
     value, floor, ceiling = np.moveaxis(means, -1, 0)

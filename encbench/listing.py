@@ -1,5 +1,5 @@
-"""The one way to list a person's files: hidden ones and what is no file are left out and counted,
-and two names for one thing are refused."""
+"""The one way to list users' files: hidden files and folders are left out and counted, and two
+names for one thing are refused."""
 
 from __future__ import annotations
 

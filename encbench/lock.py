@@ -1,4 +1,4 @@
-"""A folder that is being written belongs to one process: a lock file with a heartbeat.
+"""A lock file with a heartbeat: a folder is written by one process at a time.
 
 The lock names its holder: machine, process and when that process started. Its modification time
 is the heartbeat. A lock is stale, and is taken over, if the process is gone from this machine, or
@@ -145,7 +145,7 @@ def _acquire(path: Path, folder: Path) -> bytes:
 
 
 def _refuse_if_held(path: Path, folder: Path, content: bytes, now: float) -> None:
-    """Raise if the holder of a lock lives, as far as can be told from here."""
+    """Raise if the holder of a lock is alive, as far as this machine can tell."""
     try:
         silence = now - path.stat().st_mtime
     except FileNotFoundError:

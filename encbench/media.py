@@ -1,4 +1,4 @@
-"""The pictures of a run: thumbnails of the images that a report shows, and who retrieved them."""
+"""The pictures of a run: thumbnails of the images in a report, and which encoder retrieved them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class GalleryFile:
 def write_gallery(
     folder: Path, spec: str, examples: Mapping[str, Any] | None, captions: ImageTextDataset | None
 ) -> None:
-    """See that ``media/gallery.json`` holds one encoder's examples, and that there are whole
-    thumbnails of what they show. What is missing or damaged is made again.
+    """Add one encoder's examples to ``media/gallery.json`` and make thumbnails of their images.
+    Missing or damaged thumbnails are made again.
 
     Args:
         examples: the series 'gallery' of a record; nothing is done without.

@@ -1,4 +1,4 @@
-"""Options, declared once: as the fields of a frozen dataclass made by :func:`option`.
+"""Options are declared once, as fields of a frozen dataclass made by :func:`option`.
 
 A field holds its default, help, group and bounds. The command line
 (:mod:`encbench.commands.options`), the reading of TOML and JSON (:func:`from_values`), the checks
@@ -25,17 +25,17 @@ Real = int | float
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option beside its name, type and default.
+    """The declaration of an option, besides its name, type and default.
 
     Attributes:
         help: one or two sentences for ``--help`` and the docs.
         group: heading under which the help shows it.
-        choices: the known values, or a function that gives them; of each item of a tuple.
+        choices: allowed values, or a function that returns them; for each item of a tuple.
         least, most, above, below: bounds of a number, or of each item of a tuple.
         parse: makes the value from the text that the command line or TOML gives.
-        flag: in place of the one that the name gives.
+        flag: replaces the flag made from the name.
         metavar: what the help shows in place of a value.
-        shown: the default in words, where None stands for one that depends on something.
+        shown: the default in words, if it depends on something else (None).
         argument: given by its place on the command line, not by a flag.
     """
 
@@ -77,7 +77,7 @@ def options_of(cls: type) -> dict[str, tuple[Option, Any, Any]]:
 
 
 def flag(name: str, declared: Option | None = None) -> str:
-    """What a field is called on the command line."""
+    """The flag of a field on the command line."""
     if declared is not None and (declared.argument or declared.flag):
         return name.upper() if declared.argument else declared.flag
     return "--" + name.replace("_", "-")

@@ -8,13 +8,13 @@ from typing import Any
 
 
 def hash_script(script: str) -> str:
-    """What a content security policy calls a script by: its sha256 in base64."""
+    """The name of a script in a content security policy: its sha256 in base64."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def render_page(source: str, **values: Any) -> str:
-    """A Jinja template, its values escaped. It holds one ``<script>``, the only one that its policy
-    allows, by ``script_hash``."""
+    """Render a Jinja template with escaped values. Its page runs one ``<script>``, which its policy
+    allows by ``script_hash``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     script = source.split("<script>")[1].split("</script>")[0]

@@ -19,7 +19,7 @@ CARD = (
     "spec", "family", "source", "revision", "license", "parameters", "dim", "layer", "recipe",
     "dtype", "stage", "control",
 )  # fmt: skip
-"""What a row of scores says of its encoder."""
+"""Columns about the encoder in a row of scores."""
 
 
 def require_parquet() -> None:

@@ -1,7 +1,7 @@
 """The main job: encoders through probes into records, then the ranking, then the report.
 
-Probes and reports come in through the registry. Everything that is finished is on disk, so
-the same command, started again, goes on where it was.
+Probes and reports come from the registry. Finished work is on disk, so the same command resumes
+after a stop.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with."""
+    """The result of a run."""
 
     prediction: Prediction | None
     report: Path | None
@@ -50,13 +50,13 @@ class Outcome:
 
 
 def specs_of(config: RunConfig, *, known: bool = True) -> list[EncoderSpec]:
-    """The candidates in the order given (without any, on scenes, the zoo's), then all controls:
-    the five, and a shuffle of each candidate but those that are an earlier step of another, whose
-    geometry is much the same. A control that was also named as an encoder comes once.
+    """The candidates in the order given (by default, on scenes, the zoo), then all controls: the
+    five, and a shuffle of each candidate. An earlier step of another candidate gets no shuffle,
+    since its geometry is much the same. A control that was also named as an encoder comes once.
 
     Raises:
-        UsageError: for a spec that is not one, is given twice, or (if ``known``) is of no
-            registered family.
+        UsageError: for text that is no spec, a spec that is given twice, or (if ``known``) one of
+            no registered family.
     """
     given = [EncoderSpec.parse(text) for text in candidates_of(config)]
     for spec in given:
@@ -126,15 +126,15 @@ def names_of(specs: Sequence[EncoderSpec]) -> dict[EncoderSpec, str]:
 
 
 def probe_all(config: RunConfig, data: Data | None = None) -> tuple[list[Path], list[Failure]]:
-    """Every encoder and control through every probe. An encoder that fails is told and noted,
-    and the others go on.
+    """Measure every encoder and control with every probe. An encoder that fails is reported and
+    skipped.
 
     Returns:
         the records of this run, and the specs that failed with their errors.
 
     Raises:
-        EncbenchError: for what concerns all encoders: data, re-encoder, store, output folder,
-            which no other process may be writing.
+        EncbenchError: for problems of all encoders: data, re-encoder, store, or an output folder
+            that another process is writing.
     """
     specs = specs_of(config)
     config = dataclasses.replace(config, encoders=candidates_of(config))

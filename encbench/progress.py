@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left, and the log that shares the terminal with them."""
+"""Progress bars with rate and time left, and the log beside them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _bars() -> Progress:
 
 @runtime_checkable
 class Cells(Protocol):
-    """Takes note of how far each row is in each column. ``live``: whether somebody sees it."""
+    """A table of progress by row and column. ``live``: whether it is drawn on a terminal."""
 
     @property
     def live(self) -> bool: ...
@@ -125,10 +125,9 @@ class Cells(Protocol):
 
 
 class ProgressTable:
-    """How far a run is: one cell for each encoder and probe, with the score once it is known.
-
-    On a terminal it is drawn again and again, with the bars of what is being done below it; else a
-    line is logged every half minute.
+    """Progress of a run: one cell for each encoder and probe, with the score once it is known. On a
+    terminal the table is redrawn, with progress bars below it; else a line is logged every half
+    minute.
 
     Args:
         rows: encoders, and the probes that each goes through.
@@ -161,7 +160,7 @@ class ProgressTable:
             self._set(*each)
 
     def fail(self, row: str) -> None:
-        """Mark what a row lacks."""
+        """Mark the unfinished cells of a row as failed."""
         for column in self._left(row):
             self._set(row, column, "failed")
 
@@ -255,7 +254,7 @@ class ProgressLines:
         self.begun = self.line_before = clock()
 
     def advance(self, count: int) -> None:
-        """Take note of items just done; log a line if the last one is half a minute old."""
+        """Count items just done; log a line if the last one is half a minute old."""
         now = self.clock()
         self.done += count
         if now - self.begun < 1:  # read from disk, or done by an earlier command

@@ -1,8 +1,9 @@
-"""Scores become ranks: a rule's order, with intervals and paired differences, beside rival orders.
+"""From scores to ranks: the order by a rule, with intervals and paired differences, and rival
+orders.
 
 Rules are data (:mod:`encbench.rules`), fixed before anything is trained: an encoder's value is a
-weighted sum of probes' scores. Nothing else is averaged in; every other score is a named rival
-order, and every other registered rule has an order of its own.
+weighted sum of probes' scores. Every other score gives a named rival order, and every other
+registered rule its own order.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class Comparison:
 
 
 def compare_encoders(field: Field, terms: Sequence[Term], seed: int) -> Comparison:
-    """Put encoders side by side on the items that all of them have. Terms over the same items
-    are resampled together, so that a sum's interval knows how they go together; terms over other
-    items, independently.
+    """Compare encoders on the items that all of them have. Terms over the same items are resampled
+    together, so that the interval of a sum contains their correlation; terms over other items are
+    resampled independently.
 
     Raises:
         EncbenchError: if the encoders have no item of a term in common.
@@ -136,7 +137,7 @@ def _common_items(
 
 
 def rank_values(values: Float[np.ndarray, "*B E"]) -> np.ndarray:
-    """1 + how many are better, along the last axis; equals share the better rank."""
+    """1 + the number of better ones, along the last axis; equal values share the better rank."""
     ranks: np.ndarray = 1 + (values[..., None, :] > values[..., :, None]).sum(axis=-1)
     return ranks
 
@@ -302,10 +303,8 @@ def rank_by(application: Application) -> RuleOrder:
 def advise(
     order: Sequence[Ranked], among: Sequence[PairedDifference], against: Sequence[PairedDifference]
 ) -> Advice:
-    """What to use, in words: the winner, what cannot be told from it, the smallest of these.
-
-    Cost is the number of parameters, since that is the same on every machine. A control is
-    never named.
+    """The advice in words: the winner, the encoders that cannot be told from it, and the smallest
+    of these by parameters (which are the same on every machine). A control is never recommended.
     """
     candidates = [row for row in order if not row.control]
     if not candidates:
@@ -356,7 +355,8 @@ def _apply(rule: RankingRule, field: Field) -> Application:
 
 
 def _choose(name: str | None, field: Field) -> tuple[Application, list[str]]:
-    """The primary rule, and in lines why it is not the default and who is not ranked by it."""
+    """The primary rule, with lines on why it is not the default and which encoders it does not
+    rank."""
     options = [_apply(load_rule(option), field) for option in ([name] if name else DEFAULTS)]
     chosen = max(options, key=lambda option: len(option.field))  # of several, the first
     if not chosen.field:
@@ -430,7 +430,7 @@ def _better_first(comparison: Comparison, a: str, b: str) -> tuple[str, str]:
 
 
 def _against_controls(specs: Sequence[str], candidates: Sequence[str]) -> list[tuple[str, str]]:
-    """Each candidate against the controls that carry no information."""
+    """Compare each candidate with the controls that carry no information."""
     return [
         (candidate, spec)
         for candidate in candidates
@@ -480,7 +480,7 @@ def _same_settings(entrants: Sequence[Entrant]) -> tuple[list[Entrant], list[str
 def _rivals(
     everything: Sequence[Entrant], primary: Application, order: RuleOrder
 ) -> list[RivalOrder]:
-    """Every other score that orders encoders, by the probe's own word."""
+    """Every other score by which the probe says that encoders can be ordered."""
     ranked = {row.spec: row for row in order.order}
     found = []
     for name in sorted({e.record.probe.name for e in everything}):

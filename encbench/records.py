@@ -1,8 +1,8 @@
-"""What is written down: run records, predictions and verdicts, as JSON with a schema version.
+"""Run records, predictions and verdicts: JSON files with a schema version.
 
-Records are the only seam between probes and reports. Fields are only ever added, with a
-default, so that an old file loads for ever; a file of a newer schema is refused by name. A
-record becomes JSON in :func:`clean` and is read back, every type checked, in :func:`_read`.
+Probes and reports share nothing but records. Fields are only ever added, with a default, so that
+old files stay readable; a file of a newer schema is refused. :func:`clean` turns a record into
+JSON, and :func:`_read` reads it back and checks every type.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Failure:
-    """An encoder that could not be measured or trained (then with the training's seed), and why."""
+    """An encoder that could not be measured or trained (then with the seed), and why."""
 
     spec: str
     error: str
@@ -110,7 +110,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class TrackRecord:
-    """How one version of a rule put held-out encoders in order, which were trained after it was
+    """How well one version of a rule ordered held-out encoders, which were trained after it was
     frozen.
 
     Attributes:
@@ -122,7 +122,7 @@ class TrackRecord:
             over sets of weights.
         source, commit: the table that it was taken from, and the code that made it.
         within: the same within stages of training; NaN if unknown.
-        chance: what 97.5 % of random orders stay below; NaN if unknown.
+        chance: the 97.5th percentile of random orders; NaN if unknown.
         complete: whether all encoders of the prediction were trained.
         predictions: hash of the predictions.
     """
@@ -159,7 +159,7 @@ class AppliedRule:
         probe, metric: the score that ranks (of a sum, its first term's).
         terms: what is summed, as text; () in files of early versions.
         cell: of the trained scores that the order predicts; None if no single one.
-        pooling: that it asks for.
+        pooling: that the rule uses.
         resamples: of the bootstrap behind the intervals.
         record: the track record; None if it has none.
     """
@@ -223,7 +223,7 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to use, in words (``text``) and by spec.
+    """Which encoder to use, in words (``text``) and by spec.
 
     Attributes:
         use: the winner; None if no encoder can be recommended.
@@ -274,7 +274,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOrder:
-    """What one rule says: the order with intervals, paired differences, what to use."""
+    """The result of one rule: order with intervals, paired differences, advice."""
 
     rule: AppliedRule = AppliedRule()
     order: list[Ranked]
@@ -284,8 +284,8 @@ class RuleOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(RuleOrder):
-    """What the probes say before anything is trained: the primary rule's order, and beside it
-    ``others``, those of further rules. ``hash`` is the sha256 of everything else; see
+    """The prediction before anything is trained: the order by the primary rule, and ``others`` by
+    further rules. ``hash`` is the sha256 of everything else; see
     :func:`body_hash`."""
 
     data: dict[str, str] = field(default_factory=dict)
@@ -335,10 +335,10 @@ class ConfirmPlan:
         prompts: file of prompts, or '' for those of the world.
         prompt_pins: hash of each group of prompts.
         primary: cell of the first question's verdicts.
-        backbone: what tells the backbone from any other; '' = from scratch.
-        detector, colors: who judges.
+        backbone: identifies the backbone; '' = from scratch.
+        detector, colors: the judges of images.
         budget: in seconds; None = none was given.
-        gave_up: what the budget cost, in words.
+        gave_up: what was left out for the budget, in words.
         seed: of prompts, noise and bootstrap.
         metrics: specs of further metrics, besides GenEval.
         rule: name of the rule whose order is judged in the primary cell.
@@ -379,7 +379,7 @@ class ConfirmPlan:
 
 @dataclass(frozen=True)
 class Reach:
-    """What a plan can show.
+    """What a plan is able to show.
 
     Attributes:
         smallest_p: that a perfect order would reach.
@@ -398,7 +398,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A score on the way through a training: 4 steps, the primary cell's prompts."""
+    """A score during a training: 4 steps, the prompts of the primary cell."""
 
     step: int
     stage: str
@@ -415,12 +415,12 @@ class GapPoint:
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What came out for one encoder, mean over its trainings (one for each seed).
+    """The result of one encoder, mean over its trainings (one for each seed).
 
     Attributes:
         predicted: by the primary rule of the prediction.
         predicted_rank: among the trained encoders of the experiment; None for a control.
-        training_seconds: of each training; ``folders`` where each lies, relative to the run.
+        training_seconds: of each training; ``folders``: of each, relative to the run.
         scores: the metric's value in each cell, over n prompts.
         tasks: share of right images by task, in each cell.
         by_seed: the score of each training, in the order of ``seeds``.
@@ -544,7 +544,7 @@ class Verdict:
     """Whether a prediction held when models were trained.
 
     Attributes:
-        prediction: hash of the prediction that was put to the test.
+        prediction: hash of the prediction that was tested.
         rules: the rules of both verdicts and the correction, as fixed before training.
         plan: what was trained and scored.
         encoders: best predicted first, controls last.
@@ -692,8 +692,8 @@ def body_hash(record: Prediction | Verdict) -> str:
 
 
 def write_prediction(path: Path, prediction: Prediction) -> Prediction:
-    """Write a prediction with its hash. One that says the same as the file that is already
-    there leaves it untouched, so that its time of creation stays.
+    """Write a prediction with its hash. If the file already holds the same prediction, it is kept,
+    with its time of creation.
 
     Returns:
         the prediction as it is on disk now.

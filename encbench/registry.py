@@ -1,8 +1,8 @@
 """One lazy registry, fed by entry points.
 
-A third party adds an encoder, a re-encoder, a probe or a report by an entry point in one
-of :data:`GROUPS`; encbench's own come in through the same door. Listing names imports
-nothing; an object is imported when it is first asked for.
+A package adds an encoder, a re-encoder, a probe or a report by an entry point in one of
+:data:`GROUPS`; encbench registers its own in the same way. Listing names imports nothing; an object
+is imported when it is first used.
 """
 
 from __future__ import annotations

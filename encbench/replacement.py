@@ -1,4 +1,4 @@
-"""What is lost, and what is saved, if another encoder takes the place of one: from a run's records.
+"""What replacing an encoder by another loses and saves, from the records of a run.
 
 Each candidate is set against the base on the main score of every probe, on the same items,
 resampled together; the p-values of one probe are corrected over its candidates by Holm's method.
@@ -25,7 +25,7 @@ class Change:
     """A candidate against the base on one probe's main score.
 
     Attributes:
-        probe, score: which.
+        probe, score: names of both.
         base, value: of the base and of the candidate, on the items that both have.
         difference: value - base, with its 95 % interval; ``low`` and ``high`` are None where a
             score has no items that could be resampled.
@@ -45,10 +45,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Replaced:
-    """An encoder with what it costs, and its changes against the base (none for the base).
+    """An encoder with its cost and its changes against the base (none for the base).
 
     Attributes:
-        memory: of the weights as they are computed with, in bytes.
+        memory: of the weights in the dtype of the computation, in bytes.
         milliseconds: for one prompt; None where the diagnostics probe did not run.
     """
 
@@ -69,7 +69,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Choice:
-    """Another use of an encoder against the base as it is.
+    """Another layer, pooling or whitening of an encoder against the base.
 
     Attributes:
         name: of the encoder, which may be the base itself.
@@ -98,7 +98,7 @@ class Replacement:
 
 
 def compare_with_base(base: str, names: Sequence[str], paths: Sequence[Path]) -> Replacement:
-    """Set candidates against the base.
+    """Compare candidates with the base.
 
     Args:
         base: its name in the records.
@@ -141,7 +141,7 @@ def _choices(
     by_probe: dict[str, dict[str, Entrant]],
     variants: Sequence[Entrant],
 ) -> tuple[Choice, ...]:
-    """What the variants of a run, and the reader of whitened features, say against the base."""
+    """Compare the variants of a run, and the reader of whitened features, with the base."""
     uses: dict[str, dict[tuple[str, str], Entrant]] = {}
     for entrant in variants:
         if entrant.record.name in names:

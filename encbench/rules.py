@@ -1,7 +1,7 @@
-"""Ranking rules as data: which scores of which probes put encoders in order, and what for.
+"""Ranking rules as data: the scores of probes by which encoders are ordered, and what they predict.
 
-A rule is frozen before any training that it is judged by. Another choice of scores, parameters
-or weights is another version. A package adds a rule by an entry point of the group
+A rule is frozen before the trainings that it is judged by. Changed scores, parameters or weights
+make a new version. A package adds a rule by an entry point of the group
 ``encbench.rules`` that names a :class:`RankingRule`. How well a rule did on encoders that were
 trained after it was frozen stands in ``data/rule_records.json``, written by :func:`save_record`.
 """
@@ -31,7 +31,7 @@ class Term:
 
     Attributes:
         probe, score: as in a record; higher is better.
-        weight: what the score is multiplied with.
+        weight: factor of the score.
         parameters: the probe's own settings that the rule was chosen with, as (name, value), so
             that a rule keeps its meaning when a probe's defaults change.
     """
@@ -53,7 +53,7 @@ class RankingRule:
     Attributes:
         name: as in the registry, in ``--rule`` and in a prediction.
         version: raised with every change that can change an order.
-        predicts: what the order stands for, in words.
+        predicts: what the order predicts, in words.
         terms: their weighted sum is an encoder's value; higher is better.
         cell: the cell of trained scores that the order predicts; None if no single one.
         pooling: of vectors; '' where no term's probe pools.

@@ -1,4 +1,4 @@
-"""What a person reads first, in sentences: the same on the command line and in the report."""
+"""Sentences for people: the same on the command line and in the report."""
 
 from __future__ import annotations
 

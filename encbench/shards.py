@@ -1,4 +1,4 @@
-"""Making one shard of an entry: here, or in another process of the command."""
+"""Make one shard of a store entry, in this or another process of the command."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def _beginnings(
 class ShardJob:
     """Makes shards in any process; picklable.
 
-    What is to be stored is written right away where the leader's mark can be seen, that is,
-    where the store is on a shared file system, and otherwise travels to the leader.
+    If this process sees the leader's mark, the store is on a shared file system and is written
+    directly; otherwise results are sent to the leader.
 
     Attributes:
         spec: the encoder.

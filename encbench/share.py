@@ -24,7 +24,7 @@ MODEL = (
 
 @dataclass(frozen=True)
 class Upload:
-    """What would go to a repository.
+    """The files of an upload.
 
     Attributes:
         kind: of the repository: 'dataset' (records) or 'model' (an exported model).
@@ -43,8 +43,8 @@ class Upload:
 
 
 def plan_upload(folder: Path, repo: str, name: str | None = None) -> Upload:
-    """What of a folder would go to a repository: of a run its records, its prediction and its
-    verdict; all of an exported model. Nothing is sent.
+    """The files of a folder to upload: records, prediction and verdict of a run, or all files of an
+    exported model. Nothing is sent.
 
     Args:
         name: of the run in the data set; by default its folder's.
@@ -67,7 +67,7 @@ def plan_upload(folder: Path, repo: str, name: str | None = None) -> Upload:
 
 
 def push(upload: Upload, *, public: bool = False, replace: bool = False) -> str:
-    """Send the files; the address of the commit.
+    """Send the files; returns the address of the commit.
 
     Args:
         public: whether a repository that is made is public.

@@ -67,10 +67,10 @@ class Spec:
         return dict(self.options).get(name, default)
 
     def flag(self, name: str) -> bool:
-        """Whether an option says true (or yes, on, 1).
+        """Whether an option is true (or yes, on, 1).
 
         Raises:
-            UsageError: if it says anything but true or false.
+            UsageError: if it is neither true nor false.
         """
         value = self.get(name, "false").lower()
         if value in ("true", "yes", "on", "1"):
@@ -130,7 +130,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def is_on_disk(source: str) -> bool:
-    """Whether it is a path here; of ``file.py:name`` the file."""
+    """Whether it is a path on this machine; for ``file.py:name`` the file."""
     file, _, name = source.rpartition(":")
     try:
         if expand_home(source).exists():

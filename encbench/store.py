@@ -1,9 +1,8 @@
 """The embedding store: content-addressed, atomic, verified, resumable.
 
 An entry's address is the hash of everything its contents depend on. It holds shards, each
-one safetensors file that carries the sha256 of its own tensors. A shard is written whole or
-not at all, so whatever was stopped goes on where it was; one that fails its check is named
-in the log and made again.
+one safetensors file that carries the sha256 of its own tensors. A shard is written completely or
+not at all, so a stopped run resumes; one that fails its check is named in the log and made again.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class StoreEntry:
 
     @contextmanager
     def marked(self) -> Iterator[Path]:
-        """A file that is there for a while: a process that sees it shares this folder."""
+        """A temporary file: a process that sees it shares this folder."""
         mark = self.folder / f".shared-{uuid.uuid4().hex}"
         write_atomic(mark, b"")
         try:

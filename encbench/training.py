@@ -1,5 +1,5 @@
-"""What the training loops share: the schedule of the learning rate, one step of descent, and the
-optimizers' state as named tensors."""
+"""Shared by the training loops: learning-rate schedule, one optimizer step, and the optimizers'
+state as named tensors."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def descend(
     loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter],
     clip: float | None, what: str,
 ) -> float:  # fmt: skip
-    """One step down a loss, the gradient's norm clipped; the loss as a number.
+    """One optimizer step with a clipped gradient; returns the loss.
 
     Raises:
-        ModelError: beginning with ``what``, if the loss is not finite; nothing is changed then.
+        ModelError: beginning with ``what``, if the loss is not finite; then nothing is changed.
     """
     value = loss.item()
     if not math.isfinite(value):

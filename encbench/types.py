@@ -18,14 +18,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a text encoder says about a batch of B prompts.
+    """Features of a batch of B prompts.
 
     Attributes:
         tokens: hidden states, one vector for each position.
         mask: True where a position holds a real token. Special tokens that the
             model itself adds (BOS, EOS, CLS, a chat template) are real tokens.
         pooled: the model's own sentence vector, or None if it has none.
-        truncated: True where the prompt did not fit and was cut.
+        truncated: True where the prompt was too long and was cut.
     """
 
     tokens: Float[Tensor, "B L D"]
@@ -36,25 +36,25 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """Who an encoder is: enough to tell two encodings apart and to report on them.
+    """Identifies an encoder, for records and reports.
 
     Attributes:
         spec: the canonical spec string, as in records and on the command line.
         family: the adapter's name in the registry.
-        source: hub id, folder or architecture, as the spec says it.
+        source: hub id, folder or architecture, as in the spec.
         revision: 40-hex hub revision or the content hash of the weights.
         dim: width D of the token features.
         max_tokens: longest prompt in tokens, special ones included; None = no limit.
         license: of the weights, as their own card says; 'unknown' if it doesn't.
-        recipe: how the prompt is dressed before tokenization; 'plain' = not at all.
-        layer: which hidden state the tokens are: 'last', an index, 'penultimate', 'normavg'.
+        recipe: how the prompt is wrapped before tokenization; 'plain' = not at all.
+        layer: hidden state of the tokens: 'last', an index, 'penultimate', 'normavg'.
         pooling: the pooling that the spec asks for.
         dtype: of the computation, e.g. 'float32'.
         parameters: number of weights used to encode text.
         stage: of training; 'final' by default.
-        control: True for an encoder that is there for comparison only.
-        quantization: of the weights as they are stored, such as 'Q4_K_M'; '' = none. They are
-            computed with in ``dtype``.
+        control: True for an encoder that serves for comparison only.
+        quantization: of the stored weights, such as 'Q4_K_M'; '' = none. The computation is in
+            ``dtype``.
     """
 
     spec: str
@@ -76,7 +76,7 @@ class EncoderCard:
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Turns prompts into features and knows no task.
+    """Turns prompts into features.
 
     ``encode`` may be given any number of prompts and returns features on any device.
     The result for a prompt must not depend on its neighbors in the batch.
@@ -108,8 +108,8 @@ class Instance:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Where the bytes of an image are: a Path, or a part of a larger file, such as a member of a
-    tar. Its text names it for a person."""
+    """The bytes of an image: a Path, or a part of a larger file, such as a member of a tar. Its
+    text names it in messages."""
 
     @property
     def name(self) -> str: ...
@@ -149,7 +149,7 @@ class CaptionSet:
         images: in the order of their ids.
         captions: in the order of their ids; several for one image.
         labels: all class names that ``instances`` may use, in the data set's order.
-        notes: what a reader must know (files missing, captions skipped), in words.
+        notes: warnings in words (files missing, captions skipped).
     """
 
     name: str
@@ -201,7 +201,7 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class ReEncoderCard:
-    """Who an image re-encoder is. ``needs`` says what it reads of an image."""
+    """Identifies an image re-encoder. ``needs`` says what it reads of an image."""
 
     spec: str
     revision: str
@@ -253,17 +253,17 @@ class Score:
 
 @dataclass(frozen=True)
 class ProbeDisplay:
-    """How reports show a probe. It travels in the probe's records, so a report knows no probe.
+    """How reports show a probe. It is part of the probe's records, so that reports import no probe.
 
     Attributes:
         section: heading of the report's section that the probe belongs to; '' = its own name.
-        scores: columns of its table after the main metric, in this order: name -> what the score
-            says, in a few words ('' = its name says it). Without any, all scores are shown.
+        scores: columns of its table after the main metric, in this order: name -> meaning in a few
+            words ('' = the name suffices). Without any, all scores are shown.
         panels: of the figure of its scores: panel -> the scores drawn in it. Without any, each
             of ``scores`` has a panel. Not used where a registered figure names the probe.
         caption: of that figure.
-        chance: where an encoder that ignores its prompt lies in those panels, None if unknown.
-        definitions: term -> how it comes about, for readers who want to know.
+        chance: score of an encoder that ignores its prompt, in those panels; None if unknown.
+        definitions: term -> how it is computed.
         similarity: of the two histograms in the series 'similarity': the kind of text, the pairs
             that belong together, and the pairs that do not.
     """
@@ -284,7 +284,7 @@ class ProbeSpec:
     Attributes:
         name: as in the registry, in file names and in reports.
         version: raised whenever the same input would give another score.
-        dataset: what it runs on beside what it reads; the run sets name and pin of all of it.
+        dataset: data that it uses besides ``reads``; the run sets name and pin of all data.
         main_metric: the score that ranks by this probe alone.
         direction: which way is better.
         title: a few words for a reader.
@@ -308,7 +308,7 @@ class ProbeSpec:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a probe found out about one encoder.
+    """The result of a probe for one encoder.
 
     Attributes:
         scores: by name.
@@ -332,7 +332,7 @@ class Measurement:
 
 @runtime_checkable
 class ProbeContext(Protocol):
-    """What a probe may use: an encoder behind its store, the data, the re-encoder.
+    """What a probe may use: an encoder with its store, the data, the re-encoder.
 
     All vectors come back in the order of the arguments, float32, on the CPU.
     """
@@ -344,8 +344,8 @@ class ProbeContext(Protocol):
     options: Mapping[str, Any]
 
     def prepare(self, whole: Sequence[str], *shortened: Sequence[str]) -> None:
-        """Say which lists of prompts, shortened at their ends, :meth:`embed` will be asked for: a
-        causal encoder then makes them in the pass over the whole ones. Need not be called."""
+        """Announce lists of prompts, shortened at their ends, that :meth:`embed` will get: a causal
+        encoder then makes them in the pass over the full prompts. Calling it is optional."""
         ...
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "N P"]:
@@ -359,8 +359,8 @@ class ProbeContext(Protocol):
     def condition(
         self, prompts: Sequence[str]
     ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
-        """What a generator reads: :meth:`tokens`, and the encoder's own pooled vectors, or None
-        where it has none."""
+        """The input of a generator: :meth:`tokens`, and the encoder's own pooled vectors or
+        None."""
         ...
 
     def embed_joint(self, prompts: Sequence[str]) -> Float[Tensor, "N P"] | None:
@@ -413,10 +413,10 @@ class Detection:
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds objects. One that knows their colors sets them, and no classifier is asked.
+    """Finds objects. If it sets their colors, no color classifier is used.
 
     Attributes:
-        name: what tells its results from those of any other, e.g. a spec with its revision.
+        name: identifies its results, e.g. a spec with its revision.
         labels: all classes that it can find, by GenEval's names.
     """
 
@@ -476,7 +476,7 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """What a metric says about one image. Metrics may return a subclass that says more.
+    """A metric's result for one image. Metrics may return a subclass with more fields.
 
     Attributes:
         value: None if the image could not be scored, or if the metric scores whole sets.
@@ -495,7 +495,7 @@ class ImageMetric(Protocol):
     """Scores each image by itself.
 
     Attributes:
-        name: a spec string that tells its results from those of other models and settings.
+        name: a spec string with models and settings, which identifies its results.
     """
 
     spec: MetricSpec
@@ -514,8 +514,7 @@ class SetMetric(Protocol):
     metric's own (an option of its spec). Its spec has ``whole_set``.
 
     Attributes:
-        name: a spec string that tells its results from those of other models and settings, the
-            reference set included.
+        name: a spec string with models, settings and reference set, which identifies its results.
     """
 
     spec: MetricSpec
@@ -545,7 +544,8 @@ Metric = ImageMetric | SetMetric
 
 
 class Cell(NamedTuple):
-    """Where a score of trained models stands. No field has a default, so that none is forgotten.
+    """The conditions of a score of trained models. No field has a default, so that none is
+    forgotten.
 
     ``str(cell)`` is its key in files; :meth:`parse` reads it back.
 

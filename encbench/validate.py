@@ -1,4 +1,4 @@
-"""How well do scores that were there before training put trained outcomes in order?
+"""How well do scores from before training order the trained outcomes?
 
 Takes a table of outcomes (spec and score of each training, the bank of outcomes, or a published
 table that comes with encbench) and scores of the same encoders (a run's records, files of
@@ -50,14 +50,14 @@ class OutcomesError(EncbenchError):
 
 @dataclass(frozen=True)
 class EncoderOutcome:
-    """What training gave for one encoder.
+    """The result of training for one encoder.
 
     Attributes:
         spec: the encoder.
         scores: of its trainings, one for each seed.
         stratum: stage of the encoder's own training; '' = all are in one stratum.
         weights: names its set of weights; layers of one encoder share it.
-        control: True for an encoder that is there for comparison only.
+        control: True for an encoder that serves for comparison only.
     """
 
     spec: str
@@ -371,8 +371,8 @@ def _from_bank(rows: Sequence[Outcome], name: str, cell: Cell) -> Outcomes:
 
 
 def _parents(rows: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
-    """What the plain flow-matching models scored before they became few-step models: mean over
-    seeds, by cell."""
+    """Scores of the plain flow-matching models before they became few-step models: mean over seeds,
+    by cell."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row.phase and not row.features and not row.repeat:

@@ -1,1 +1,1 @@
-"""Probes: one measurement of one encoder a file."""
+"""Probes: one file each, one measurement of one encoder."""

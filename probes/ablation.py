@@ -1,10 +1,11 @@
-"""DPG prompt ablation: what of a long prompt is in its embedding? (EMF's disentanglement)
+"""Prompt ablation: how much does an embedding change when words are removed? (EMF's
+disentanglement)
 
 As published (arXiv 2604.18168, section 3.3, Eq. 5 and Table 2): random parts of each DPG-Bench
 prompt are removed and the embeddings of both versions compared by cosine; the table prints the
 cosine itself, higher taken as better. A constant encoder has a perfect 1.0 there, and an
-anisotropic space lifts any cosine, so the calibrated score is what that cosine is above the
-cosine of random pairs: (cos - baseline) / (1 - baseline), with 0/0 = 0.
+anisotropic space lifts any cosine. So the calibrated score is the cosine above that of random
+pairs: (cos - baseline) / (1 - baseline), with 0/0 = 0.
 """
 
 from __future__ import annotations

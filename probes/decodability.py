@@ -1,10 +1,10 @@
 """Decodability: what can a linear read-out recover from an encoder's features?
 
-In one step from pure noise a model can put out only what its condition determines, so what is
-not in the features, in a form that a small head can use, is lost. A ridge regression is fitted
-on captions of 'probe-fit' scenes and asked on captions of 'probe-test' scenes, for what the
-captions say: objects, colors, count, relation, and which color goes with which object. The
-same from the pooled vector and from the tokens; and how much of the re-encoded images follows
+In one step from pure noise a model can show only what its condition determines. Content that a
+small head cannot read from the features is lost. A ridge regression is fitted on captions of
+'probe-fit' scenes and tested on captions of 'probe-test' scenes. It predicts the content of a
+caption: objects, colors, count, relation, and which color goes with which object, from the pooled
+vector and from the tokens. A second part measures how much of the re-encoded images follows
 linearly from their captions. (Linear probes: Alain and Bengio, arXiv 1610.01644.)
 """
 
@@ -124,7 +124,7 @@ class DecodabilityProbe:
 
 @lru_cache(maxsize=4)
 def _ends(seed: int, size: int) -> dict[str, dict[str, Float[np.ndarray, " N"]]]:
-    """Answers of a read-out of nothing, and of one of what the captions say."""
+    """Answers of a read-out without information, and of a perfect one."""
     fit, test = (probe_captions(split, seed, n) for split, n in _sizes(size))
     targets, nothing = _targets(fit), np.zeros((len(fit), 1))
     return {

@@ -1,9 +1,8 @@
-"""What an encoder's space looks like, and what it costs.
+"""Geometry and cost of an encoder.
 
 Over captions and long prompts alike: anisotropy (mean cosine of random pairs), effective rank
 (Roy and Vetterli 2007; as a predictor without labels RankMe, Garrido et al. 2023), spread of
-the norms, and the share of texts that do not fit. Speed is what was measured when the texts
-were encoded.
+the norms, and the share of texts that are cut off. Speed was measured while the texts were encoded.
 """
 
 from __future__ import annotations

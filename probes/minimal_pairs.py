@@ -1,15 +1,15 @@
 """Minimal pairs: is a prompt nearer to another wording of itself than to a change of meaning?
 
-A prompt about two things is compared with a *paraphrase*, which says the same in another
-wording, and with a *swap*, which says something else in that same wording; the encoder wins
-where the paraphrase is nearer. Contrasts of this kind are known from image-text models
+A prompt about two things is compared with a *paraphrase*, which has the same meaning in other
+words, and with a *swap*, which has another meaning in the words of the paraphrase. The encoder wins
+if the paraphrase is nearer. Contrasts of this kind are known from image-text models
 (Winoground, arXiv 2204.03162; ARO, arXiv 2210.01936); here both sides are text, so any encoder
 can be asked, and neither a model nor a file is needed.
 
-Kinds whose name ends in 'swapped' exchange what belongs to two things, so paraphrase and swap
-are the same words: to a bag of words they tie, which counts a half. Kinds that end in 'replaced'
-change one word. ``hard`` sets the paraphrase against the swap in the prompt's *own* wording,
-which shares most of its words: what few encoders pass.
+Kinds whose name ends in 'swapped' exchange properties of two things, so paraphrase and swap have
+the same words: a bag of words ties, which counts a half. Kinds that end in 'replaced' change one
+word. ``hard`` compares the paraphrase with the swap in the prompt's *own* wording, which shares
+most of its words; few encoders pass it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Means = tuple[Clause, ...]
 
 
 class Version(NamedTuple):
-    """A text and the clauses that it says."""
+    """A text with its clauses."""
 
     text: str
     means: Means
@@ -71,7 +71,7 @@ class MinimalPair:
     """A base prompt with its swaps by kind and its paraphrases by wording.
 
     Attributes:
-        name: what tells it from all others; the item of its scores.
+        name: unique name; the item of its scores.
         source: 'scenes' (shapes; also in other tiers' words) or 'geneval' (COCO's classes).
         held_out: whether it asks for a combination that no training split of scenes shows.
         base: the prompt.
@@ -260,7 +260,8 @@ def _case(prompt: GenevalPrompt, source: str, seed: int) -> MinimalPair:
 
 
 def _turned(means: Means) -> Means:
-    """The same told the other way round: things in the other order, a relation as its converse."""
+    """The same meaning in reverse order: things exchanged, and a relation replaced by its
+    converse."""
     first, second = means
     if second.position is None:
         return second, first

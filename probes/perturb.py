@@ -1,4 +1,4 @@
-"""Changes to a prompt, as pure functions: str -> str. All randomness is an argument."""
+"""Changes of a prompt: pure functions, str -> str. Randomness is an argument."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def choose_kept(
 ) -> list[int] | None:
     """Which of ``count`` units stay when a share of them is removed.
 
-    At least one is removed and at least one stays, so nothing can be done to a single unit:
-    then None.
+    At least one is removed and at least one stays; None for a single unit.
 
     Args:
         share: of the units that are removed, above 0 and below 1.
@@ -71,7 +70,7 @@ def bare(word: str) -> str:
 
 
 def is_content(word: str) -> bool:
-    """Whether a word is one that a reader would miss: letters, four or more, no function word."""
+    """Whether a word carries content: four or more letters, and no function word."""
     word = bare(word)
     return len(word) >= 4 and word.isalpha() and word not in ENGLISH_STOP_WORDS
 

@@ -1,14 +1,13 @@
-"""Reader: how soon does a small network get out of an encoder's features what a prompt says?
+"""Reader: how soon does a small network learn to read the content of a prompt from its features?
 
-A generator that is trained on a short budget uses what is easy to reach, not all that the
-features hold. So a small reader is trained on the text of captions alone: the generator's own
+A generator with a short training uses what is easy to read, not everything in the features. So a
+small reader is trained on captions without images: the generator's own
 connector (:class:`encbench.flow.connector.TextConnector`, calibrated as for a training), learned
-queries that attend to its tokens, and a small head that says what the caption asks for: objects,
-number of things, colors, relation, and which color is on which object. After each of
-:data:`STEPS` it answers GenEval prompts, and a prompt counts if *everything* that it asks for is
-right. In the words of minimum-description-length probing, the score is about how easy
-information is to extract, not about how much there is (Voita and Titov, arXiv 2003.12298);
-``bits`` is an online code length as theirs.
+queries that attend to its tokens, and a small head that predicts the content of the caption:
+objects, number of things, colors, relation, and which color is on which object. After each of
+:data:`STEPS` it answers GenEval prompts, and a prompt counts if *all* of its content is right. As
+in minimum-description-length probing, the score measures how easy information is to extract, not
+how much there is (Voita and Titov, arXiv 2003.12298); ``bits`` is an online code length as theirs.
 
 Readers with different seeds are trained side by side as one batched network.
 """
@@ -187,8 +186,8 @@ class Layout:
             self.width += size
 
     def targets(self, statements: Sequence[GenevalPrompt]) -> Float[np.ndarray, "N T"]:
-        """What statements say as ones and zeros: labels, colors, the number of things in all,
-        (relation, label that stands in it), (color, label)."""
+        """The content of statements as ones and zeros: labels, colors, number of things in all,
+        (relation, label in it), (color, label)."""
         rows = np.zeros((len(statements), self.width), np.float32)
         for row, statement in zip(rows, statements, strict=True):
             part = {name: row[where] for name, where in self.parts.items()}

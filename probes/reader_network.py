@@ -101,12 +101,12 @@ class Reader(nn.Module):
 
 
 class Readings(NamedTuple):
-    """What E readers put out.
+    """Outputs of E readers.
 
     Attributes:
         outputs: by number of steps, then by question.
-        bits: what each reader pays for a caption's targets at each step, before it learns from
-            that caption at this step, in bits.
+        bits: code length of a caption's targets for each reader at each step, before it learns from
+            that caption, in bits.
     """
 
     outputs: dict[int, dict[str, Float[np.ndarray, "E N T"]]]
@@ -127,7 +127,7 @@ def train_readers(
 
     Args:
         captions: features of M captions.
-        targets: what they say, ones and zeros.
+        targets: content of the captions, ones and zeros.
         questions: features of prompts, asked after each of ``steps``.
         rare: see :class:`encbench.probes.statements.Language`.
     """

@@ -1,10 +1,10 @@
-"""COCO retrieval: does the text embedding tell images apart? (EMF's discriminability)
+"""Retrieval: do nearest captions belong to similar images? (EMF's discriminability)
 
 As published (arXiv 2604.18168, section 3.3 and Table 1): each caption is encoded and
 mean-pooled (Eq. 4), the most similar captions are found by cosine, their images re-encoded by
-DINOv3 and compared with the query's own image. The paper is silent on k, on captions per
-image and on whether the query's own image is excluded; here k is 1, 2, 5 and 10, one seeded
-caption of each image is the gallery, and the own image is excluded, else the score is 1.
+DINOv3 and compared with the query's own image. The paper does not say k, the captions per image, or
+whether the query's own image is excluded. Here k is 1, 2, 5 and 10, the gallery has one seeded
+caption of each image, and the own image is excluded (otherwise the score is 1).
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class RetrievalProbe:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of the probe: what it measures, and what it notes on the way."""
+    """One run of the probe, with its scores and notes."""
 
     context: ProbeContext
     captions: ImageTextDataset
@@ -306,7 +306,7 @@ def draw_queries(
 
 
 def usable_images(context: ProbeContext) -> list[ImageRecord]:
-    """The images that the re-encoder can be asked about."""
+    """The images that the re-encoder can read."""
     if context.captions is None or context.reencoder is None:
         return []
     captioned = captions_by_image(context.captions)

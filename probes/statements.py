@@ -1,4 +1,4 @@
-"""Captions and prompts with what they say, for the reader: of shapes, of COCO's classes, or of a
+"""Captions and prompts with their content, for the reader: about shapes, COCO's classes, or a
 user's own words.
 
 A statement is a GenEval prompt: a text with its clauses. Captions are statements without a task.
@@ -40,7 +40,7 @@ HELD_OUT_SHARE = 6  # one pair of color and COCO class in six is held out
 
 @dataclass(frozen=True)
 class Language:
-    """What is read and what is asked.
+    """The training captions and test prompts of the reader.
 
     Attributes:
         name: what the statements are about, such as 'shapes'.
@@ -118,8 +118,9 @@ def _most(combos: str) -> dict[str, int]:
 def _balanced(
     prompts: Sequence[GenevalPrompt], held_out: Callable[[tuple[Clause, ...]], bool]
 ) -> tuple[GenevalPrompt, ...]:
-    """The prompts, those about two colored things each with its colors exchanged, so that who
-    can't tell which color is whose gets exactly half of them right. A prompt whose exchange is
+    """The prompts. Each one about two colored things comes also with its colors exchanged, so that
+    a reader that cannot tell which color belongs to which thing gets exactly half of them right. A
+    prompt whose exchange is
     held out is left out."""
     kept = [prompt for prompt in prompts if prompt.task != "color_attr"]
     pairs: list[GenevalPrompt] = []

@@ -1,12 +1,13 @@
 """Trained pooling: can a small trained pooler match captions with statements about them?
 
-The idea of TED-6K (arXiv 2512.15560, section 3.3), made anew for the captions here: two
+The idea of TED-6K (arXiv 2512.15560, section 3.3), built for the captions here: two
 transformer layers and a learned context token pool an encoder's frozen tokens. They are trained
-by contrast, a caption against what the same clauses say in GenEval's words, and then asked which
-of four statements about a part of a prompt is true. A mean over tokens misranks encoders whose
+by contrast, a caption against the same clauses in GenEval's words, and then tested: which of four
+statements about a part of a prompt is true? A mean over tokens misranks encoders whose
 tokens need a reader; a trained pooler does not (their Table 7).
 
-Other than there: one hidden state in place of learned layer weights, since layers are candidates
+Differences from TED-6K: one hidden state in place of learned layer weights, since layers are
+candidates
 of their own here; captions of the small world, or of COCO's classes, in place of dense ones.
 """
 

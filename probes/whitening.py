@@ -46,7 +46,7 @@ def whitened(fit: Float[np.ndarray, "M P"]) -> Callable[[np.ndarray], np.ndarray
 
 
 def _rest(rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """What differs from the mean; float noise, relative to the mean, counts as nothing."""
+    """Deviations from the mean; float noise, relative to the mean, counts as zero."""
     rest = rows - mean
     noise = 1e-6 * np.linalg.norm(mean.astype(np.float64))
     rest[np.linalg.norm(rest.astype(np.float64), axis=1) <= noise] = 0

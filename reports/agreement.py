@@ -1,4 +1,4 @@
-"""The figure of a validation: scores from before training against what training gave."""
+"""The figure of a validation: scores from before training against trained outcomes."""
 
 from __future__ import annotations
 

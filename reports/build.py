@@ -1,7 +1,7 @@
-"""A run folder becomes a report: one HTML page, Markdown, CSV, TeX and figures.
+"""Writes the report of a run folder: one HTML page, Markdown, CSV, TeX and figures.
 
-Only files of the run folder are read, and nothing in the report depends on when or where it
-is made: the same run gives the same bytes.
+Only files of the run folder are read, and the report does not depend on time or machine: the same
+run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def build_report(run: Path, out: Path | None = None, beside: Path | None = None)
 
 
 def _remove_stale(folder: Path, files: Iterable[str]) -> None:
-    """Remove what an earlier report has and this one does not: it would contradict it. An
-    earlier report's Markdown lists its figures; whatever else lies there is the user's."""
+    """Remove files of an earlier report that this one lacks: they would contradict it. The earlier
+    report's Markdown lists its figures; all other files in the folder are the user's."""
     earlier = folder / "report.md"
     source = earlier.read_bytes().decode("utf-8", "replace") if earlier.is_file() else ""
     names = {f"figures/{name}.{end}" for name in re.findall(r"\(figures/([\w.-]+)\.png\)", source)

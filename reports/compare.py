@@ -43,7 +43,7 @@ SLOPES = {
     "worse in the second": PlotStyle(VERMILION, "o", size=4, line="-"),
 }
 Fact = tuple[str, str, str]
-"""What it is, and its value in the first and in the second run."""
+"""Its name, and its value in the first and in the second run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def build_comparison(first: Path, second: Path, out: Path | None = None) -> Path
 
 
 def name_runs(first: Path, second: Path) -> tuple[str, str]:
-    """The folders' names, with their parents' where they are the same."""
+    """The names of the folders; equal names get that of their parent folder, too."""
     paths = (first.resolve(), second.resolve())
     names = [text.clean_text(path.name) for path in paths]
     if names[0] == names[1]:
@@ -158,7 +158,7 @@ def name_runs(first: Path, second: Path) -> tuple[str, str]:
 
 
 def _column(run: Run, label: str, folder: Path) -> dict[str, Any]:
-    """What stands at the top of the page for one of the runs."""
+    """The column of one run at the top of the page."""
     report = run.folder / "report" / "index.html"
     return {
         "label": label,
@@ -235,7 +235,7 @@ def score_table(c: Comparison, probe: str) -> tables.Table:
 
 
 def difference_table(c: Comparison) -> tables.Table | None:
-    """What pins the runs and is not the same in both; None if everything is."""
+    """Pins that differ between the runs; None if all are the same."""
     columns: list[tables.Column] = [
         ("", "l", lambda fact: tables.text_cell(fact[0])),
         (c.labels[0], "l", lambda fact: tables.text_cell(fact[1] or text.NOTHING)),

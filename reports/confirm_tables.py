@@ -46,7 +46,7 @@ def _score(c: Confirmation, title: str, digits: int = 3, **where: Any) -> Column
 
 
 def outcome_table(c: Confirmation) -> Table:
-    """What was predicted and what came out in the cell of both verdicts."""
+    """Prediction and outcome in the cell of both verdicts."""
     columns: list[Column] = [
         ("Predicted rank", "r", lambda row: TableCell("control") if row.control
          else number_cell(row.predicted_rank, text.count)),
@@ -180,7 +180,7 @@ def rule_table(c: Confirmation) -> Table | None:
 
 
 def predictor_table(c: Confirmation, *, primary: bool) -> Table | None:
-    """Everything that could have predicted the order, best first.
+    """Every score that could have predicted the order, best first.
 
     Args:
         primary: in the cell of both verdicts, or in all others.

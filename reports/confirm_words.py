@@ -1,4 +1,4 @@
-"""What a confirmation found, in sentences that claim no more than its rules allow."""
+"""The result of a confirmation in sentences that claim no more than its rules allow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN = "can't tell"
 
 @dataclass(frozen=True)
 class Statement:
-    """One verdict: the question, the answer, and why.
+    """One verdict: question, answer, and reason.
 
     ``kind`` is 'yes', 'no' or 'open'; ``more`` are sentences that put it into proportion.
     """
@@ -44,7 +44,7 @@ class Statement:
 
 
 def headline(c: Confirmation) -> str:
-    """Both verdicts in two sentences: what the report says first."""
+    """Both verdicts in two sentences: the headline of the report."""
     return verdict_headline(c.verdict, c.name)
 
 
@@ -196,7 +196,7 @@ def _control(c: Confirmation) -> Statement:
 
 
 def confirm_warnings(c: Confirmation) -> list[str]:
-    """What a reader must know before believing the verdict, the verdict's own first."""
+    """Warnings about the verdict; the verdict's own come first."""
     return list(dict.fromkeys([*map(c.rename, c.verdict.warnings), *_more_warnings(c)]))
 
 
@@ -261,7 +261,7 @@ def rules(c: Confirmation) -> list[tuple[str, str]]:
 
 
 def plan_rows(c: Confirmation) -> list[tuple[str, str]]:
-    """What was fixed before training, as label and value."""
+    """The plan that was fixed before training, as label and value."""
     p = c.verdict.plan
     train = p.train
     names: dict[bool, list[str]] = {False: [], True: []}
@@ -334,7 +334,7 @@ def _reach(reach: Reach | None) -> str:
 
 
 def verdict_provenance(c: Confirmation) -> list[tuple[str, str]]:
-    """What pins this verdict, as label and value."""
+    """The pins of this verdict, as label and value."""
     v, origin = c.verdict, c.verdict.provenance
     commit = origin.get("commit")
     dirty = " with uncommitted changes" if origin.get("dirty") else ""

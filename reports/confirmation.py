@@ -1,4 +1,4 @@
-"""A confirmation, read from its run's folder: the verdict, and how its encoders are named."""
+"""A confirmation, read from its run's folder: the verdict, and the names of its encoders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a report may say about a confirmation: the ranked run and the verdict on it."""
+    """A confirmation for a report: the ranked run and the verdict on it."""
 
     run: Run
     verdict: Verdict
@@ -91,7 +91,7 @@ class Confirmation:
 
     @cached_property
     def metric(self) -> str:
-        """The verdicts' metric, as a reader knows it."""
+        """The title of the verdicts' metric."""
         return metric_title(self.primary.metric)
 
     @property
@@ -211,8 +211,8 @@ class Grid:
 
     Attributes:
         file: name beside the report, without its ending.
-        note: how the encoder came out.
-        shown: or folded away.
+        note: the result of the encoder in words.
+        shown: False = folded away.
     """
 
     row: TrainedEncoder

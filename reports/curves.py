@@ -141,7 +141,7 @@ def _draw_others(axes: Axes, rows: Sequence[Any], lines: Mapping[str, Line], own
 
 
 def draw_similarities(run: Run) -> list[Drawing] | str:
-    """For each probe that has them: cosines of texts that belong together, and of random ones."""
+    """Cosines of texts that belong together and of random texts, for each probe that has them."""
     drawings = []
     for name, probe in run.probes.items():
         pairs = rows_with_series(run, name, "similarity", dict)
@@ -218,7 +218,7 @@ STAGE_STYLES = [
 
 
 def stage_share(stage: str) -> float | None:
-    """How far a stage of training is: 1 for 'final', .03 for '3pct'; None for anything else."""
+    """A stage of training as a share: 1 for 'final', .03 for '3pct'; None for anything else."""
     percent = re.fullmatch(r"(\d+(?:\.\d+)?)pct", stage)
     return float(percent[1]) / 100 if percent else 1.0 if stage == "final" else None
 
@@ -428,7 +428,7 @@ def _lines(series: Mapping[str, Sequence[Any]], across: str) -> dict[str, Line]:
 
 
 def draw_velocity(c: Confirmation) -> Drawing | str:
-    """How far average and instantaneous velocity part, over t."""
+    """The distance of average and instantaneous velocity over t."""
     lines = _lines({row.spec: row.gap for row in c.rows}, "t")
     rows = [row for row in c.rows if row.spec in lines]
     if not rows:

@@ -1,4 +1,4 @@
-"""All figures of a run or of a confirmation, by the section that they stand in."""
+"""All figures of a run or of a confirmation, by their section."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIGURE_SECTIONS = ("Two probes", "Prompt ablation", words.CONTENT, "Similarity")
 
 @dataclass
 class FigureSet:
-    """Figures by the section they stand in, and in place of one that cannot be drawn the reason."""
+    """Figures by section; in place of a figure that cannot be drawn, the reason."""
 
     sections: dict[str, list[Drawing | str]] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""How a figure is registered, how figures look, and what they share.
+"""How figures are registered and styled, and what they share.
 
 A figure is a :class:`ReportFigure` under the entry-point group ``encbench.figures``. Its drawing
 function returns a :class:`Drawing`, or a sentence that says why there is none.
@@ -82,15 +82,15 @@ class ReportFigure:
     """A figure of the report. Its entry point's name is its file's name.
 
     Attributes:
-        section: heading of the report's section that it stands in; a section of this name is
-            added where there is none.
-        title: what stands below it in bold.
+        section: heading of its section in the report; a section of this name is added if there is
+            none.
+        title: its title, in bold below the figure.
         draw: takes a :class:`encbench.reports.load.Run`, or a
             :class:`encbench.reports.confirmation.Confirmation`, and returns a drawing, several,
-            or the reason why there is none in a sentence ('' = not worth telling).
-        probes: whose figure it is; the scores of any other probe get a figure by themselves.
-        needs: what ``draw`` takes; 'validation' is :class:`encbench.validate.Validation`, which
-            no report has.
+            or a sentence with the reason why there is none ('' = show nothing).
+        probes: probes that it shows; a probe without a figure gets one of its scores.
+        needs: input of ``draw``; 'validation' is :class:`encbench.validate.Validation`, which no
+            report has.
     """
 
     section: str

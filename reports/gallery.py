@@ -1,4 +1,4 @@
-"""Queries and what each encoder retrieved for them, ready to be shown."""
+"""Queries with the images that each encoder retrieved for them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Gallery:
 def load_gallery(run: Run) -> Gallery:
     """The gallery of a run; empty where it has none.
 
-    The cases are those of the records, so none is lost with ``media/gallery.json``, which knows
-    the images. Entries without the needed parts, and files that are no images or lie outside the
+    The cases come from the records, so none is lost with ``media/gallery.json``, which holds the
+    images. Entries without the needed parts, and files that are no images or lie outside the
     run's media folder, are left out.
     """
     entries = _mapping(run.gallery.get("images"))

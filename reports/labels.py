@@ -1,4 +1,4 @@
-"""Text beside points, placed so that nothing lies on anything else.
+"""Labels beside points, placed without overlaps.
 
 Boxes are rows (x0, y0, x1, y1) in pixels.
 """

@@ -1,4 +1,4 @@
-"""A finished run, read from its folder and from nowhere else."""
+"""A finished run, read from its folder alone."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def shuffled_spec(spec: str) -> str | None:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a report may say.
+    """The data of a report.
 
-    ``records`` are those that the prediction rests on and the variants of its encoders, by
-    file name; what an earlier run has left in the folder is not among them. An encoder in an
-    absolute folder is named by the folder's own name and its content hash everywhere.
+    ``records`` are those behind the prediction and the variants of its encoders, by file name;
+    records that an earlier run left in the folder are not among them. An encoder in an absolute
+    folder is named by the folder's own name and its content hash.
     """
 
     folder: Path
@@ -152,7 +152,7 @@ class Run:
 
     @cached_property
     def advice(self) -> str:
-        """The sentence that everything else supports."""
+        """The sentence of advice."""
         return self.prediction.advice.text or "No advice: no candidate was ranked."
 
     @cached_property
@@ -162,8 +162,8 @@ class Run:
         return str(self.config.get("re_encoder") or "") if used else ""
 
     def cost(self, spec: str) -> dict[str, Any]:
-        """What an encoder costs, as far as it is known: its card, and what a probe's series
-        'cost' says beyond that."""
+        """The cost of an encoder as far as it is known: from its card and the series 'cost' of a
+        probe."""
         row = next((row for row in self.prediction.order if row.spec == spec), None)
         cost: dict[str, Any] = {"parameters": row.parameters or None} if row else {}
         records = [record for (of, _), record in self._base.items() if of == spec]
@@ -240,9 +240,8 @@ _FOLDERS = re.compile(r"(?<![\w.…/:@<-])/(?:[^/\s?&'\"<>]+/)+|(?<=[a-z]:)/(?:[
 
 
 def hide_folders(cards: Sequence[EncoderCard]) -> Callable[[str], str]:
-    """How a text is made fit to be passed on: a folder that one of the cards was loaded from
-    becomes its own name and the first 12 digits of its content hash, and any other absolute
-    path its last part."""
+    """A function that removes private paths from a text: the folder of a card becomes its name with
+    the first 12 digits of its content hash, and any other absolute path its last part."""
     names = {
         card.source: f"{Path(card.source).name}@{card.revision[:12]}"
         for card in cards

@@ -1,4 +1,4 @@
-"""What pins a run: data, rule, seed, versions and machines."""
+"""The provenance of a run: data, rule, seed, versions and machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .text import clean_text, quantity
 
 
 def provenance_rows(run: Run) -> list[tuple[str, str]]:
-    """What pins this run, as label and value; several values where records differ."""
+    """The pins of this run, as label and value; several values if records differ."""
     p = run.prediction
     seen: dict[str, dict[str, None]] = {}
     packages: dict[str, dict[str, None]] = {}

@@ -1,7 +1,6 @@
-"""The values that EMF prints (arXiv 2604.18168, Tables 1 and 2), and whom they belong to.
-
-They are shown beside a run's own values, never mixed into them: the paper is silent on most
-of its settings (see :data:`SILENT`), so even equal encoders on equal data may differ.
+"""The values that EMF publishes (arXiv 2604.18168, Tables 1 and 2), with the specs of their
+encoders. They are shown beside a run's own values, never mixed into them: the paper does not give
+most of its settings (see :data:`SILENT`), so even equal encoders on equal data may differ.
 """
 
 from __future__ import annotations

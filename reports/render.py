@@ -1,4 +1,4 @@
-"""Templates become pages and Markdown."""
+"""Renders templates as pages and Markdown."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def ranks_of(row: Any) -> str:
 
 
 def score_title(run: Run) -> str:
-    """What the primary score is, as an axis says it."""
+    """The primary score as the label of an axis."""
     probe, score = run.primary
     words = run.probes[probe].display.scores.get(score) if probe in run.probes else ""
     return f"{score}   ({words})" if words else f"{probe}: {score}"
@@ -218,7 +218,7 @@ PLACES = {
 
 
 def draw_places(run: Run) -> Drawing | str:
-    """How much it matters where, and in what pieces, half of the prompt is removed."""
+    """Scores by the place and the unit (words or sentences) of the removed half of the prompt."""
     values: dict[tuple[str, str, str], float] = {}
     pairs = rows_with_series(run, "ablation", "curves", list)
     for row, curves in pairs:

@@ -53,8 +53,8 @@ MARKERS = "o^svP"  # by stage of training
 
 @dataclass(frozen=True)
 class Marks:
-    """How each encoder's point looks and what stands beside it: its name or, where there are
-    many, a number (a letter for a control) that a key explains."""
+    """The style and label of each encoder's point: its name or, if there are many, a number (a
+    letter for a control) that a key explains."""
 
     names: Mapping[str, str]
     labels: Mapping[str, str]
@@ -380,7 +380,7 @@ def _plane(
 
 
 def draw_predicted(c: Confirmation) -> Drawing | str:
-    """What was predicted against what came out, a panel for each number of sampling steps."""
+    """Predicted against actual scores, a panel for each number of sampling steps."""
     rows = [row for row in c.rows if text.is_number(row.predicted.value)]
     panels = [steps for steps in c.steps if any(c.entry(row, steps) for row in rows)]
     if not panels:
@@ -454,7 +454,7 @@ def _note(axes: Axes, note: str, height: Real) -> None:
 
 
 def draw_paper(c: Confirmation) -> Drawing | str:
-    """The published evidence, by itself: both probes against GenEval at four steps."""
+    """The published evidence alone: both probes against GenEval at four steps."""
     rows = [row for row in published.TABLE if row.geneval is not None]
     scores = [float(row.geneval or 0) for row in rows]
     width = (WIDTH - 0.65 - 0.45) / 2

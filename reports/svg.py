@@ -1,4 +1,4 @@
-"""SVG with words on hover: marks that a figure names, and figures as parts of a page."""
+"""SVG figures with text on hover, as parts of a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_POINTS = 6
 
 
 def hover(name: Any, *facts: str) -> dict[str, Any]:
-    """Keywords of an artist whose mark says on hover what it is: a name, and a line for each fact.
+    """Keywords for an artist whose mark shows text on hover: a name, and a line for each fact.
 
     Marks of the same name in a figure are highlighted together.
     """

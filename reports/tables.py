@@ -1,4 +1,4 @@
-"""The tables of a ranking, and how a table is written as Markdown, CSV and TeX.
+"""The tables of a ranking, and writers for Markdown, CSV and TeX.
 
 A table is built once; every format shows the same cells. HTML is the template's work.
 """
@@ -23,8 +23,8 @@ MOST_SCORES = 9  # in one table; scores.csv holds all
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell: what is read (maybe data, so escaped), the smaller note beside it (our own
-    words, an interval), what it sorts by, more of it on hovering, and a tag."""
+    """One cell: its text (maybe data, so escaped), a smaller note (our words, an interval), a sort
+    key, a longer text on hover, and a tag."""
 
     text: str
     note: str = ""
@@ -117,7 +117,7 @@ def _name(run: Run, spec: str) -> str:
 
 
 def ranking_table(run: Run) -> Table:
-    """Everyone by the primary rule, best first; controls in their place, without a rank."""
+    """All encoders by the primary rule, best first; controls stand between them without a rank."""
     costs = {row.spec: run.cost(row.spec) for row in run.prediction.order}
     columns: list[Column] = [
         ("Rank", "r", lambda row: TableCell("control") if row.control
@@ -266,7 +266,7 @@ def score_table(run: Run, probe: ProbeSpec) -> Table:
 
 
 def encoder_table(run: Run) -> Table:
-    """Who was measured: the spec and the revision that pin each encoder."""
+    """The measured encoders: spec and revision that pin each one."""
     cards = {record.card.spec: record.card for record in reversed(run.records)}
 
     def fact(title: str, name: str, align: str = "l") -> Column:

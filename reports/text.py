@@ -1,4 +1,4 @@
-"""Numbers and names as a reader sees them, and their escapes for Markdown and TeX."""
+"""Format numbers and names for readers, with escapes for Markdown and TeX."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def tex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escape for Markdown text and table cells; tags are shown, not obeyed."""
+    """Escape for Markdown text and table cells; tags are shown as text."""
     text = html.escape(clean_text(text), quote=False)
     text = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
     text = re.sub(r"^([#+=-])", r"\\\1", text)  # would start a heading or a list

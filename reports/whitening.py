@@ -1,4 +1,4 @@
-"""What whitening each encoder's features would change, by the reader: scores and advice."""
+"""The effect of whitening each encoder's features on the reader: scores and advice."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def changes(run: Run) -> list[Change]:
 
 
 def whitening_advice(run: Run) -> Iterator[str]:
-    """Which encoder is best as it is, which whitened, and who else would clearly gain."""
+    """Which encoder is best as it is, which whitened, and which others would clearly gain."""
     found = changes(run)
     if len(found) < 2:
         return

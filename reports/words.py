@@ -1,4 +1,4 @@
-"""What a reader must know before believing a ranking, in sentences.
+"""Warnings about a ranking, in sentences.
 
 Each rule looks at a run and yields warnings; a rule that finds nothing, or lacks the scores
 it needs, yields none.
@@ -25,7 +25,7 @@ CONTENT = "What the prompt says"  # section of the probes that ask for it
 
 
 def run_summary(run: Run) -> str:
-    """What was ranked by what on what, in one line."""
+    """One line: how many encoders were ranked, by which score, on which data."""
     probe, metric = run.primary
     n = max((row.n for row in run.prediction.order), default=0)
     data = clean_text(shorten_pin(run.prediction.data.get(probe, ""))) or "unnamed data"
@@ -37,7 +37,7 @@ def run_summary(run: Run) -> str:
 
 
 def rule_record(run: Run) -> str:
-    """How the rule did on encoders that it was not chosen on, as far as the prediction says."""
+    """The record of the rule on held-out encoders, from the prediction."""
     return clean_text(run.prediction.rule.trust or describe_record(None))
 
 
@@ -54,8 +54,8 @@ def run_warnings(run: Run) -> list[str]:
 
 
 def disagreements(run: Run) -> list[str]:
-    """Of the warnings, those on the published two probes against their calibrated form and
-    against the probes that ask what the prompt says."""
+    """The warnings that compare the two published probes with their calibrated form and with the
+    probes of content."""
     return [*_disentanglement(run), *_content(run)]
 
 
@@ -224,8 +224,8 @@ def _disentanglement(run: Run) -> Iterator[str]:
 
 
 def reversed_pairs(scores: Mapping[str, tuple[Entry, Entry]]) -> list[tuple[str, str]]:
-    """Pairs whose first is clearly above by the first score and clearly below by the second:
-    their intervals do not meet."""
+    """Pairs whose first encoder is clearly above by one score and clearly below by the other: the
+    intervals do not overlap."""
     return [
         (a, b)
         for a in scores
@@ -366,8 +366,8 @@ RULES: tuple[Callable[[Run], Iterator[str]], ...] = (
 
 
 def definitions(run: Run) -> list[tuple[str, str]]:
-    """How each score comes about, as term and explanation: the rule's own words, and those of
-    the probes that ran."""
+    """How each score is computed, as term and explanation, from the rule and the probes that
+    ran."""
     rule = clean_text(run.prediction.rule.text).rstrip(".")
     sentence = f"{rule[:1].upper()}{rule[1:]}. Nothing else is averaged in."
     terms = [("Primary rule", sentence)] if rule else []

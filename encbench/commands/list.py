@@ -112,7 +112,7 @@ def _presets() -> list[Extension]:
 
 
 def _load(kind: str, name: str) -> Extension:
-    """What an extension says about itself; one that cannot be loaded, why."""
+    """The description of an extension, or why it cannot be loaded."""
     from .. import registry
     from ..errors import EncbenchError
     from .options import summary

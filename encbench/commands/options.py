@@ -64,8 +64,8 @@ def add_command(
 
     The command has an option for each field of the configuration and for each further parameter
     of ``work``, which holds a typer.Option; ``--config FILE`` for a TOML file with the same keys
-    if ``toml``; and ``--preset NAME`` where there are presets. Flags go over the file, which
-    goes over the preset.
+    if ``toml``; and ``--preset NAME`` where there are presets. Flags override the file, which
+    overrides the preset.
     """
 
     def decorate(work: Callable[..., None]) -> Callable[..., None]:
@@ -176,7 +176,8 @@ def summary(thing: object) -> str:
 
 
 def _merge(ctx: typer.Context, values: Mapping[str, Any], *, over: bool) -> None:
-    """Make values the defaults of a command's options; ``over`` those that are there already."""
+    """Make values the defaults of a command's options; ``over``: replace defaults that are already
+    set."""
     texts = {
         key: [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
         for key, value in values.items()

@@ -26,7 +26,7 @@ console = Console(soft_wrap=False)
 
 
 def ranking(prediction: Prediction) -> None:
-    """How far the rule can be trusted, the order with intervals, then what to use."""
+    """Print the record of the rule, the order with intervals, and which encoder to use."""
     metric = prediction.rule.metric
     console.print(escape(prediction.rule.trust))
     table = Table(title=prediction.rule.text, title_justify="left", box=None)
@@ -50,7 +50,7 @@ def ranking(prediction: Prediction) -> None:
 
 
 def outcome(out: Path, result: Outcome) -> None:
-    """What a run ended with, but for encoders that failed."""
+    """Print the result of a run, without the encoders that failed."""
     if result.prediction is not None:
         ranking(result.prediction)
         typer.echo(f"prediction: {out / 'prediction.json'}")
@@ -59,7 +59,7 @@ def outcome(out: Path, result: Outcome) -> None:
 
 
 def check_parquet(wanted: bool) -> None:
-    """Say before the work, not after it, that --parquet lacks its extra."""
+    """Raise before the work starts if --parquet lacks its extra."""
     if wanted:
         from ..parquet import require_parquet
 
@@ -67,7 +67,7 @@ def check_parquet(wanted: bool) -> None:
 
 
 def write_parquet(run: Path, wanted: bool) -> None:
-    """The records of a run as parquet tables, if --parquet asks for them."""
+    """Write the records of a run as parquet tables if --parquet was given."""
     if wanted:
         from ..parquet import write_tables
 
@@ -76,7 +76,7 @@ def write_parquet(run: Path, wanted: bool) -> None:
 
 
 def failures(failed: Sequence[Failure]) -> None:
-    """One line for each encoder that failed; exits with 1 if there is one."""
+    """Print one line for each encoder that failed; exit with 1 if there is one."""
     for row in failed:
         typer.secho(f"encbench: {row.spec} failed: {row.error}", fg="red", err=True)
     if failed:
@@ -84,7 +84,7 @@ def failures(failed: Sequence[Failure]) -> None:
 
 
 def plan(made: RunPlan) -> None:
-    """What a run would do."""
+    """Print what a run would do."""
     lines = [_line(row, made.device) for row in made.encoders]
     console.print("[bold]encoders[/bold]")
     console.print("\n".join(lines) or "  none given: --encoders SPEC...", soft_wrap=True)
@@ -118,8 +118,8 @@ def _speed(rate: float) -> str:
 
 
 def plan_confirmation(config: RunConfig, asked: ConfirmConfig) -> Ready:
-    """What the confirmation after a run would do: of the prediction that is there, else by
-    ranks in the one to come."""
+    """Print what the confirmation after a run would do, from the prediction on disk, else by ranks
+    in the prediction to come."""
     from ..confirm.run import PREDICTION, prepare, unranked
     from ..pipeline import specs_of
 
@@ -128,7 +128,7 @@ def plan_confirmation(config: RunConfig, asked: ConfirmConfig) -> Ready:
 
 
 def confirmation(ready: Ready) -> None:
-    """The plan of a confirmation."""
+    """Print the plan of a confirmation."""
     from ..confirm.run import plan_lines
 
     console.print("[bold]confirmation[/bold]")

@@ -1,4 +1,4 @@
-"""How well a score that was there before training orders what training gave: pure functions."""
+"""How well a score from before training ranks the trained models: pure functions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Agreement:
         encoders, sets: how many encoders, and sets of weights they come from.
         pooled: over all, with its 95 % interval by bootstrap over sets of weights.
         within: size-weighted mean within strata; NaN without a stratum of two.
-        lowest, highest: over all but one encoder.
-        chance: what 97.5 % of random orders stay below.
+        lowest, highest: with one encoder left out.
+        chance: the 97.5th percentile of random orders.
         linear: Pearson's correlation over all.
     """
 

@@ -51,7 +51,7 @@ def assemble(
     plan: ConfirmPlan, prediction: Prediction, groups: Sequence[PromptGroup], results: Results,
     failed: Sequence[Failure], folders: Mapping[tuple[str, int], str],
 ) -> Verdict:  # fmt: skip
-    """The verdict over all encoders whose trainings all came out. ``folders``: of each training,
+    """The verdict over all encoders whose trainings all succeeded. ``folders``: of each training,
     relative to the run."""
     whole = [e for e in plan.encoders if all((e.spec, s) in results for s in plan.seeds)]
     specs = {spec.name: spec for spec in metric_specs(plan)}
@@ -98,7 +98,7 @@ def assemble(
 def _judge(
     plan: ConfirmPlan, whole: Sequence[PlannedTraining], table: OutcomeTable, cell: Cell, rule: str
 ) -> CellVerdict:
-    """Both verdicts in a cell, on the order of the rule that predicts it."""
+    """Both verdicts for a cell, on the order by the rule that predicts this cell."""
     predicted = [(e.second if cell == plan.second else None) or e.predicted for e in whole]
     table = replace(table, predicted=np.array([p.value for p in predicted], np.float64))
     trained = table.only([i for i, entry in enumerate(whole) if not entry.control])
@@ -233,7 +233,7 @@ def _exploratory(
     plan: ConfirmPlan, prediction: Prediction, tables: Mapping[Cell, OutcomeTable],
     trained: Sequence[int], whole: Sequence[PlannedTraining], parents: OutcomeTable | None,
 ) -> list[Predictor]:  # fmt: skip
-    """How well everything that could have predicted the order would have: never a verdict."""
+    """How well every other score would have predicted the order. Exploratory: never a verdict."""
     entries = [whole[i] for i in trained]
     specs = [entry.spec for entry in entries]
     columns: dict[str, list[float | None]] = {

@@ -1,9 +1,9 @@
-"""Conditions from a scene's ground truth: what a caption says, without its words.
+"""Conditions from the ground truth of a scene instead of from a caption.
 
 The small backbone that confirmations begin with is trained on these, never on any encoder, so
-that no encoder has an advantage. A vector stands for each kind of object that is told (shape,
-color, size, count), for a relation with both of its ends, and, where all is told, for each
-object with its place.
+that no encoder has an advantage. There is one vector for each kind of object that is mentioned
+(shape, color, size, count), one for a relation with both of its objects, and in full descriptions
+one for each object with its place.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WIDTH = sum(len(values) for values in _FIELDS.values())
 
 
 def _vector(**said: str | int | None) -> Float[Tensor, " D"]:
-    """One-hot for each field that is said, zeros elsewhere."""
+    """One-hot for each field that is given, zeros elsewhere."""
     made = torch.zeros(WIDTH)
     for name, value in said.items():
         if value is not None:
@@ -81,7 +81,7 @@ def _groups(groups: Sequence[Group], relation: str | None) -> list[Tensor]:
 
 
 def scene_condition(scene: Scene, number: int) -> PromptFeatures:
-    """One description of a scene: what its short caption of this number says, or (one in four)
+    """One description of a scene: the content of its short caption of this number, or (one in four)
     every object with its place."""
     if number % 4 == 3:
         made = []

@@ -1,8 +1,8 @@
-"""The small backbone that every encoder of a confirmation begins with.
+"""The small pretrained backbone that every training of a confirmation starts from.
 
-As EMF begins with SANA, a confirmation begins with a network that can draw already: trained by
-flow matching on ground-truth attributes (see ``attributes``), its connector thrown away. Make it
-again by ``python -m encbench.confirm.backbone --out FOLDER``.
+As EMF starts from SANA, a confirmation starts from a network that can draw already. It is trained
+by flow matching on ground-truth attributes (see ``attributes``); its connector is dropped. Make it
+with ``python -m encbench.confirm.backbone --out FOLDER``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def backbone_config(
 
 
 def train_backbone(config: TrainConfig, folder: Path) -> Path:
-    """Train, or go on, and write the backbone with its manifest to ``folder``.
+    """Train or resume, and write the backbone with its manifest to ``folder``.
 
     Raises:
         EncbenchError: see :func:`encbench.flow.train.train`.
@@ -71,7 +71,8 @@ def train_backbone(config: TrainConfig, folder: Path) -> Path:
 
 
 def recipe(config: TrainConfig) -> dict[str, Any]:
-    """What a backbone depends on, JSON-ready: what may differ between machines left out."""
+    """The settings that a backbone depends on, JSON-ready, without those that differ between
+    machines."""
     from ..flow.config import FREE
 
     return {key: value for key, value in config.as_dict().items() if key not in FREE}
@@ -89,7 +90,7 @@ def shipped_backbone(world: str, side: int, network: str, patch: int | None) -> 
 
 
 def backbone_id(folder: Path) -> str:
-    """What tells a backbone from any other: a hash over its files.
+    """A hash over the files of a backbone, which identifies it.
 
     Raises:
         ModelError: if its manifest is missing or damaged.

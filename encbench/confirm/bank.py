@@ -48,12 +48,12 @@ class Outcome:
         revision: content hash or hub revision of the weights.
         layer: which hidden state.
         stage: of the encoder's own training.
-        control: True for an encoder that is there for comparison only.
+        control: True for an encoder that serves for comparison only.
         features: '' as the encoder gives them, else what was done to them
             ('condition_scaling=whitened').
         recipe: hash of the training's recipe, see :func:`recipe_of`.
         seed: of the training.
-        repeat: 0, or which repetition of the very same training this is.
+        repeat: 0, or the number of the repetition of the same training.
         metric, steps, tier, combos: the cell.
         score: the metric's value, rounded to 6 digits.
         prompts, images: how many prompts are behind it, and images of each.
@@ -91,7 +91,7 @@ class Outcome:
 
     @property
     def weights(self) -> str:
-        """What tells one set of weights from another: layers of one encoder share it."""
+        """Identifies a set of weights; all layers of an encoder share it."""
         spec = EncoderSpec.parse(self.encoder)
         return self.revision or f"{spec.family}:{spec.source} {spec.get('step') or ''}"
 
@@ -134,7 +134,7 @@ def features_of(plan: ConfirmPlan) -> str:
 
 
 def recipe_hash(plan: ConfirmPlan) -> str:
-    """16 hex digits that tell a recipe from any other."""
+    """16 hex digits that identify a recipe."""
     return digest(recipe_of(plan))[:16]
 
 

@@ -69,7 +69,7 @@ def measure(config: TrainConfig, device: str, detector: str = "scenes") -> Rates
 
 
 def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
-    """This process's, of a configuration, a device and a detector."""
+    """The rates of this process for a configuration, a device and a detector."""
     config, name, detector = asked
     device = choose_device(name)
     space = build_space(config, device)
@@ -111,8 +111,8 @@ def _rates(asked: tuple[TrainConfig, str, str]) -> Rates:
 
 
 def _usual(work: Callable[[], object], device: torch.device, timed: int) -> float:
-    """Seconds that it takes, the median, so that a busy machine counts as it is; the first time
-    is for what is only made once."""
+    """Median seconds of several runs, so that a busy machine counts as it is. The first run warms
+    up and is left out."""
     took = []
     for _ in range(timed + 1):
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def _wait(device: torch.device) -> None:
 
 
 def scoring_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
-    """Of one training's scores: at the end, of its parent, and on the way."""
+    """Seconds to score one training: at its end, its parent, and on the way."""
     main = len(main_group(plan, groups).prompts)
     sampled = judged = 0
     for count, steps in (
@@ -160,13 +160,13 @@ def model_seconds(
 
 
 def step_seconds(plan: ConfirmPlan, rates: Rates) -> float:
-    """Of a training step, the mean over both parts of a training."""
+    """Seconds of a training step, the mean over both parts of a training."""
     share = shape_of(plan).flow_matching
     return share * rates.before + (1 - share) * rates.after
 
 
 def total_seconds(plan: ConfirmPlan, rates: Rates, groups: Sequence[PromptGroup]) -> float:
-    """Of all trainings and their scores."""
+    """Seconds of all trainings and their scoring."""
     rounds = _rounds(len(plan.encoders) * len(plan.seeds), rates)
     return rounds * sum(model_seconds(plan, rates, groups))
 

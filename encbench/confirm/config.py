@@ -1,4 +1,4 @@
-"""What a confirmation is asked for: a frozen dataclass with the keys of the flags."""
+"""The configuration of a confirmation: a frozen dataclass with the keys of the flags."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def parse_settings(given: Mapping[str, Any] | list[str]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class ConfirmConfig:
-    """What a confirmation is asked for.
+    """The configuration of a confirmation.
 
     Raises:
         UsageError: naming the option.

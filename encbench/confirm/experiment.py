@@ -1,4 +1,4 @@
-"""One model of a confirmation: trained, scored at every number of steps, written down."""
+"""One model of a confirmation: train it, score it at every number of steps, write the result."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class ScoredTraining:
-    """What came out of one training.
+    """The result of one training.
 
     Attributes:
         key: of its :class:`TrainingTask`.
         right: value of each prompt (GenEval: share of correct images), in each cell; None where
             no image could be scored. The only value of a metric of whole sets.
         parent: the same of the checkpoint at the switch, in the primary cell.
-        training_seconds, scoring_seconds, device: what it took, and where.
+        training_seconds, scoring_seconds, device: time and place of the work.
     """
 
     key: str
@@ -96,8 +96,8 @@ class ScoredTraining:
 
 
 def run_task(task: TrainingTask) -> ScoredTraining | Failure:
-    """Train and score, or find that it is done. What goes wrong with this encoder alone becomes
-    a failure, so that the others go on.
+    """Train and score, unless the result is on disk. An error of this encoder becomes a failure, so
+    that the others go on.
 
     Raises:
         StoreError: for what would stop the others, too.
@@ -116,7 +116,7 @@ def run_task(task: TrainingTask) -> ScoredTraining | Failure:
 
 
 def read_result(task: TrainingTask) -> ScoredTraining | None:
-    """The result on disk, if it is that of this very task and its samples are there."""
+    """The result on disk, if it belongs to exactly this task and its samples exist."""
     path = task.folder / RESULT
     if not path.exists():
         return None
@@ -232,7 +232,7 @@ def _points(curve: Mapping[str, float], switch: int) -> list[CurvePoint]:
 
 
 def _curve(path: Path) -> dict[str, float]:
-    """Step -> score, of the points that a killed training has left."""
+    """Step -> score, from the points that an interrupted training has written."""
     if not path.exists():
         return {}
     try:
@@ -248,7 +248,7 @@ def _curve(path: Path) -> dict[str, float]:
 def features(
     encoder: PromptEncoder, data: ImageSet, groups: Sequence[PromptGroup]
 ) -> tuple[Bank, dict[str, PromptFeatures]]:
-    """Of all captions, and of each prompt by its text, which is encoded by itself."""
+    """Features of all captions, and of each prompt by its text; each prompt is encoded alone."""
     bank = encoder.bank(data.texts)
     asked = list(dict.fromkeys(p.text for group in groups for p in group.prompts))
     texts = dict(zip(asked, encoder.alone(asked), strict=True))

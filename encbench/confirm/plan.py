@@ -37,12 +37,12 @@ LEAST_STEPS = 200  # of a training, under which no budget goes
 
 
 def shape_of(plan: ConfirmPlan) -> TrainConfig:
-    """What all trainings of a plan share."""
+    """The settings that all trainings of a plan share."""
     return training_config(plan.train)
 
 
 def train_config(plan: ConfirmPlan, spec: str, seed: int, out: Path, device: str) -> TrainConfig:
-    """Of one training."""
+    """The configuration of one training."""
     own = {"encoder": spec, "seed": seed, "out": out, "device": device}
     return training_config(plan.train | own)
 
@@ -56,8 +56,8 @@ def main_group(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> PromptGroup:
 
 
 def choose_encoders(prediction: RuleOrder, wanted: Sequence[str], everyone: bool) -> list[Ranked]:
-    """Who is trained: what was asked for; or all; or the top two, the middle and the last of the
-    stage that has most encoders, and the constant control.
+    """Choose the encoders to train: those named, all of them, or by default the top two, the middle
+    and the last of the stage with most encoders, and the constant control.
 
     Raises:
         UsageError: for one that was not ranked or cannot be a condition, by name.
@@ -95,8 +95,8 @@ def _shuffle(row: Ranked) -> bool:
 
 
 def fewer(rows: Sequence[Ranked], rivals: int) -> list[Ranked]:
-    """The predicted winner with so many rivals (at least one), and the controls: the last first,
-    then the runner-up, from which the winner has to be told, then others evenly between."""
+    """The predicted winner with this many rivals (at least one), and the controls. Rivals are taken
+    in this order: the last, the runner-up, then others spread evenly between them."""
     candidates = [row for row in rows if not row.control]
     controls = [row for row in rows if row.control]
     if rivals + 1 >= len(candidates):
@@ -188,8 +188,8 @@ def order_for(prediction: Prediction, cell: Cell, otherwise: RuleOrder) -> RuleO
 
 
 def hold_to(path: Path, plan: ConfirmPlan) -> ConfirmPlan:
-    """Write the plan, or find the one that is there and says the same but for what its budget
-    chose, so that a resumed confirmation trains what the first one planned.
+    """Write the plan. If there is one already, keep it; it may differ only in what its budget
+    chose, so that a resumed confirmation trains what was planned first.
 
     Raises:
         UsageError: if another plan is there, saying what differs.
@@ -229,8 +229,8 @@ def read_plan(path: Path) -> ConfirmPlan:
 
 
 def reach_of(plan: ConfirmPlan, groups: Sequence[PromptGroup]) -> Reach:
-    """What the plan can show; the half-width is at a score of .3 and a seed deviation of .02,
-    both assumed."""
+    """What the plan can show. The half-width of intervals assumes a score of .3 and a seed
+    deviation of .02."""
     prompts, seeds = len(main_group(plan, groups).prompts), len(plan.seeds)
     strata = [entry.stage for entry in plan.trained]
     p = smallest_p(strata)

@@ -36,9 +36,9 @@ class VerdictRules:
     """The constants of both verdicts; the promise that is printed before training is made of them.
 
     Attributes:
-        alpha: the permutation p of a confirmed order is below it.
-        margin: top-1 regret, in GenEval points, that still counts as having chosen right.
-        holds: a rank correlation below this is no use for choosing.
+        alpha: a confirmed order has a permutation p below it.
+        margin: top-1 regret, in GenEval points, that still counts as the right choice.
+        holds: a rank correlation below this is useless for choosing.
         least: trained encoders that share a stage of training with another.
         spread: the least range of scores, in seed-to-seed deviations.
     """
@@ -84,7 +84,7 @@ RULES = VerdictRules()
 
 @dataclass(frozen=True)
 class OutcomeTable:
-    """What came out for E encoders, S seeds and P prompts of one cell (steps, tier, combos).
+    """Results of E encoders, S seeds and P prompts in one cell (steps, tier, combos).
 
     Attributes:
         specs: of the encoders.
@@ -276,7 +276,7 @@ def permutation_p(
 
 
 def smallest_p(strata: Sequence[str]) -> float:
-    """The p that a perfect order of distinct scores would reach."""
+    """The smallest p that a perfect order of distinct scores can reach."""
     return 1.0 / prod(factorial(len(part)) for part in _strata(strata))
 
 

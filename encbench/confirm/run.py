@@ -67,7 +67,7 @@ FOLDER, PREDICTION, VERDICT = "confirm", "prediction.json", "verdict.json"
 
 
 class Ready(NamedTuple):
-    """A plan with what it costs and can tell."""
+    """A plan with its cost and what it can show."""
 
     plan: ConfirmPlan
     prediction: Prediction
@@ -78,14 +78,14 @@ class Ready(NamedTuple):
 
 
 def run_confirmation(config: ConfirmConfig) -> Verdict:
-    """Train, score and judge; started again, it goes on where it was.
+    """Train, score and judge. The same call resumes after a stop.
 
     Raises:
         UsageError: if the configuration makes no sense, or another confirmation is in the folder.
         RecordError: if prediction.json is missing, damaged or was changed.
-        DataError: if the data are others than when the encoders were ranked.
+        DataError: if the data have changed since the encoders were ranked.
         FolderInUseError: if another process writes into the run's folder.
-        EncbenchError: if no training came out.
+        EncbenchError: if every training failed.
     """
     ready = prepare(config)
     with lock_folder(config.out):
@@ -235,7 +235,7 @@ def prepare(config: ConfirmConfig, prediction: Prediction | None = None) -> Read
 
 
 def plan_lines(ready: Ready) -> list[str]:
-    """The plan, its cost and what it can tell, in lines."""
+    """The plan, its cost and what it can show, as lines of text."""
     plan, groups = ready.plan, prompt_groups(ready.plan)
     config = shape_of(plan)
     training, scoring = model_seconds(plan, ready.rates, groups)
@@ -323,7 +323,7 @@ def _read(run: Path) -> Prediction:
 
 
 def _check_data(run: Path, prediction: Prediction) -> None:
-    """Raise if the data of the ranking are not what they were."""
+    """Raise if the data have changed since the ranking."""
     path = run / "config.json"
     if not path.exists():
         log.warning("%s is missing: whether the data are still the same is not checked", path)

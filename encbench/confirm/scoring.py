@@ -37,7 +37,7 @@ class PromptGroup:
     prompts: tuple[GenevalPrompt, ...]
 
     def cell(self, steps: int, metric: str = SPEC.name) -> Cell:
-        """Where the scores of these prompts stand."""
+        """The cell of the scores of these prompts."""
         return Cell(metric, steps, self.tier, self.combos)
 
     @property

@@ -1,4 +1,4 @@
-"""Downloads of data sets: pinned, verified, resumable, their size told first."""
+"""Downloads of data sets: pinned, verified, resumable; the size is printed first."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ _IMAGES = {
 
 
 def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
-    """What ``fetch`` would download; looks at neither disk nor network.
+    """What ``fetch`` would download. Uses neither disk nor network.
 
     Args:
         name: 'coco', 'dpg', 'dpg-questions' or 'geneval'.
@@ -203,15 +203,13 @@ def fetch_dataset(
 ) -> Path:
     """Download a data set, or what is still missing of it.
 
-    An interrupted download goes on where it stopped; archives are verified before they are
-    unpacked and removed afterwards.
+    An interrupted download is resumed. Archives are verified, unpacked, then removed.
 
     Args:
         name: 'coco', 'dpg', 'dpg-questions' or 'geneval'.
         root: folder to download to; made if it is not there.
         split: of COCO.
-        confirm: asked once, with the plan of what is still missing in words, before anything is
-            downloaded.
+        confirm: called once before the download with a description of what is missing.
         plan: another source in place of :func:`fetch_plan`'s.
 
     Returns:
@@ -323,7 +321,7 @@ def _complete(archive: Archive, part: Path) -> bool:
 
 
 def _receive(archive: Archive, part: Path, show: Callable[[int], None]) -> None:
-    """One request, from where the part ends if the server can do that."""
+    """One request, resumed at the end of the partial file if the server supports it."""
     have = _size(part) if archive.bytes is not None else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -364,7 +362,7 @@ def _unreachable(archive: Archive, part: Path, error: requests.RequestException)
 
 @contextmanager
 def _byte_bar(archive: Archive) -> Iterator[Callable[[int], None]]:
-    """A bar over bytes; call what it gives with the number received so far."""
+    """A progress bar over bytes; call what it yields with the number received so far."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -383,8 +381,8 @@ def _byte_bar(archive: Archive) -> Iterator[Callable[[int], None]]:
 
 
 def _unpack(archive: Archive, path: Path, root: Path) -> None:
-    """Take the files out, each written whole or not at all, and remove the archive: when all is
-    well, and also when anything is wrong with it, since every rerun would fail at it again."""
+    """Unpack the files, each written completely or not at all, and remove the archive. A damaged
+    archive is removed, too: every rerun would fail at it again."""
     folder = root / archive.folder
     folder.mkdir(exist_ok=True)
     files = []
@@ -426,7 +424,7 @@ def _unpack(archive: Archive, path: Path, root: Path) -> None:
 
 
 def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse, before anything is written, what is not the published number and size of files."""
+    """Raise before anything is written if number or size of the files is not as published."""
     size, most = sum(info.file_size for info in members), 2 * archive.unpacked + 1_000_000
     if len(members) != archive.files or len({_safe_name(i.filename, archive) for i in members}) < (
         archive.files

@@ -243,8 +243,8 @@ def prompt_text(include: Sequence[Clause], *, published: bool = False) -> str:
 
     Args:
         include: one clause, or two, the second maybe in relation to the first.
-        published: word for word as in the published prompts, which know one rule for plurals
-            and speak of 'a scissors'.
+        published: word for word as in the published prompts, which have one rule for plurals and
+            write 'a scissors'.
     """
     phrases = [_phrase(clause, published) for clause in include]
     if len(include) == 2 and include[1].position:
@@ -275,7 +275,7 @@ def generate_prompts(
     counts: Sequence[int] = (2, 3, 4),
     allowed: Callable[[GenevalPrompt], bool] | None = None,
 ) -> list[GenevalPrompt]:
-    """Draw prompts of GenEval's six kinds for any class list.
+    """Draw prompts of GenEval's six tasks for any class list.
 
     No two prompts mean the same ('a left of b' is 'b right of a'). Every prompt that a task
     allows is equally likely; the first n of a task are the same however many are asked for.
@@ -325,8 +325,8 @@ def draw_prompts(
     per_task: Mapping[str, int],
     allowed: Callable[[GenevalPrompt], bool] | None = None,
 ) -> list[GenevalPrompt]:
-    """As :func:`generate_prompts`, with any words for colors, and fewer prompts of a task where
-    there are not as many."""
+    """As :func:`generate_prompts`, with any words for colors, and fewer prompts of a task if there
+    are not enough."""
 
     def drawn(task: str) -> Iterator[GenevalPrompt]:
         axes = _axes(task, labels, colors, counts)

@@ -1,4 +1,4 @@
-"""The only part that downloads models. Everything it fetches is pinned and checked.
+"""Downloads models; nothing else does. Every file is pinned and checked.
 
 A model named by a spec is either a local folder or a hub repository. Folders are pinned by
 the content hash of their files, repositories by their 40-hex revision; one that was named

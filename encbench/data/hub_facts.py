@@ -1,7 +1,7 @@
-"""What is known of published models before anything is downloaded: one table.
+"""A table of facts about published models, for use before anything is downloaded.
 
-Typed in by hand from the hub's file lists and model cards. Nothing relies on it: a dry run and
-the docs show it, and a run's own card holds what the files say.
+Entered by hand from the hub's file lists and model cards. Only the dry run and the docs use it; the
+card in a run's records comes from the files.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def load_captions(path: Path) -> CaptionSet:
 
 
 def language_notes(texts: list[str]) -> list[str]:
-    """What a reader must know where texts are not in English letters."""
+    """Notes for texts that are not in English letters."""
     letters = Counter(c.isascii() for text in texts for c in text if c.isalpha())
     if letters[False] <= FOREIGN * letters.total():
         return []

@@ -30,7 +30,7 @@ class TableRow:
 
     Attributes:
         table: with the image column alone, not decoded.
-        where: what the table is, for a person.
+        where: name of the table, for messages.
     """
 
     table: Any

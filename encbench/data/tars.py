@@ -1,8 +1,8 @@
 """WebDataset tars: files of one sample share the name up to its first dot.
 
 A tar is read once, to find where its images stand; this index is kept in the store under the sha256
-of the tar. Images are then read by their place, in any order, so a training on tars has the order
-of one on files, goes on exactly where it was stopped, and is shared by processes image by image.
+of the tar. Images are then read by their place, in any order, so a training on tars has the same
+order as on files, resumes exactly where it stopped, and processes share it image by image.
 See https://github.com/webdataset/webdataset for the format.
 """
 
@@ -61,7 +61,7 @@ class TarMember:
 def load_tars(
     source: str, *, image: str = "", caption: str = "", store: Path | None = None
 ) -> CaptionSet:
-    """Read the index of tars, making it where it is not known yet.
+    """Read the index of tars; make it if it is not in the store yet.
 
     Samples without an image or a caption are left out and counted in the notes.
 
@@ -113,7 +113,7 @@ def load_tars(
 
 @dataclass
 class TarIndex:
-    """What is known of a tar: its samples in their order, and what was left out.
+    """Index of a tar: its samples in order, and the members that were left out.
 
     Attributes:
         places: start and size of each image in the tar, in bytes.
@@ -240,8 +240,8 @@ def _write_index(entry: StoreEntry, index: TarIndex) -> None:
 
 
 def expand_files(source: str, suffix: str) -> list[Path]:
-    """The files that a person means by a file, a folder, a pattern with ``*`` or braces, or a .txt
-    with a file a line; in that order, of a folder or pattern sorted.
+    """The files named by a file, a folder, a pattern with ``*`` or braces, or a .txt with one file
+    a line. Files of a folder or pattern are sorted.
 
     Raises:
         DataError: naming the first that is not there.

@@ -1,4 +1,4 @@
-"""Words of your own for the probes that write their own prompts: a small TOML file.
+"""Your own words for the probes that write their prompts: a small TOML file.
 
 classes = ["sneaker", "sandal", "boot", "hiking pole"]    # in the singular
 attributes = ["leather", "red", "worn"]                   # default: GenEval's ten colors

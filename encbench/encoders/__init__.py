@@ -1,7 +1,7 @@
 """Text encoders: one adapter a file, each registered under ``encbench.encoders``.
 
 An adapter file ends with ``FAMILY = EncoderFamily(...)``. To add one, write such a file and
-name it in an entry point; ``encbench.encoders.checks`` tells whether it keeps the contract.
+name it in an entry point. Check it with ``python -m encbench.encoders.checks SPEC``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EncoderFamily:
     """How one kind of encoder is found and loaded.
 
     Attributes:
-        name: what stands before the colon of a spec.
+        name: the part of a spec before the colon.
         summary: one line for ``encbench list encoders``.
         examples: spec strings that work.
         resolve: finds the files (downloading them if it must) and the revision that pins them.
@@ -45,10 +45,10 @@ class EncoderFamily:
             ``--dry-run``, so it must not touch the network.
         options: options of this family beside the common ones, with what each does.
         version: raised when the same weights and options would give other features.
-        control: True if its encoders are there for comparison only.
+        control: True if its encoders serve for comparison only.
         real_weights: what has been run with real pretrained weights, in words.
-        marks: names of files by which a folder is known to be for this family.
-        model_types: of config.json, by which a folder without such a file is.
+        marks: names of files that mark a folder as one of this family.
+        model_types: values of ``model_type`` in config.json that mark a folder without such a file.
     """
 
     name: str
@@ -92,7 +92,7 @@ def find_files(family: EncoderFamily, spec: EncoderSpec) -> ResolvedModel:
 def load_resolved(
     family: EncoderFamily, spec: EncoderSpec, resolved: ResolvedModel, device: torch.device
 ) -> TextEncoder:
-    """The encoder of a spec whose files are found.
+    """Load the encoder of a spec whose files were found.
 
     Raises:
         EncbenchError: in one line, whatever the adapter raises.

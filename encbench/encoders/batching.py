@@ -1,4 +1,4 @@
-"""Many prompts through a model: sorted by length, packed to a token budget, put back in order."""
+"""Batching: prompts are sorted by length, packed to a token budget, and put back in order."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Hidden(NamedTuple):
 
 
 class BatchedEncoder(ABC):
-    """Tokenize, sort by length, pack to a token budget, run, put back in order.
+    """An encoder that runs a model on batches packed to a token budget.
 
     A subclass sets the attributes and gives :meth:`tokenize` and :meth:`forward`.
 
     Attributes:
-        card: who it is.
+        card: its card.
         device: where it computes.
         batch_tokens: padded tokens in one forward pass; halved when memory runs out.
         width: run at this length always, padding included; None = at the batch's longest.
@@ -147,7 +147,7 @@ class BatchedEncoder(ABC):
         return (EndedFeatures if self.ends else TextFeatures)(tokens, mask, cut, pooled)
 
     def _shrink(self) -> None:
-        """Half as many tokens a batch; what is done is kept."""
+        """Halve the tokens of a batch; finished batches are kept."""
         self.batch_tokens = max(1, self.batch_tokens // 2)
         torch.cuda.empty_cache()
         log.warning(

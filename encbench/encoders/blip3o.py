@@ -1,5 +1,5 @@
 """BLIP3o-NEXT (arXiv 2510.15857) as its generator reads it: a Qwen3 language model that writes
-image tokens, whose last hidden states are the condition of a diffusion transformer.
+image tokens. Their last hidden states condition a diffusion transformer.
 
 ``mode=text`` gives the states of the prompt under the chat template; ``mode=image`` lets the model
 write image tokens and gives the states from the scale token ``<S0>`` on, as the published

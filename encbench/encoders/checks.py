@@ -1,4 +1,4 @@
-"""What every encoder has to keep, as checks that anybody can run on their own adapter.
+"""The contract of an encoder, as checks that you can run on your own adapter.
 
 In a test: ``assert_conforms(MyEncoder())``. On the command line, one line for each check:
 ``python -m encbench.encoders.checks SPEC``.
@@ -65,11 +65,10 @@ def encode_checked(encoder: TextEncoder, prompts: Sequence[str]) -> TextFeatures
 def compare_answers(
     card: EncoderCard, batch: TextFeatures, alone: Sequence[TextFeatures]
 ) -> list[str]:
-    """Whether an encoder says the same of a prompt each time, and beside others what it says of it
-    alone.
+    """Whether an encoder gives the same features for a prompt each time, alone and in a batch.
 
     Args:
-        batch: of several prompts; the first is the one.
+        batch: features of several prompts; the first is the one that is compared.
         alone: of that prompt, several times.
 
     Returns:
@@ -257,7 +256,7 @@ def check_deterministic(encoder: TextEncoder) -> None:
 
 
 def check_batch_of_one(encoder: TextEncoder) -> None:
-    """A prompt alone gives what it gives among others of its own length."""
+    """A prompt alone gives the same features as in a batch of prompts of its length."""
     prompts = PROMPTS[:1] * 3
     many = _encode(encoder, prompts)
     _require_same(
@@ -279,7 +278,7 @@ def check_order(encoder: TextEncoder) -> None:
 
 
 def check_padding(encoder: TextEncoder) -> None:
-    """A short prompt beside a long one gives what it gives alone."""
+    """A short prompt gives the same features beside a long one as alone."""
     among = _encode(encoder, PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         alone = _encode(encoder, [prompt])

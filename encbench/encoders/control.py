@@ -1,7 +1,6 @@
-"""Encoders that are there for comparison: what do scores look like without any training?
+"""Control encoders: what scores look like without any training.
 
-All are made of numbers that a hash gives, so they are the same on every machine and in every
-process.
+Their numbers come from a hash, so they are the same on every machine and in every process.
 """
 
 from __future__ import annotations

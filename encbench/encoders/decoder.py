@@ -1,7 +1,7 @@
 """What encoders of decoder-only language models share.
 
-Prompts are padded on the right. A causal model's states do not depend on what comes after, so
-they are the same as with the left padding that generation needs.
+Prompts are padded on the right. States of a causal model do not depend on later tokens, so they
+equal those with left padding, which generation needs.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def last_places(mask: Bool[Tensor, "B L"], count: int) -> tuple[Tensor, Tensor]:
 
 
 def load_decoder(spec: EncoderSpec, folder: Path, dtype: torch.dtype) -> Any:
-    """The base model (no head) of a decoder-only checkpoint; of one with several modalities its
-    language model alone, whose other weights are not read.
+    """The base model (no head) of a decoder-only checkpoint. Of a multimodal checkpoint only the
+    language model is read.
 
     Raises:
         ModelError: if it is something else, or incomplete.
@@ -158,7 +158,7 @@ def require_causal(model: Any, folder: Path) -> Any:
     """The model itself, if an early state does not change with a later token.
 
     Raises:
-        ModelError: if it does: then padding would leak, and it is none of these families'.
+        ModelError: if it does: padding would leak, and none of these families fits.
     """
     count = model.config.vocab_size
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device) % count

@@ -1,4 +1,4 @@
-"""Encoders as people type them: a bare hub id, folder or GGUF file finds its family by its config.
+"""The family of a bare hub id, folder or GGUF file, found by its config.
 
 Nothing that comes with a model is run; of a hub repository its small config files are downloaded.
 """
@@ -29,8 +29,8 @@ FALLBACKS = ("causal", "st")
 
 @cache
 def complete_spec(text: str) -> str:
-    """A spec with its family: as it is where it names one, else with the one that reads the
-    model. What was chosen is logged once, with the spec that pins it.
+    """A spec with its family. If it names none, the family that reads the model is chosen and
+    logged once, with the spec that pins it.
 
     Raises:
         UsageError: if it is neither a spec nor a hub id nor a path.

@@ -1,4 +1,4 @@
-"""GGUF files: what their header says, and where they lie. Transformers dequantizes them."""
+"""GGUF files: how they are found, and their header. Transformers dequantizes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {"gemma3": "gemma3_text", "t5encoder": "t5", "gpt-oss": "gpt_oss"} | {
 
 @dataclasses.dataclass(frozen=True)
 class GgufHeader:
-    """What a file says of itself.
+    """The header of a file.
 
     Attributes:
         model_type: as transformers names it.
@@ -113,7 +113,7 @@ def read_header(path: Path) -> GgufHeader:
     """The header of a GGUF file.
 
     Raises:
-        ModelError: if it is none, is damaged, or is one part of several.
+        ModelError: if it is no GGUF file, is damaged, or is one part of several.
     """
     try:
         from transformers.integrations.gguf import read_gguf_metadata

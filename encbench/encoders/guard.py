@@ -1,4 +1,4 @@
-"""Whatever a library, a checkpoint or somebody's code raises, as one line about an encoder."""
+"""Turns any exception of a library, a checkpoint or user code into one line about an encoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..errors import EncbenchError, ModelError, describe_error
 def one_line_errors(
     doing: str, kind: Callable[[str], EncbenchError] = ModelError, hint: str = ""
 ) -> Iterator[None]:
-    """Turn every exception into one line. ``sys.exit()`` in foreign code is a failure, too: it
-    must not end encbench, and with status 0 at that. Ctrl-C passes.
+    """Turn every exception into one line. ``sys.exit()`` in user code is a failure, too: it must
+    not end encbench with status 0. Ctrl-C passes.
 
     Args:
         doing: what is being done, e.g. 'loading st:/some/folder'.
@@ -22,7 +22,7 @@ def one_line_errors(
         hint: what to do, after the error's own text.
 
     Raises:
-        EncbenchError: in place of anything that is none.
+        EncbenchError: in place of any other exception.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What adapters of trained models share: loading that is safe.
+"""Safe loading, shared by the adapters of trained models.
 
 Models are only ever loaded from a local folder, from safetensors unless the spec says
 ``pickle=true``, and without running code that comes with them unless it says
@@ -58,7 +58,7 @@ DEVICE_OPTIONS = {
 
 
 def dtype_of(spec: EncoderSpec, device: torch.device) -> torch.dtype:
-    """What a spec's dtype means on a device: 'auto' is bfloat16 on CUDA, else float32."""
+    """The dtype of a spec on a device: 'auto' is bfloat16 on CUDA, else float32."""
     name = spec.dtype
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
@@ -133,9 +133,9 @@ def device_map_of(spec: EncoderSpec) -> str | dict[str, Any] | None:
 
 
 def spread_arguments(spec: EncoderSpec) -> dict[str, Any]:
-    """What ``from_pretrained`` is told about devices: nothing, or the spec's ``device_map``. What
-    fits nowhere else stays on disk: in the checkpoint's own files where it can, else in a folder
-    that goes when the process ends."""
+    """Arguments of ``from_pretrained`` about devices: none, or the spec's ``device_map``. Weights
+    that fit nowhere stay on disk: in the checkpoint's own files if possible, else in a folder that
+    is removed when the process ends."""
     chosen = device_map_of(spec)
     if chosen is None:
         return {}
@@ -206,7 +206,7 @@ def refuse_adapter(folder: Path) -> None:
 
 @contextmanager
 def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads into one line that names the file.
+    """Turn any exception of a library while it loads into one line that names the file.
 
     Raises:
         ModelError: always in place of the library's error.
@@ -269,7 +269,8 @@ def _broken_safetensors(folder: Path) -> Path | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No table of unexpected keys and no bars: a text encoder leaves out the rest on purpose."""
+    """Hide the library's table of unexpected keys and its bars: a text encoder leaves out the rest
+    on purpose."""
     from transformers.utils import logging as hub_logging
 
     bars = hub_logging.is_progress_bar_enabled()

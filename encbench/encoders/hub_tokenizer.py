@@ -1,4 +1,4 @@
-"""Tokenizers of transformers: loading, what a recipe puts around a prompt, and cutting."""
+"""Tokenizers of transformers: loading, the text around a prompt, and truncation."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def load_tokenizer(spec: EncoderSpec, folder: Path) -> PreTrainedTokenizerBase:
 def text_around(
     tokenizer: Any, system: str | None, user: str, *, answer: bool = True
 ) -> tuple[str, str]:
-    """What a chat template puts before and after a prompt, as text.
+    """The text that a chat template puts before and after a prompt.
 
     Args:
         system: the system message; None = none.

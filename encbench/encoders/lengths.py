@@ -1,4 +1,4 @@
-"""How many tokens of a prompt a model reads, and which token ids it knows. The one place for both.
+"""How many tokens of a prompt a model reads, and which token ids it knows.
 
 A length is the least of what the spec asks for, what the model has positions for, and
 :data:`LONGEST`; an id is a row of the model's embedding.
@@ -44,7 +44,7 @@ def choose_length(spec: EncoderSpec, default: int | None, positions: int | None 
 def positions_of(model: Any) -> int | None:
     """How many tokens a transformer has positions for; None = any number.
 
-    RoBERTa and its kin keep the rows up to their padding's for other uses, OPT the first two.
+    RoBERTa-like models reserve the rows up to that of padding, OPT the first two.
     """
     counts = [getattr(model.config, "max_position_embeddings", None)]
     for name, table in model.named_modules():

@@ -1,4 +1,4 @@
-"""What every encoder that an adapter of this package loads has: one constructor."""
+"""The constructor that the encoders of this package share."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class LoadedEncoder(BatchedEncoder):
 
 
 class TransformersEncoder(LoadedEncoder):
-    """One whose tokens are hidden states of a transformers model."""
+    """A loaded encoder whose tokens are hidden states of a transformers model."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Names for encoders in local folders that can be shared: the folder's name and content hash.
+"""Public names of encoders in local folders: the name of the folder and its content hash.
 
 Records, predictions, verdicts and reports hold these. Where the folder lies is kept beside them,
 in ``encoders.json`` of the run's folder, which only this machine needs.
@@ -19,7 +19,7 @@ from .spec import EncoderSpec
 S = TypeVar("S", bound=Spec)
 PLACES = "encoders.json"
 GENERIC = ("model", "checkpoint", "weights", "final", "text_encoder", "snapshot")
-"""Folder names that say nothing about what is in them."""
+"""Folder names that say nothing about their content."""
 
 
 def public_spec(spec: S, revision: str = "") -> S:
@@ -65,14 +65,14 @@ def _is_place(option: str) -> bool:
 
 
 def folder_name(path: str) -> str:
-    """The last part of a path that says something."""
+    """The last part of a path that is a telling name."""
     parts = [part for part in Path(path).parts if part not in ("/", "..", ".")]
     telling = [part for part in parts if part not in GENERIC]
     return (telling or parts or ["unnamed"])[-1]
 
 
 def save_place(folder: Path, public: EncoderSpec, spec: EncoderSpec) -> None:
-    """Note in a run's folder where the encoder of a public name lies on this machine."""
+    """Write to a run's folder where the encoder of a public name is on this machine."""
     known = read_places(folder)
     if public != spec and known.get(str(public)) != str(spec):
         write_json(folder / PLACES, {**known, str(public): str(spec)})

@@ -187,7 +187,7 @@ def repository_of(known: dict[str, Any]) -> tuple[str, str]:
 
 
 def _checkpoint(spec: EncoderSpec, folder: Path, named: str = "") -> Path:
-    """The weights to load, chosen as open_clip does: its own names before others."""
+    """The weights to load, chosen as open_clip does: its own file names first."""
     names = [named, "open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model"]
     stems = [Path(name).stem for name in names if name]
     for suffix in (".safetensors", ".bin", ".pt"):

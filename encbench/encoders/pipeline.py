@@ -61,7 +61,7 @@ def flux(parts: Sequence[Any], ids: Sequence[Tensor]) -> Hidden:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a recipe makes of which models.
+    """How a recipe joins the outputs of several models.
 
     Attributes:
         kinds: transformers' class of each text encoder, in order; the last one is T5.

@@ -1,4 +1,4 @@
-"""States of a prompt's beginnings, taken from the prompt's own states.
+"""States of shortened prompts, taken from the states of the full prompt.
 
 A causal model's state at a position depends on the ids up to it alone. So where a shortened
 prompt's token ids, special ones and template included, are a prefix of the full prompt's, its

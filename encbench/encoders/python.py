@@ -1,4 +1,4 @@
-"""Anybody's own encoder: ``python:package.module:name`` or ``python:path/to/file.py:name``."""
+"""Your own encoder: ``python:package.module:name`` or ``python:path/to/file.py:name``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CheckedEncoder:
 
 
 class CheckedJointEncoder(CheckedEncoder):
-    """One that has a space in common with images."""
+    """A custom encoder with a joint space of texts and images."""
 
     inner: JointEncoder
 

@@ -1,7 +1,7 @@
-"""How a generator dresses a prompt before it reads it, as data plus one small function each.
+"""How generators wrap and clean a prompt before they encode it: data and a few small functions.
 
-A recipe changes the text, the number of tokens, and which positions the generator uses; the
-adapter changes nothing for it. ``recipe=plain`` is the prompt as it is.
+A recipe sets the text around a prompt, its length, and which positions the generator uses; the
+adapter stays the same. ``recipe=plain`` is the prompt alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLEANED = 4096  # characters of a prompt that are cleaned: enough for 300 tokens
 
 @dataclass(frozen=True)
 class PromptRecipe:
-    """One way to dress a prompt.
+    """One way to wrap a prompt.
 
     Attributes:
         name: as in a spec.
@@ -32,7 +32,7 @@ class PromptRecipe:
         length: longest prompt in tokens, special ones included; None = the adapter's own default.
         prefix: text before the prompt, without which its tokens are not counted.
         chat: (system message, user message with ``{prompt}``) for the tokenizer's chat template.
-        clean: gives the function that is applied to the prompt first.
+        clean: returns the function that is applied to the prompt first.
     """
 
     name: str
@@ -45,7 +45,7 @@ class PromptRecipe:
 
 
 def lower(prompt: str) -> str:
-    """What SANA and, without its cleaning, PixArt do."""
+    """Lower case, as SANA and (without its cleaning) PixArt use it."""
     return prompt.lower().strip()
 
 

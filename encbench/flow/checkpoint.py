@@ -42,11 +42,11 @@ class DataState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What ``state.json`` holds of a training.
+    """The content of ``state.json`` for a training.
 
     Attributes:
         step: steps that were done.
-        instantaneous: whether only r = t was trained so far.
+        instantaneous: whether only r = t has been trained so far.
         config: values of the configuration.
         seconds: spent on training so far.
         sana: configuration of a SANA network; None for another.
@@ -125,7 +125,7 @@ def latest_whole(out: Path) -> Path | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a user means: the folder itself, or the newest one of a training.
+    """The checkpoint at a path: the folder itself, or the newest checkpoint of a training.
 
     Raises:
         ModelError: if there is none, it is damaged, or a pickled file.

@@ -1,4 +1,5 @@
-"""From an encoder's width to the network's: the one part of a model that belongs to its encoder."""
+"""From an encoder's width to the network's: the only part of a model that is specific to its
+encoder."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ class Connector(nn.Module):
     """Linear, GELU (tanh), Linear, RMSNorm, as between BLIP3o-NEXT's language model and its
     diffusion transformer (arXiv 2510.15857).
 
-    Hidden states of different encoders differ in size by orders of magnitude, in single
-    dimensions most of all, which would turn one learning rate into as many. :meth:`calibrate`
-    evens that out; until it is called the connector is exactly the published one.
+    Hidden states of different encoders differ in scale by orders of magnitude, most of all in
+    single dimensions, so one learning rate would act differently on each. :meth:`calibrate` evens
+    that out; until it is called the connector is exactly the published one.
 
     Args:
-        cond_dim: width of what the encoder gives.
-        width: width of what comes out.
+        cond_dim: width of the encoder's features.
+        width: width of the output.
     """
 
     scale: Tensor
@@ -120,7 +121,7 @@ class Connector(nn.Module):
 
 
 class TextCondition(NamedTuple):
-    """What a network reads: text tokens, which of them are real, and one vector in all."""
+    """The text input of a network: tokens, their mask, and one pooled vector."""
 
     tokens: Float[Tensor, "B L W"]
     mask: Bool[Tensor, "B L"]

@@ -34,8 +34,8 @@ THREADS = 8
 
 
 class Picks(NamedTuple):
-    """What a step looks at: numbers of images, of one caption for each, and which images are
-    mirrored left to right (None: no image is)."""
+    """The picks of a step: numbers of images, of one caption for each, and which images are
+    mirrored left to right (None: none)."""
 
     images: Int[np.ndarray, " n"]
     texts: Int[np.ndarray, " n"]
@@ -66,7 +66,7 @@ class ImageSet(Protocol):
     """Images of one size with captions.
 
     Attributes:
-        name, pin: what it is, and a sha256 of what it holds.
+        name, pin: name of the data, and sha256 of its content.
         texts: all different captions.
         of: for each image, the numbers of its captions in ``texts``.
         notes: what a reader must know, in words.
@@ -335,7 +335,7 @@ class _Kept:
 def load_batches(
     data: ImageSet, chosen: Iterable[Picks], workers: int, *, pin: bool = False
 ) -> Generator[Pairs, None, None]:
-    """Read batch after batch, in their order, ahead of whoever takes them.
+    """Read batches in order, ahead of the consumer.
 
     Args:
         workers: processes that read images from files; 0 reads in threads when a batch is asked

@@ -62,7 +62,7 @@ def total_derivative(
         u: the field; called under no_grad and without autocast.
         v: dz/dt, the tangent.
         mode: see the module.
-        step: h in units of t; None is :data:`STEPS`. Not used by 'jvp'.
+        step: h in units of t; None means :data:`STEPS`. Not used by 'jvp'.
         base: u(z, r, t) if it is known in full precision; saves the one-sided difference its
             second forward.
         same_calls: call u as often whatever the rows hold, as a sharded network needs it.

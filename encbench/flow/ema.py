@@ -40,12 +40,12 @@ class EMA:
         self._mean.eval()
 
     def update(self, net: nn.Module) -> None:
-        """Take in the network's present weights."""
+        """Update the mean with the current weights."""
         self._mean.update_parameters(net)
 
     @property
     def module(self) -> nn.Module:
-        """The network that holds the averaged weights."""
+        """The network with the averaged weights."""
         module: nn.Module = self._mean.module
         return module
 

@@ -1,4 +1,4 @@
-"""What a training will cost, told before it starts. Nothing is computed but shapes."""
+"""What a training will cost, estimated before it starts. Only shapes are computed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BACKWARD = 3  # a step with a graph costs three forwards
 
 
 class Cost(NamedTuple):
-    """Of a training: parameters, those trained, FLOPs of a step in all processes, and bytes in each
-    of them."""
+    """Cost of a training: parameters, trained parameters, FLOPs of a step in all processes, and bytes
+    in each of them."""
 
     parameters: int
     trained: int
@@ -168,7 +168,7 @@ class TrainingPlan:
 def plan_training(
     config: TrainConfig, rate: Callable[[torch.device], float], processes: int | None = None
 ) -> TrainingPlan:
-    """What a training is and costs.
+    """Plan a training: what it is and what it costs.
 
     Args:
         rate: measured FLOPs a second of a device's matrix products.

@@ -1,4 +1,4 @@
-"""Write a trained model for others: a folder that diffusers or :mod:`.sample` loads, with its card.
+"""Export a trained model: a folder with a model card that diffusers or :mod:`.sample` loads.
 
 A SANA becomes diffusers' own SanaTransformer2DModel. It has one time as its input, so the interval
 is folded into it: in N equal steps t - r is always 1 / N, and the embedding of the interval is one
@@ -78,7 +78,7 @@ class ExportState:
 
 
 def export_model(checkpoint: Path, to: Path, *, weights: str = "ema", steps: int = 4) -> Path:
-    """Write a checkpoint as a folder for others, whole or not at all.
+    """Export a checkpoint to a folder, completely or not at all.
 
     Args:
         checkpoint: of a training, or its folder.

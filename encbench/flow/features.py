@@ -1,4 +1,4 @@
-"""Text features as conditions: all captions' at once in memory, or encoded as they come."""
+"""Text features as conditions: those of all captions in memory, or encoded when needed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Bank:
 
     @classmethod
     def of(cls, texts: Sequence[PromptFeatures], most: int | None = None) -> Bank:
-        """Put texts one after another; of each, at most the first ``most`` tokens."""
+        """Concatenate features of texts; of each text at most the first ``most`` tokens."""
         kept = [text.tokens[:most] for text in texts]
         lengths = torch.tensor([0, *map(len, kept)])
         tokens = torch.cat(kept)
@@ -200,7 +200,7 @@ class Encoded:
 
 
 def check_fits(widths: Widths, cond_dim: int, pooled_dim: int, spec: str, where: str) -> None:
-    """Raise unless an encoder gives what a model takes.
+    """Raise unless the widths of an encoder fit a model.
 
     Raises:
         EncbenchError: naming both.

@@ -1,12 +1,12 @@
 """Latents of a data set, made once by an autoencoder and kept in the store.
 
-A latent is found by its content: its entry in the store is that of the autoencoder's own hash, the
-side and crop of the images and whether they are mirrored, and its key there is the sha256 of the
-image's pixels. So the same images in files, in tars or in a larger data set have one latent.
+A latent is found by content. Its entry in the store follows from the hash of the autoencoder, the
+size and crop of the images and whether they are mirrored; its key is the sha256 of the pixels. So
+the same images in files, in tars or in a larger data set share one latent.
 
-Several processes share the work, whether they belong to one launch or not: each takes a part of
-the images by a lock in the store, and passes over the parts that another one holds. A part is
-written whole, so a process that was killed loses no more than the part it was making.
+Several processes share the work, also without a common launch: each locks a part of the images in
+the store and skips the parts that another one holds. A part is written completely or not at all, so
+a killed process loses only the part it was making.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ DECODER = {"decoder": f"Pillow {PIL.__version__}"}
 
 
 def with_latents(config: TrainConfig, data: ImageSet, space: Any) -> ImageSet:
-    """The images of a training as their latents, made where the store lacks them.
-
-    Without an autoencoder or a store the images stay as they are, and if no image comes twice.
-    The latents are those that encoding each batch gives, to the bit.
+    """Replace the images of a training by their latents; missing ones are made. Images stay as they
+    are without an autoencoder or a store, or if no image is used twice. The latents equal, bit by
+    bit, those from encoding each batch.
 
     Raises:
         DataError: if too many images cannot be read.
@@ -81,7 +80,7 @@ class Shelf:
         self._open: dict[int, Any] = {}
 
     def look(self) -> None:
-        """Take note of what is new in the store; of shards only the header is read."""
+        """Look for new shards in the store; only their headers are read."""
         for shard in self.entry.shards(KIND):
             if shard not in self._known:
                 note = self.entry.note(shard, KIND)
@@ -131,7 +130,7 @@ class Shelf:
 
 
 class LatentCache:
-    """Makes what the store lacks of a data set's latents.
+    """Makes the latents of a data set that the store lacks.
 
     Args:
         flip: also of the mirrored images.
@@ -147,7 +146,7 @@ class LatentCache:
         ]
 
     def fill(self) -> Latents:
-        """All latents, when all processes together have made them."""
+        """Wait until all processes together have made all latents; returns them."""
         for shelf in self.shelves:
             shelf.look()
         while True:

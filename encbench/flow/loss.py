@@ -16,7 +16,7 @@ from .objectives.base import UNIFORM, Batch, Objective
 
 
 class LossTerms(NamedTuple):
-    """What one step gives. Only ``loss`` carries a graph.
+    """Results of one step. Only ``loss`` carries a graph.
 
     Attributes:
         loss: to be minimized.
@@ -55,7 +55,7 @@ def objective_loss(
             sharded over processes with other rows: each call gathers its weights from all.
 
     Raises:
-        UsageError: if the network's prediction does not go with the objective.
+        UsageError: if the network's prediction does not fit the objective.
     """
     check_prediction(objective, net.prediction)
     r = r if objective.intervals else t

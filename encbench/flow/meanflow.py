@@ -2,11 +2,11 @@
 
 Convention: t in [0, 1], t = 0 data x, t = 1 noise e; z_t = (1 - t) x + t e with velocity
 v = e - x; u(z_t, r, t) is the average velocity over [r, t], r <= t, and z_r = z_t - (t - r) u.
-Differentiating the latter along the path gives the identity that all objectives rest on,
+Differentiating z_r along the path gives the identity behind all objectives,
 
     u = v - (t - r) du/dt,      du/dt = v . grad_z u + d_t u        (:mod:`.derivative`)
 
-What is minimized is in :mod:`.objectives` and :mod:`.loss`.
+The losses are in :mod:`.objectives` and :mod:`.loss`.
 
 Sources: MeanFlow arXiv 2505.13447, EMF 2604.18168, iMF 2512.02012, pMF 2601.22158.
 Every function takes its randomness (noise, times, what to drop) as arguments.

@@ -1,4 +1,4 @@
-"""What is logged of a training: a JSONL line every few steps, which trackers show, too."""
+"""The log of a training: a JSONL line every few steps, also sent to trackers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MetersState:
 
 @dataclass(frozen=True)
 class SpikesState:
-    """What :class:`Spikes` remembers, JSON-ready."""
+    """The state of :class:`Spikes`, JSON-ready."""
 
     norms: list[float]
     in_a_row: int
@@ -113,7 +113,7 @@ class Meters:
 
 
 class Spikes:
-    """Which steps are out of the ordinary."""
+    """Finds steps with an unusual gradient norm."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -122,7 +122,7 @@ class Spikes:
         self.skipped = 0
 
     def judge(self, loss: float, norm: float) -> str | None:
-        """Why a step should be skipped, in words; None if it should not."""
+        """The reason to skip a step, in words; None to take it."""
         usual = statistics.median(self.norms) if len(self.norms) >= USUAL else math.inf
         problem = None
         if not math.isfinite(loss):

@@ -39,8 +39,8 @@ Encode = Callable[[Sequence[str]], Sequence[PromptFeatures]]
 
 
 class Instantaneous(nn.Module):
-    """A network asked for its velocity at t, whatever the interval: the field that flow matching
-    has trained, and the one to sample before anything else was."""
+    """A network evaluated at r = t, whatever the interval: the field that flow matching trains.
+    Sample this one while only r = t has been trained."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class Loaded:
     """A checkpoint ready to sample.
 
     Attributes:
-        net: in evaluation mode; only its velocity is asked for where ``instantaneous``.
+        net: in evaluation mode; if ``instantaneous``, only its velocity at r = t is used.
         space: of its images or latents.
         config: of its training.
         step: of the training.
-        fingerprint: sha256 over weights and what is asked of them.
+        fingerprint: sha256 over the weights and how they are used.
     """
 
     net: nn.Module
@@ -206,7 +206,7 @@ class Sampler:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this sampler from any other: weights, encoder, steps and guidance."""
+        """Hash of everything that its images depend on: weights, encoder, steps and guidance."""
         steps = self.steps if isinstance(self.steps, int) else list(self.steps)
         return digest([self.model.fingerprint, asdict(self.model.encoder), steps, self.guidance])
 

@@ -1,4 +1,4 @@
-"""A training whose weights, gradients and optimizer state are shared out over all processes.
+"""Sharded training: weights, gradients and optimizer state are divided among all processes.
 
 By torch's FSDP2 (``fully_shard``, arXiv 2304.11277): every process holds its part of each tensor,
 and the parts of one block are put together while it computes. Checkpoints hold whole tensors, as
@@ -33,7 +33,7 @@ def check_sharding(config: TrainConfig) -> None:
 
 
 def shard(net: nn.Module, device: torch.device) -> None:
-    """Share a network out over all processes, in place, a block at a time.
+    """Shard a network over all processes, in place, a block at a time.
 
     All processes must hold the same weights before. It is moved to the device.
     """

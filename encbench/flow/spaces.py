@@ -1,4 +1,4 @@
-"""Where the flow lives: pixels, or the latents of a pretrained autoencoder of diffusers."""
+"""The space of the flow: pixels, or latents of a pretrained autoencoder of diffusers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where on the path training looks: samplers of (r, t), r <= t, t = 0 data, t = 1 noise.
+"""Samplers of the interval (r, t) for training: r <= t, t = 0 is data, t = 1 noise.
 
-A sampler takes its randomness as a generator and knows how far training is (progress in 0..1),
-so that schedules are samplers, too.
+A sampler gets a random generator and the progress of training (0 to 1), so that it can follow a
+schedule.
 """
 
 from __future__ import annotations

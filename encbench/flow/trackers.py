@@ -1,4 +1,4 @@
-"""Experiment trackers, by accelerate: what the log holds, shown while a training runs.
+"""Experiment trackers, by accelerate: they show the log while a training runs.
 
 The JSONL log is always written; a tracker that fails on the way is left out with a warning.
 """

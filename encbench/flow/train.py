@@ -45,7 +45,7 @@ def train(
     callback: Callable[[Moment], None] | None = None,
     at: Collection[int] = (),
 ) -> TrainingResult:
-    """Train, or go on with a training that was stopped, or find that it is finished.
+    """Train; resume a training that was stopped; return at once if it is finished.
 
     Args:
         config: everything that the weights depend on.
@@ -104,9 +104,9 @@ def train(
 
 
 def _find_finished(config: TrainConfig) -> TrainingResult | None:
-    """The training in the folder if all of it is there; raises if one with other settings is.
-
-    A finished one whose log or last sample grid is lost goes on at its end, which makes them again.
+    """The finished training in the folder, or None; raises if the folder holds one with other
+    settings. If its log or last sample grid is lost, it is resumed at its end, which writes them
+    again.
     """
     path = files.latest_whole(config.out)
     if path is None:

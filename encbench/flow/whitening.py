@@ -1,8 +1,8 @@
 """Whitening of an encoder's features by statistics of the training captions.
 
-A linear layer learns fast along directions in which its input varies much, and slowly along the
-others. An encoder whose tokens vary along few directions keeps a short training from what the
-others hold. Whitening makes all of them vary alike, y = (x - m) C^(-1/2) (ZCA), where m is the
+A linear layer learns fast along directions of high variance and slowly along the others. So if the
+tokens of an encoder vary along few directions, a short training cannot use the rest. Whitening
+gives all directions the same variance, y = (x - m) C^(-1/2) (ZCA), where m is the
 mean of the features and C their covariance, shrunk towards a multiple of the identity.
 """
 

@@ -1,4 +1,4 @@
-"""What generated images are scored by: one file or package a metric, named under
+"""Metrics of generated images: one file or package for each, named under
 ``encbench.metrics``.
 
 A metric gives a value for each image (:class:`~encbench.types.ImageMetric`), or features for
@@ -66,7 +66,7 @@ def find_family(kind: str, text: str) -> tuple[Any, ReEncoderSpec]:
 
 
 def load_extension(kind: str, text: str, device: str | torch.device) -> Any:
-    """What the spec of a metric or a detector names."""
+    """Load the metric or detector that a spec names."""
     family, spec = find_family(kind, text)
     return family.load(spec, choose_device(device))
 

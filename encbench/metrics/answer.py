@@ -1,4 +1,4 @@
-"""Who answers yes-or-no questions about images: answerers behind one interface.
+"""Answerers of yes-or-no questions about images, behind one interface.
 
 An answerer is registered under ``encbench.answerers`` by a file that ends with ``FAMILY =
 AnswererFamily(...)``. A metric names one by its option ``answerer``.
@@ -44,7 +44,7 @@ class Answerer(Protocol):
     """Answers questions about images.
 
     Attributes:
-        name: what tells its results from those of any other, e.g. a spec with its revision.
+        name: identifies its results, e.g. a spec with its revision.
     """
 
     name: str

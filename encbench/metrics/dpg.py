@@ -141,7 +141,7 @@ def _check(questions: Sequence[Question], where: str) -> None:
 
 
 def judge_answers(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int, bool]:
-    """Which questions count as right: answered yes, and so were all that they depend on.
+    """Which questions count as right: answered yes, as are all that they depend on.
 
     Args:
         questions: of one prompt.

@@ -53,13 +53,13 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
         root: the folder.
         prompts: in the order of their numbers.
         samples: the images of each prompt, by prompt_id; missing ones included.
-        notes: what makes it a part of something, in words; empty if nothing does.
+        notes: what is missing from a complete folder, in words; empty if nothing is.
     """
 
     root: Path
@@ -247,7 +247,7 @@ def _read_prompt(folder: Path, number: int) -> GenevalPrompt:
 
 
 def _visible(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
-    """What a folder holds but for hidden entries, which macOS and notebooks leave behind."""
+    """The entries of a folder without hidden ones, which macOS and notebooks leave behind."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if kind(p) and not is_hidden(p.name))

@@ -1,4 +1,4 @@
-"""What FID, KID and the Inception score share: the published Inception network and its features.
+"""The published Inception network and its features, shared by FID, KID and the Inception score.
 
 The network and its exact TensorFlow 1 resizing are torch-fidelity's (extra ``metrics``). Two
 conventions of resizing to 299 x 299 disagree in public, so the record names the one that was used:
@@ -76,7 +76,7 @@ class InceptionMetric:
 
     @cached_property
     def reference_id(self) -> str:
-        """What tells the reference set from any other."""
+        """Identifies the reference set."""
         assert self.reference_path is not None
         path = self.reference_path
         files = [path] if path.is_file() else list(list_images(path, below=True).paths)

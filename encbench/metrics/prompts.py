@@ -1,4 +1,4 @@
-"""What images of a folder were generated from: GenEval's prompts, or text alone."""
+"""The prompts of generated images: GenEval's, or text alone."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ SHOWN = 5  # problems and notes of a metric in the terminal
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """What one metric says about a folder.
+    """The result of one metric for a folder.
 
     Attributes:
         name: of the metric with its models and settings.
-        folder: of what it said about each image, beside the record.
+        folder: with the results of each image, beside the record.
         scores: by task, and overall; with 95 % intervals clustered on prompts.
         parts: of groups of parts, e.g. DPG-Bench's categories.
         whole_set: of a metric of whole sets, what its interval and comparisons are made of.
@@ -69,10 +69,9 @@ class ScoreRecord:
 
 
 def score_all(config: ScoreConfig) -> ScoreRecord:
-    """Score a folder by each metric in turn, or go on where that was stopped.
-
-    What each metric says is written to a folder of its own in ``out``, and everything together to
-    ``scores.json`` after each metric. A metric that fails does not stop the others.
+    """Score a folder by each metric in turn; resumes after a stop. Each metric writes its results
+    to its own folder in ``out``; ``scores.json`` with all of them is written after each metric. A
+    metric that fails does not stop the others.
 
     Raises:
         UsageError: without metrics, or if one is named twice or is unknown.

@@ -1,8 +1,7 @@
 """From images to scores, by any metric: images in memory, or a folder of them.
 
-What is found in each prompt's images of a folder is kept in a file of its own, so that a run
-that was stopped goes on where it was. Images are scored in chunks that depend on the folder
-alone: a model's last bits may depend on what it is given together.
+The results of each prompt of a folder are kept in a file, so that a stopped run resumes. Images are
+scored in chunks that depend on the folder alone, since a batch can change a model's last bits.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image.
+    """The result of one image.
 
     Attributes:
         file: its name inside the folder.
@@ -65,7 +64,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """A prompt and what became of its images."""
+    """A prompt and the results of its images."""
 
     prompt: ImagePrompt
     images: tuple[ImageResult, ...]

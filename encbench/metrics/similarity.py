@@ -1,4 +1,4 @@
-"""What metrics share that compare the vector of a prompt with that of its image."""
+"""Shared by metrics that compare the vector of a prompt with that of its image."""
 
 from __future__ import annotations
 

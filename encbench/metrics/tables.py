@@ -1,9 +1,7 @@
-"""Scores with intervals and comparisons, from what a metric said about each image.
-
-The unit that is drawn is the prompt: its images stay together in the bootstrap, also those of
-several folders with the same prompt, and prompts are drawn anew within each task. So an interval
-tells what other prompts of the same tasks might have given. A task in which every image is right,
-or every one wrong, gets an interval of no width: the bootstrap cannot know better.
+"""Scores with intervals and comparisons, from a metric's results for each image. The bootstrap
+resamples prompts within each task: images of a prompt stay together, also those of several folders
+with the same prompt. So an interval covers other prompts of the same tasks. If every image of a
+task is right, or every one wrong, its interval has no width.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ Row = tuple[ImagePrompt, Float[np.ndarray, " D"]]
 
 
 def task_of(spec: MetricSpec, prompt: ImagePrompt) -> str:
-    """Whose mean a prompt's images are part of: its task, or all."""
+    """The task that a prompt's images are averaged in: its own, or all."""
     return prompt.task if spec.tasks else OVERALL
 
 
@@ -280,7 +278,7 @@ def compare_scorings(
 
 
 def common_notes(first: Scoring, second: Scoring) -> list[str]:
-    """What one of two scorings has and the other lacks, in words."""
+    """What only one of two scorings has, in words."""
     have = [{meaning(r.prompt) for r in scoring.results} for scoring in (first, second)]
     notes = []
     for side, scoring in enumerate((first, second)):

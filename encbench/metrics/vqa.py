@@ -1,4 +1,4 @@
-"""A soft score by questions that follow from GenEval's clauses: no data is needed for it.
+"""A soft score by questions made from GenEval's clauses; it needs no data.
 
 Each clause gives atomic questions whose right answer is yes: is the object there, in this number,
 of this color, in this place. The score of an image is the mean probability of the right answer,

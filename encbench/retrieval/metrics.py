@@ -53,7 +53,7 @@ def random_similarity(
 
 
 def scale(value: float, floor: float, ceiling: float) -> float:
-    """(value - floor) / (ceiling - floor); 0/0 counts as 0, so that what carries no
-    information is worth nothing."""
+    """(value - floor) / (ceiling - floor), where 0/0 is 0: an encoder without information scores
+    0."""
     span = ceiling - floor
     return 0.0 if abs(span) < SPAN else (value - floor) / span

@@ -1,9 +1,9 @@
 """Exact nearest neighbors by cosine, with FAISS, and ties broken at random.
 
-FAISS gives equal scores in the order of the index, so an encoder that says nothing would
-retrieve the first vectors of the gallery for every query. Here, cosines that agree to
-:data:`DECIMALS` decimals are ties, and ties are in the order of a permutation of the gallery
-that is drawn for each query from the seed: a constant encoder retrieves at random.
+FAISS returns equal scores in the order of the index, so a constant encoder would retrieve the first
+vectors of the gallery for every query. Here, cosines that agree to :data:`DECIMALS` decimals are
+ties, ordered by a permutation of the gallery that is drawn for each query from the seed. So a
+constant encoder retrieves at random.
 """
 
 from __future__ import annotations

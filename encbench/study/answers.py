@@ -29,7 +29,7 @@ PRIOR = 0.1  # of a tie between each two models: keeps strengths finite where on
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person said about a pair. ``won`` is 1 if the first model (by name) is better, 0 if
+    """A person's answer about a pair. ``won`` is 1 if the first model (by name) is better, 0 if
     the second is, .5 for a tie."""
 
     person: str
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What came out of a study.
+    """The result of a study.
 
     Attributes:
         strengths: model -> Bradley-Terry logit, best first.

@@ -1,4 +1,4 @@
-"""The page of a blind study: pairs of images of one prompt, which of the two is better."""
+"""The page of a blind study: which of two images of a prompt is better?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pair:
     """One question of a study.
 
     Attributes:
-        pair_id: names it in the page and in the answers; says nothing about the models.
+        pair_id: names it in the page and in the answers without revealing the models.
         prompt: its text.
         left, right: names of the models whose images are shown there.
     """

@@ -94,7 +94,7 @@ def load_reencoder(text: str, device: str | torch.device = "auto") -> ReEncoder:
 def in_batches(
     prepare: Callable[[ImageRecord], T], images: Sequence[ImageRecord], size: int
 ) -> Iterator[list[T]]:
-    """Prepare images in threads, a few batches ahead of whoever takes them.
+    """Prepare images in threads, a few batches ahead of the consumer.
 
     So decoding goes on while a device computes, and memory holds three batches at most.
 

@@ -42,7 +42,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Backbone:
-    """What both libraries have in common.
+    """A network of either library behind one interface.
 
     Attributes:
         model: the network, in eval mode.
@@ -91,7 +91,7 @@ class DinoReEncoder:
 
 @dataclass(frozen=True)
 class Kind:
-    """What tells the two families apart."""
+    """The differences between the two families."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""``labels``: which annotated objects an image shows, and how large they are. No weights.
+"""``labels``: the annotated objects of an image and their sizes. No weights.
 
 A column for each class, holding the square root of the class's share of the annotated area.
 So every image with objects has length 1, and the cosine of two images is the Bhattacharyya

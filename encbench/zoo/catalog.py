@@ -1,4 +1,4 @@
-"""What the zoo holds: names, stages, folders and the recipes behind them. Loads no torch."""
+"""The catalog of the zoo: names, stages, folders and recipes. Loads no torch."""
 
 from __future__ import annotations
 

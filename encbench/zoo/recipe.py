@@ -1,4 +1,4 @@
-"""What a recipe of the zoo is: a network, its loss at a step, and how it is written."""
+"""The base class of the zoo's recipes: a network, its loss at a step, and how it is saved."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StepContext:
         return self.number / self.steps
 
     def generator(self, salt: int = 0) -> torch.Generator:
-        """Randomness of this step alone, so that a run that was stopped goes on the same."""
+        """Random generator of this step, so that a stopped run resumes identically."""
         mixed = (self.seed * 1_000_003 + self.number) * 64 + salt
         return torch.Generator().manual_seed(mixed)
 
@@ -70,8 +70,8 @@ class ZooRecipe(ABC):
 
     Attributes:
         name: as in the catalog.
-        objective: what it is trained to do, in a few words.
-        schedule: how long and how fast.
+        objective: the training objective in a few words.
+        schedule: length and learning rate.
     """
 
     name: str
@@ -87,7 +87,7 @@ class ZooRecipe(ABC):
         """The loss of a step's batch, which depends on ``at`` alone; a scalar."""
 
     def after(self, model: Any, at: StepContext) -> None:
-        """What else happens after a step of the optimizer."""
+        """Called after each optimizer step."""
         return
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What ``encbench zoo list`` shows of each member and stage."""
+"""The table of ``encbench zoo list``."""
 
 from __future__ import annotations
 

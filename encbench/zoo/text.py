@@ -1,6 +1,6 @@
-"""What all encoders of the zoo read: the same captions, in the same order, by one tokenizer.
-
-Captions tell scenes of the split 'encoder-train' in the tiers A and B. Caption number i is the
+"""Training text of the zoo: all encoders read the same captions in the same order with one
+tokenizer. Captions describe scenes of the split 'encoder-train' in the tiers A and B. Caption
+number i is the
 same whatever is asked for beside it: five of six are short, the sixth is long, and tiers
 alternate within both.
 """

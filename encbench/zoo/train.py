@@ -56,8 +56,7 @@ def train_member(
 ) -> ZooTraining:
     """Train a member of the zoo and write its stages below ``out``.
 
-    Started again with the same arguments it goes on where it was, with the same numbers; a
-    member that is finished is left as it is.
+    The same call resumes after a stop, with the same numbers; a finished member is kept.
 
     Args:
         steps: in all; as many as the recipe says if None. A shorter training has its own

@@ -1,8 +1,8 @@
 """Captions written from a scene by rule: short ones in GenEval's style, long ones in DPG-Bench's.
 
-All that a caption says holds in its scene: counts are exact for the attributes it names, and a
-relation is only said where GenEval's rule holds with a margin (``world.MARGIN``), between all
-objects of the two kinds. A long caption tells every object with its size, color, shape and
+Everything in a caption is true of its scene: counts are exact for the attributes named, and a
+relation is stated only if GenEval's rule holds with a margin (``world.MARGIN``) between all objects
+of the two kinds. A long caption describes every object with its size, color, shape and
 place, the ground, and some relations, in four to six sentences.
 """
 
@@ -25,7 +25,7 @@ SENTENCES = 6  # at most, in a long caption
 
 @dataclass(frozen=True)
 class Group:
-    """What is called alike: ``count`` objects of a shape, with the attributes that are named."""
+    """Objects that share one name: ``count`` of a shape, with the attributes that are named."""
 
     shape: str
     color: str | None = None
@@ -35,8 +35,8 @@ class Group:
 
 @dataclass(frozen=True)
 class CaptionContent:
-    """A short caption with what it says: the groups it names, and maybe that the first of two
-    stands in a relation to the second."""
+    """A short caption with its content: the groups it names, and maybe a relation of the first
+    group to the second."""
 
     text: str
     groups: tuple[Group, ...]
@@ -51,7 +51,7 @@ def caption(scene: Scene, tier: Tier = "A", style: Style = "short", *, seed: int
 
 
 def describe_scene(scene: Scene, tier: Tier = "A", *, seed: int = 0) -> CaptionContent:
-    """The short caption that :func:`caption` writes, with what it says."""
+    """The short caption that :func:`caption` writes, with its content."""
     return _short(scene, tier, _draw(scene, tier, "short", seed))
 
 

@@ -48,7 +48,7 @@ def make_scenes(
 
     ``<split>/000000000001.png`` ..., ``annotations/captions_<split>.json`` and
     ``annotations/instances_<split>.json``, in the wording tiers that the split may be told in.
-    Started again with the same arguments it goes on where it was; a file is whole or not there.
+    The same call resumes after a stop. A file is complete or absent.
 
     Returns:
         ``out``.

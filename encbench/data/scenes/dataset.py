@@ -23,7 +23,7 @@ SPLIT = "generator-train"
 
 @dataclass(frozen=True)
 class SceneDataset(CaptionSet):
-    """Scenes of the training split, told in tier A only; they are drawn at the size asked for."""
+    """Scenes of the training split with captions in tier A only, drawn at the requested size."""
 
     scenes: SceneBatch | None = None
     settings: list[object] = field(default_factory=list)
@@ -34,7 +34,7 @@ class SceneDataset(CaptionSet):
         return draw_scenes(self.scenes, side)
 
     def pin_at(self, side: int) -> str:
-        """sha256 of what the images at this size and their captions follow from."""
+        """sha256 of everything that images of this size and their captions depend on."""
         version, split, world, count, *rest = self.settings
         return digest([version, split, world, count, side, *rest])
 

@@ -1,4 +1,4 @@
-"""What a run works on when no data are named: scenes with captions, and long captions.
+"""The default data of a run: scenes with captions, and long captions.
 
 An object's class is its color and shape together ('red circle'), so that the ``labels``
 re-encoder calls two images alike if they show the same colors on the same shapes: an encoder

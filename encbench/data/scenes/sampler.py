@@ -1,4 +1,4 @@
-"""The seeded sampler: scene number i of a split is the same however many are asked for.
+"""The seeded sampler: scene number i of a split is the same, however many are drawn.
 
 Its randomness is a hash of (split, seed, scene, attempt, draw), so that nothing is drawn in a
 row: any slice of a split can be had at once, and a scene that is rejected draws again by itself.

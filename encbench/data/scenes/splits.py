@@ -1,4 +1,4 @@
-"""Which scenes and wordings are for what: no scene, and no held-out meaning, leaks.
+"""Splits of scenes and wordings: no scene and no held-out combination is in two of them.
 
 Splits are disjoint by construction: a scene carries its split in the last bits of its x
 coordinates, far below what a pixel shows (see ``sampler``). A pair of color and shape, or a

@@ -1,7 +1,7 @@
 """The vocabulary of each wording tier. Beside function words, no two tiers share a word.
 
-Tier A is GenEval's own; B and C are words that an English reader takes for the same. An encoder
-that never saw a tier must know from elsewhere what its words mean.
+Tier A is GenEval's own wording; B and C are synonyms. An encoder that was not trained on a tier
+must know its words from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .splits import Tier
 
 @dataclass(frozen=True)
 class Words:
-    """How one tier says things. Tables have the keys of ``world``.
+    """The words of one tier. Tables have the keys of ``world``.
 
     Attributes:
         shapes, colors, sizes: one word (or two) for each; shapes in the singular.

@@ -239,7 +239,7 @@ _EXTENTS = np.array(list(EXTENTS.values()))
 def true_relations(
     one: SceneObject, other: SceneObject, least: float = HOLDS + MARGIN
 ) -> list[str]:
-    """What can safely be said: the relations in which ``one`` stands to ``other``."""
+    """The relations of ``one`` to ``other`` that hold with a margin."""
     dx, dy = one.x - other.x, one.y - other.y
     distance = math.sqrt(dx * dx + dy * dy)
     (w1, h1), (w2, h2) = EXTENTS[one.shape], EXTENTS[other.shape]

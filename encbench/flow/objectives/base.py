@@ -1,4 +1,4 @@
-"""What a training objective is: a small class that an entry point of ``encbench.objectives`` names.
+"""The base class of training objectives, which entry points of ``encbench.objectives`` name.
 
 All objectives here regress the average velocity u by the MeanFlow identity (:mod:`..meanflow`),
 and reduce to flow matching where r = t. They differ in three things, each a method:
@@ -29,7 +29,7 @@ CROP, GUIDANCE = slice(0, 4), slice(4, 7)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step works on, B rows.
+    """The batch of a step, B rows.
 
     Attributes:
         x, noise: data and noise.
@@ -133,7 +133,7 @@ class Objective:
     def further_terms(
         self, batch: Batch, v: Float[Tensor, "B ..."], velocities: Velocities
     ) -> Iterator[Float[Tensor, ""]]:
-        """What is added to the loss beside the error."""
+        """Further terms of the loss besides the error."""
         return iter(())
 
     def weigh(self, error: Float[Tensor, "B ..."]) -> Float[Tensor, ""]:

@@ -1,1 +1,1 @@
-"""GenEval (arXiv 2310.11513): images of prompts, what is detected in them, verdict and scores."""
+"""GenEval (arXiv 2310.11513): prompts, images, detected objects, verdicts and scores."""

@@ -30,7 +30,7 @@ Crop = tuple[Image.Image, Detection]
 
 @runtime_checkable
 class ColorClassifier(Protocol):
-    """Says which of the ten colors objects have. ``name`` tells its results from others'."""
+    """Names the color of objects, one of ten. ``name`` identifies its results."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""What is in an image: detectors behind one interface.
+"""Detectors of objects in images, behind one interface.
 
 The default is the published evaluator's model, Mask2Former (arXiv 2112.01527) with Swin-S
 trained on COCO instances, through transformers in place of mmdetection. Weights and scores are
@@ -255,7 +255,7 @@ def load_scene_judge(spec: ReEncoderSpec, device: torch.device) -> Detector:
 
 
 def load_python(spec: ReEncoderSpec, device: torch.device) -> Any:
-    """Anybody's detector: what ``MODULE:NAME``, a function or class, makes of the device;
+    """Your own detector: ``MODULE:NAME``, a function or class that is called with the device;
     :func:`load_detector` checks that it is one.
 
     Raises:

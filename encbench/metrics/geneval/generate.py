@@ -63,13 +63,13 @@ def generate_images(
     batch: int = 32,
     share: tuple[int, int] = (0, 1),
 ) -> int:
-    """Sample the images that are not there yet; started again, it goes on where it was.
+    """Sample the images that are missing. The same call resumes after a stop.
 
     Args:
         sample: see :data:`Sampler`.
         seed: all images follow from it.
-        model: what tells the sampler from any other, e.g. a hash of its weights and settings;
-            images of two of them never get mixed in one folder.
+        model: identifies the sampler, e.g. a hash of its weights and settings. Images of two
+            samplers are never mixed in one folder.
         batch: images at a time; changes none of them.
         share: (i, n) makes every n-th image only, from the i-th on; for several processes.
 

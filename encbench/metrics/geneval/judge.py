@@ -41,8 +41,8 @@ _COLORS = tuple(COLORS)
 
 
 class Maps(NamedTuple):
-    """What the network says in each cell: logits of the shapes and of 'nothing' (last), logits
-    of the colors (which it learns so that shapes stand out; the second look names them), and the
+    """Output of the network in each cell: logits of the shapes and of 'nothing' (last), logits of
+    the colors (an auxiliary task; the second look names colors), and the
     box: offset of its center from the cell's and log of its size, in cells."""
 
     shape: Float[Tensor, "N 13 h w"]
@@ -149,7 +149,7 @@ class SceneJudge:
     """Finds the shapes of scenes, with their colors. A :class:`~.detect.Detector`.
 
     Args:
-        name: what tells its results from those of other weights.
+        name: identifies the weights in its results.
         net: with batch normalization folded in.
         look: names colors and scores what the network found.
     """

@@ -1,4 +1,4 @@
-"""Whether a judge saw what a scene holds, by the scene's own objects."""
+"""Compares the objects that a judge found with the true objects of the scene."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OVERLAP = 0.5
 
 
 def truth(scene: Scene, side: int) -> list[Detection]:
-    """What a perfect judge would find in the scene's image of ``side`` pixels."""
+    """The objects that a perfect judge finds in the scene's image of ``side`` pixels."""
     return [
         Detection(thing.shape, _scaled(thing.box, side), 1.0, color=thing.color)
         for thing in scene.objects

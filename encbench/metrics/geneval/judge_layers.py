@@ -1,4 +1,4 @@
-"""Pictures that a scene judge learns from: scenes as layers, disturbed as generators do.
+"""Training pictures of the scene judge: scenes as layers, with errors like those of generators.
 
 Each object is a layer of its own, so that what is left of it after cutting, fading and covering
 is known.
@@ -32,7 +32,7 @@ class Layers:
         shape: index into SHAPES, -1 for none.
         hue: index into COLORS, -1 for a color that has no name.
         box: center, width and height as fractions of the image.
-        share: of each object, what is left of it.
+        share: the share of each object that is still visible.
     """
 
     alpha: Float[Tensor, "N K S S"]
@@ -97,7 +97,7 @@ def paint(made: Layers) -> Pictures:
 
 
 def disturb(made: Layers, batch: SceneBatch, draw: Generator) -> Layers:
-    """Objects that are half there, between two shapes, off in color, moved or covered."""
+    """Make objects incomplete, between two shapes, wrong in color, moved or covered."""
     n, k = made.shape.shape
     made = _recolor(_morph(made, batch, draw), draw)
     alpha, share = made.alpha, made.share

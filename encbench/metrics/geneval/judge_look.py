@@ -56,8 +56,8 @@ def measure_objects(
     shape: Int[Tensor, " n"],
     box: Float[Tensor, "n 4"],
 ) -> Float[Tensor, "n 11"]:
-    """What the pixels say of n objects: mean color well inside, color inside and outside by
-    least squares (from -.5 to .5), share of the variance that the shape explains, and contrast.
+    """Measure n objects in the pixels: mean color well inside, color inside and outside by least
+    squares (from -.5 to .5), share of the variance that the shape explains, and contrast.
 
     Args:
         image: which of the images each object is in.

@@ -1,5 +1,5 @@
-"""Pixels that a scene judge learns from: what sampling, compression and blur do to pictures, and
-pictures of nothing. All work is on many pictures at once, drawn from one generator."""
+"""Training pixels of the scene judge: effects of sampling, compression and blur, and pictures
+without objects. All work is on many pictures at once, drawn from one generator."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 CLEAR, GONE = 0.78, 0.3
-"""Shares left of an object from which it must be found, and below which it must not be; between
-them nothing is asked."""
+"""Visible shares of an object above which it must be found and below which it must not; between
+them the loss ignores it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pictures:
         shape: index into SHAPES, -1 for none.
         hue: index into COLORS, -1 for a color that has no name.
         box: center, width and height as fractions of the image.
-        share: of each object, what is left of it.
+        share: the share of each object that is still visible.
     """
 
     images: Float[Tensor, "N 3 S S"]

@@ -81,7 +81,7 @@ class JudgeRecipe:
 
 
 class Targets(NamedTuple):
-    """What each cell should say; ``counts`` where anything is asked, ``named`` at centers.
+    """Training targets of each cell; ``counts``: it is part of the loss; ``named``: it is a center.
     ``hue`` is -1 where the color has no name."""
 
     shape: Int[Tensor, "N h w"]
@@ -92,8 +92,8 @@ class Targets(NamedTuple):
 
 
 def targets(seen: Pictures) -> Targets:
-    """Clear objects are named in the cells around their centers; around these, and in the boxes
-    of objects that are only partly there, nothing is asked; elsewhere is nothing."""
+    """Targets: cells around the centers of clear objects name them. Cells around these, and in the
+    boxes of objects that are only partly visible, are ignored. All others are background."""
     cells = SIDE // STRIDE
     box = seen.box * cells
     at = torch.arange(cells) + 0.5
@@ -162,8 +162,8 @@ def _joined(parts: list[SceneBatch]) -> SceneBatch:
 def disturbed(
     batch: SceneBatch, side: int, draw: Generator, *, clean: float, empty: float
 ) -> Pictures:
-    """Scenes as a judge meets them, rendered at one side and brought to the one it sees: some
-    as they are, some degraded, and images of nothing instead of the rest."""
+    """Training images, rendered at one size and resized to the judge's: some clean, some degraded,
+    and some without objects."""
     plain = paint(layers(batch, side))
     untouched, none = round(len(batch) * clean), round(len(batch) * empty)
     rest = torch.arange(untouched, len(batch) - none)

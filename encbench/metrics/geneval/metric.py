@@ -56,7 +56,7 @@ class GenevalMetric:
     Args:
         colors: loads the classifier; called when the first color is needed that the detector
             does not give. None = there is no classifier.
-        colors_name: what tells the classifier's results from others', before it is loaded.
+        colors_name: identifies the classifier's results before it is loaded.
         overlap_limit: see :func:`~encbench.metrics.geneval.verdict.judge_image`.
     """
 
@@ -94,7 +94,7 @@ class GenevalMetric:
                     )
 
     def score(self, prompts: Sequence[ImagePrompt], images: Sequence[Image]) -> list[Judgment]:
-        """One detection and one naming of all crops for all images.
+        """Score images: one detection, and one color classification of all crops.
 
         Raises:
             DataError: if a color is needed that nobody names, and as :meth:`check` does.
@@ -129,7 +129,7 @@ class GenevalMetric:
 def build_geneval(
     detector: str, colors: str, device: str | torch.device, *, overlap_limit: float = 1.0
 ) -> GenevalMetric:
-    """Find and load what GenEval needs.
+    """Load the detector and the color classifier of GenEval.
 
     Args:
         detector: see :func:`~encbench.metrics.geneval.detect.load_detector`.

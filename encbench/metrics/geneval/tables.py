@@ -1,4 +1,4 @@
-"""What only GenEval has: agreement of detectors, a breakdown by clauses, published columns."""
+"""Tables specific to GenEval: agreement of detectors, breakdown by clauses, published columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Agreement:
         share: of images with the same verdict.
         kappa: Cohen's, 1 = always, 0 = as by chance; NaN where both always say the same one thing.
         by_task: the share for each task.
-        both, first_only, second_only, neither: images called right by whom.
+        both, first_only, second_only, neither: number of images that both, one or neither judge as
+            right.
     """
 
     share: Score
@@ -47,7 +48,7 @@ def prompt_of(result: PromptResult) -> GenevalPrompt:
 
 
 def judgment_of(image: ImageResult) -> Judgment:
-    """What GenEval said about an image."""
+    """GenEval's verdict on an image."""
     assert isinstance(image.score, Judgment)
     return image.score
 
@@ -99,7 +100,7 @@ def agree(first: Scoring, second: Scoring, *, seed: int = 0) -> Agreement:
 
 
 def breakdown(results: Sequence[PromptResult], *, seed: int = 0) -> pd.DataFrame:
-    """How often what was asked for is there, by class, count, color and relation.
+    """How often clauses hold, by class, count, color and relation.
 
     Each include clause of each scored image is one row of the data; exclusions count with the
     clause of their class, so that four clocks are not two.

@@ -1,4 +1,4 @@
-"""GenEval's verdict (arXiv 2310.11513): from what was detected in an image to right or wrong.
+"""GenEval's verdict (arXiv 2310.11513): from the detected objects of an image to right or wrong.
 
 Pure functions, no model in them: same answer and same reason as the published evaluator
 (github.com/djghosh13/geneval), whose thresholds and conventions these are.
@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class ClauseResult:
-    """What became of one clause; a prompt's results are in the order (*include, *exclude).
+    """The result of one clause; those of a prompt are in the order (*include, *exclude).
 
     Attributes:
         correct: whether it holds.
@@ -132,7 +132,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def relations_of_boxes(a: Box, b: Box) -> list[str]:
-    """How the first box stands to the second: none, one or two relations.
+    """Relations of the first box to the second: none, one or two.
 
     The offset of the centers is shrunk towards zero by a tenth of both sizes, and compared with
     half the distance of the centers.
