@@ -27,7 +27,7 @@ from rich.progress import (
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
 from ..files import digest_file, replace_on_success
 from ..lock import lock_folder
-from ..progress import bar, console
+from ..progress import bar, console, format_size
 
 # not https: the bucket's name has dots, so no certificate fits it; the sha256 vouches instead
 COCO = "http://images.cocodataset.org"
@@ -85,10 +85,10 @@ class FetchPlan:
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     def __str__(self) -> str:
-        size = "size unknown, made by the server" if self.bytes is None else _amount(self.bytes)
-        room = _amount(sum((a.bytes or 0) + a.unpacked for a in self.archives))
+        size = "size unknown, made by the server" if self.bytes is None else format_size(self.bytes)
+        room = format_size(sum((a.bytes or 0) + a.unpacked for a in self.archives))
         lines = [
-            f"{archive.url} ({_amount(archive.bytes) if archive.bytes else 'size unknown'})"
+            f"{archive.url} ({format_size(archive.bytes) if archive.bytes else 'size unknown'})"
             for archive in self.archives
         ]
         return "\n".join(
@@ -98,10 +98,6 @@ class FetchPlan:
                 f"license: {self.license}",
             ]
         )
-
-
-def _amount(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.0f} MB"
 
 
 # Sizes are what the site sends. COCO publishes no checksums; these sha256 (and the md5
@@ -263,7 +259,7 @@ def _check_space(archives: tuple[Archive, ...], root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise StoreError(
-            f"{_amount(needed)} are needed in {root} and {_amount(free)} are free; free some "
+            f"{format_size(needed)} are needed in {root} and {format_size(free)} are free; free some "
             "space or choose another folder"
         )
 
@@ -431,7 +427,7 @@ def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
     ):
         problem = f"holds {len(members):,} files, not the {archive.files:,} published ones"
     elif size > most:
-        problem = f"would unpack to {_amount(size)}, not to about {_amount(archive.unpacked)}"
+        problem = f"would unpack to {format_size(size)}, not to about {format_size(archive.unpacked)}"
     else:
         return
     raise DownloadError(
