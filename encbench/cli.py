@@ -53,7 +53,16 @@ class _Lazy(TyperGroup):
             module = importlib.import_module(f".commands.{name}", __package__)
             command = typer.main.get_command(module.app)
             command.name = name
+            _reflow(command)
         return name, command, rest
+
+
+def _reflow(command: Any) -> None:
+    """Join the lines of each paragraph of a command's help, which typer would keep apart."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(p.split()) for p in command.help.split("\n\n"))
+    for below in getattr(command, "commands", {}).values():
+        _reflow(below)
 
 
 def _summary(name: str) -> str:
