@@ -36,7 +36,7 @@ class ReportConfig:
 def report(config: ReportConfig) -> None:
     """Write the report of a run: HTML, Markdown, CSV, TeX and figures.
 
-    Of two runs, write one page that shows them side by side: both orders, what differs between
+    With two runs, write one page that shows them side by side: both orders, what differs between
     the runs, and each figure next to the same figure of the other run.
     """
     from ..pipeline import report
