@@ -121,7 +121,7 @@ def run(
     options |= {"captions": captions, "prompts": prompts}
     specs = tuple(e if isinstance(e, str) else str(add_object(e)) for e in encoders)
     outcome = pipeline.run(run_config(options | {"encoders": specs, "out": folder}))
-    assert outcome.prediction is not None  # else run() raises
+    assert outcome.prediction is not None  # otherwise run() raises
     return Ranking(outcome.prediction, folder, outcome.failed, temporary)
 
 

@@ -100,7 +100,7 @@ class Bench:
         """
         probes = [probe for probe in load_probes(config) if not missing_data(probe, data)]
         for probe in probes:
-            config.probe_options(probe.spec.name)  # raises before the work
+            config.probe_options(probe.spec.name)  # raises before the work starts
         images = load_images(config, data, store, device) if read_images(probes) else None
         return cls(config, data, images, store, device, probes)
 
@@ -200,7 +200,7 @@ class Bench:
             try:
                 old = read_record(path)
                 if old.key == key and path.with_name(old.items).exists():
-                    if old.name != name:  # unique names depend on who else is in the run
+                    if old.name != name:  # unique names depend on the other encoders of the run
                         write_record(path, dataclasses.replace(old, name=name))
                     return self._done(path, old, name)
             except RecordError as error:
@@ -231,7 +231,7 @@ class Bench:
             variant=variant,
             variant_of=str(ranked) if variant else "",
         )
-        write_record(path, record, found.items)  # last: it says that all of it is there
+        write_record(path, record, found.items)  # last: it marks the record as complete
         return self._done(path, record, name)
 
     def publish(self, spec: EncoderSpec, records: Sequence[Path]) -> None:
@@ -334,7 +334,7 @@ def is_light(spec: EncoderSpec) -> bool:
     try:
         path = find_files(family_of(inner), inner).path
     except (EncbenchError, SystemExit):
-        return False  # the leader tells why
+        return False  # the leader reports the reason
     if path is None:
         return False
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.suffix in WEIGHTS]

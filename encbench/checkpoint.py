@@ -101,7 +101,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ModelError(f"{file} is missing; {ADVICE}")
     try:
         tensors: dict[str, Tensor] = load_file(file, device=str(device("cpu")))
-    except Exception as error:  # safetensors raises several kinds, and the file is to blame
+    except Exception as error:  # safetensors raises several errors, all about the file
         raise ModelError(f"{file} is damaged ({first_line(error)}); {ADVICE}") from error
     return tensors
 
@@ -142,7 +142,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: object
         ModelError: see :func:`check_weights`.
     """
     check_weights(module.state_dict(), tensors, where)
-    module.load_state_dict(dict(tensors), strict=False)  # shared weights come under one name
+    module.load_state_dict(dict(tensors), strict=False)  # shared weights are stored under one name
 
 
 def check_weights(mine: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: object) -> None:
@@ -156,7 +156,7 @@ def check_weights(mine: Mapping[str, Tensor], tensors: Mapping[str, Tensor], whe
         if name not in mine:
             raise ModelError(f"{where} has {name}, which this network does not have")
         if name not in tensors:
-            if mine[name].data_ptr() in there:  # another name of a weight that is there
+            if mine[name].data_ptr() in there:  # another name of a stored weight
                 continue
             raise ModelError(f"{where} lacks {name}: it belongs to another network")
         wanted, given = (f"{tuple(part[name].shape)}" for part in (mine, tensors))

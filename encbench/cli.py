@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 are no crash
+            stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8 must not crash
     arguments = sys.argv[1:] if arguments is None else arguments
     if "_ENCBENCH_COMPLETE" in os.environ or COMPLETION & set(arguments):
         app(args=arguments, prog_name="encbench")  # typer's own: it exits
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         again = shlex.join(["encbench", *arguments])
         _fail(f"interrupted; finished work is kept, go on with: {again}", INTERRUPTED)
-    except SystemExit as error:  # of code that a spec names; a 0 would look like success
+    except SystemExit as error:  # from code that a spec names; status 0 would look like success
         if isinstance(error.__context__, BrokenPipeError):  # what rich makes of it
             sys.exit(1)
         _fail(f"a module that was loaded called sys.exit({error.code!r}); nothing follows", 1)
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("out of memory; use a smaller encoder or dtype=bfloat16", 1)
     except OSError as error:
         _fail(str(from_os_error(error, error.filename or "a file operation")), 1)
-    except Exception as error:  # ours: whatever a user can cause has a line of its own
+    except Exception as error:  # a bug: everything that a user can cause has its own message
         _fail(f"internal error, please report it: {describe_error(error)}{_keep_traceback()}", 1)
     sys.exit(code or 0)
 
@@ -158,7 +158,7 @@ def _keep_traceback() -> str:
 def _fail(message: str, code: int, *, all_speak: bool = False) -> None:
     from . import distributed
 
-    if all_speak or distributed.is_leader():  # of several processes one speaks
+    if all_speak or distributed.is_leader():  # one of several processes prints
         one_line = " ".join(message.split())
         typer.secho(f"encbench: {one_line}", fg=typer.colors.RED, err=True)
     sys.exit(code)

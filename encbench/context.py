@@ -110,7 +110,7 @@ class Context:
     def condition(
         self, prompts: Sequence[str]
     ) -> tuple[list[Float[Tensor, "_ D"]], Float[Tensor, "N P"] | None]:
-        # a large encoder takes longer than its tokens take to read
+        # a large encoder is slower than reading its stored tokens
         keep = self.card.parameters > LARGE
         tokens, pooled = self.encoder.condition(prompts, keep=keep)
         return [rows.float() for rows in tokens], pooled

@@ -167,7 +167,7 @@ def _rounds(
             try:
                 for number in range(first, min(first + place.size, len(tasks))):
                     keep(number, results[number - first])
-            except Exception as error:  # told to the others in the next round
+            except Exception as error:  # reported to the others in the next round
                 failure = error
     return None
 

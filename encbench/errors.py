@@ -95,7 +95,7 @@ def describe_error(error: BaseException) -> str:
         return f"its code called sys.exit({error.code!r})"
     try:
         text = str(error).strip()
-    except Exception:  # its __str__ is somebody's code, too
+    except Exception:  # its __str__ is foreign code, too
         text = ""
     if isinstance(error, EncbenchError):
         text = " ".join(text.split())

@@ -169,7 +169,7 @@ def matrix_rate(
 def _data(config: RunConfig, notes: list[str]) -> Data | None:
     """The data, or None with a note that says how to get it."""
     wanted = config.coco_split if config.dataset is None else None
-    if wanted is not None:  # a preset names a split, but nobody said yet where it is
+    if wanted is not None:  # a preset names a split, but its folder is not given yet
         notes.append(
             f"COCO {wanted} is needed and counted in: encbench data fetch coco --split {wanted} "
             "--to FOLDER, then --coco FOLDER"

@@ -75,14 +75,14 @@ def open_image(image: ImageRecord) -> Image.Image:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"cannot read the image {path}: {reason}") from error
-    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+    except Exception as error:  # decoders raise many errors on a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"cannot read the image {path}: {reason}") from error
 
 
 def count_pixels(path: Path) -> int:
     """Width times height, as the file's header says; 0 where it cannot be read."""
-    with suppress(Exception), _open(path) as opened:  # decoders raise whatever they stumble over
+    with suppress(Exception), _open(path) as opened:  # decoders raise many errors
         return opened.width * opened.height
     return 0
 

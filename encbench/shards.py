@@ -76,7 +76,7 @@ def make_shard(encoder: TextEncoder, task: ShardTask, wanted: str) -> Made:
         except UsageError:
             if kind == wanted:
                 raise
-            continue  # asked for beside the one that matters; who wants it alone is told
+            continue  # an optional kind; if it is the only one wanted, the error is raised
         made[kind] = (tensors, info)
     return made
 

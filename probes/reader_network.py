@@ -175,7 +175,7 @@ def train_readers(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
         optimizer.zero_grad()
-        paid.sum().backward()  # readers share no weight, so each gets its own gradient
+        paid.sum().backward()  # readers share no weights, so each gets its own gradient
         optimizer.step()
         if step + 1 in steps:
             with torch.no_grad():

@@ -88,7 +88,7 @@ def shapes(seed: int, count: int) -> Language:
     for scene in sample_scenes("probe-fit", count, seed=seed, world=GRID):
         content = describe_scene(scene, "A", seed=seed)
         clauses = [Clause(g.shape, g.count, g.color) for g in content.groups]
-        if content.relation is not None:  # 'a left of b' is told of the second clause
+        if content.relation is not None:  # 'a left of b' is stored with the second clause
             clauses = [clauses[1], replace(clauses[0], position=(content.relation, 0))]
         read.append(GenevalPrompt(0, "", content.text, tuple(clauses)))
     asked = _balanced(

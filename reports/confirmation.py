@@ -19,7 +19,7 @@ from .pictures import ImageFile, read_image
 
 VERDICT = "verdict.json"
 CONSTANT = "control:constant"
-LARGEST = 8_000_000  # bytes; a grid of samples is far smaller, so this is something else
+LARGEST = 8_000_000  # bytes; a grid of samples is far smaller, so a larger file is not one
 Group = tuple[str, str]
 """Wording tier, and 'seen' or 'held-out'."""
 

@@ -12,7 +12,7 @@ from . import text
 from .load import Run
 from .pictures import ImageFile, read_image
 
-LARGEST = 2_000_000  # bytes; a thumbnail is far smaller, so this is something else
+LARGEST = 2_000_000  # bytes; a thumbnail is far smaller, so a larger file is not one
 MOST = 3  # cases each way, and retrieved images a case
 
 

@@ -82,7 +82,7 @@ def _controls(run: Run) -> Iterator[str]:
         unbeaten: dict[bool, list[str]] = {True: [], False: []}
         for control in run.controls:
             if shuffled_spec(control.spec) not in (None, candidate.spec):
-                continue  # another encoder's shuffle is no yardstick for this one
+                continue  # another encoder's shuffle is no baseline for this one
             pair = (candidate.spec, control.spec)
             if not beats.get(pair, not _reaches(control, candidate)):
                 own = shuffled_spec(control.spec) is not None
@@ -297,7 +297,7 @@ def _unscored(run: Run) -> Iterator[str]:
 def _comparable(run: Run) -> Iterator[str]:
     if not any(published_for(row.spec) for row in run.candidates):
         return
-    paper = {  # what the paper does say about its setting
+    paper = {  # what the paper says about its settings
         "COCO train2017": "train2017" in str(run.prediction.data),
         "images re-encoded with DINOv3": "dinov3" in run.reencoder.lower(),
         "1,000 queries": max((r.n for r in run.candidates), default=0) >= 1000,

@@ -71,7 +71,7 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if isinstance(origin, type) and dataclasses.is_dataclass(origin):
         name = f"{origin.__module__.removeprefix('encbench.')}.{origin.__qualname__}"
         if name not in definitions:
-            definitions[name] = {}  # a class may hold itself
+            definitions[name] = {}  # a class may contain itself
             hints = get_type_hints(origin)
             names = [field.name for field in dataclasses.fields(origin)]
             definitions[name] = {

@@ -78,7 +78,7 @@ def _carry_out(config: RunConfig, json: bool, after: ConfirmConfig | None, parqu
     from . import show
     from .confirm import carry_out
 
-    if not config.encoders and config.on_scenes and not json:  # a first look: say what it will be
+    if not config.encoders and config.on_scenes and not json:  # first contact: print the plan
         plan_only(config, json, after)
     outcome = run(config)
     if not json:

@@ -148,7 +148,7 @@ def _intervals(table: OutcomeTable, seed: int) -> list[Score]:
         return []
     deviation = seed_deviation(table.scores)
     low, high = np.percentile(score_draws(table, seed=seed, deviation=deviation), LEVEL, axis=0)
-    if len(table.tasks) == 1 and deviation[0] is None:  # of one set nothing varies but the seed
+    if len(table.tasks) == 1 and deviation[0] is None:  # with one set only the seed varies
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return [
         Score(float(v), len(table.tasks), float(a), float(b))

@@ -34,7 +34,7 @@ from ..records import ConfirmPlan, PlannedTraining, Ranked
 from .plan import CURVE, LEAST_STEPS, fewer, main_group, shape_of
 from .scoring import BATCH, PromptGroup
 
-WIDTHS = Widths(256, 0)  # of an encoder's features: hardly matters for the cost of a step
+WIDTHS = Widths(256, 0)  # width of an encoder's features: hardly matters for the cost of a step
 CAPTION = 24  # tokens
 LOADING = 10.0  # seconds a training: weights, captions, prompts one by one, compiled step
 LENGTHS = 3  # that prompts have after padding, about: the last batch of each is half empty

@@ -37,7 +37,7 @@ from .plan import CURVE, main_group, prompt_groups, train_config
 from .scoring import PromptGroup, score_network
 
 RESULT, CURVE_FILE, GRID = "result.json", "curve.json", "grid.png"
-VERSION = 2  # raised whenever the same training would be scored otherwise
+VERSION = 2  # raised when the same training would get other scores
 GRID_TASKS = ("colors", "color_attr", "position", "counting")
 
 

@@ -33,7 +33,7 @@ PLAN = "plan.json"
 CONSTANT = "control:constant"
 PRIMARY_STEPS = 4
 CURVE = (0.3, 0.6, 0.7, 0.8, 0.9)  # shares of a training after which it is scored, and its end
-LEAST_STEPS = 200  # of a training, under which no budget goes
+LEAST_STEPS = 200  # of a training, that every budget keeps
 
 
 def shape_of(plan: ConfirmPlan) -> TrainConfig:

@@ -281,7 +281,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     names |= {row.spec: row.name for row in verdict.encoders}
 
     def named(text: str) -> str:
-        for spec in sorted(names, key=len, reverse=True):  # one may begin another
+        for spec in sorted(names, key=len, reverse=True):  # one name may begin another
             text = text.replace(spec, names[spec])
         return text
 

@@ -90,7 +90,7 @@ def load_dataset(spec: str | DatasetSpec, use: DatasetUse | None = None) -> Imag
     """
     family, spec = _family("dataset", spec)
     data: ImageTextDataset = family.load(spec, use or DatasetUse())
-    if not isinstance(data, CaptionSet):  # another package's own class
+    if not isinstance(data, CaptionSet):  # a class of another package
         check_dataset(data, str(spec))
     return data
 

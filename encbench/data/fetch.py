@@ -33,7 +33,7 @@ from ..progress import bar, console, format_size
 COCO = "http://images.cocodataset.org"
 ELLA_COMMIT = "3c228f1dc6c4d3cad0a47493816151a419f14db3"
 GENEVAL_COMMIT = "af4902f24d3ca90ebbb446dd9891a59e0f82725f"
-ATTEMPTS = 3  # in a row that bring nothing
+ATTEMPTS = 3  # failed attempts in a row
 PAUSE = 2.0  # seconds between them
 TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
 CHUNK = 1 << 20
@@ -274,7 +274,7 @@ def _part(archive: Archive, root: Path) -> Path:
 def _download(archive: Archive, root: Path) -> Path:
     """The verified archive on disk."""
     path, part = root / archive.name, _part(archive, root)
-    if part.is_symlink():  # whoever put it there, nothing is written to where it leads
+    if part.is_symlink():  # never write to the target of a link
         part.unlink()
     by_hand = path.exists()
     if not by_hand:
@@ -399,9 +399,9 @@ def _unpack(archive: Archive, path: Path, root: Path) -> None:
     except DownloadError:
         path.unlink()
         raise
-    except StoreError:  # the disk's fault, not the archive's
+    except StoreError:  # an error of the disk, not of the archive
         raise
-    except Exception as error:  # zipfile raises whatever a damaged archive makes it stumble over
+    except Exception as error:  # zipfile raises many errors on a damaged archive
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         path.unlink()

@@ -198,7 +198,7 @@ def _count_parameters(files: Mapping[str, Path]) -> int | None:
                 with safe_open(path, "np") as file:
                     names = file.keys()
                     total += sum(math.prod(file.get_slice(n).get_shape()) for n in names)
-            except (OSError, SafetensorError):  # who loads it says what is wrong
+            except (OSError, SafetensorError):  # the loader reports what is wrong
                 return None
     return total or None
 
@@ -363,7 +363,7 @@ def _license(folder: Path) -> str:
 
     try:
         metadata = metadata_load(card) or {}
-    except Exception:  # whatever is wrong with a model card, the model can still be used
+    except Exception:  # the model can be used whatever is wrong with its card
         return "unknown"
     license = metadata.get("license") or "unknown"
     if license == "other":

@@ -134,7 +134,7 @@ def _library() -> Any:
     except ImportError as error:
         raise MissingLibraryError("datasets", "encbench[data]", "A table of images") from error
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is one line of ours
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors become one line
     return datasets
 
 

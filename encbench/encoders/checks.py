@@ -358,7 +358,7 @@ def check_encoder(encoder: TextEncoder) -> list[CheckResult]:
             results.append(CheckResult(name, False, str(error)))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # somebody else's code, which may also call sys.exit()
+        except BaseException as error:  # user code, which may also call sys.exit()
             where = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{describe_error(error)} ({where.filename}:{where.lineno})"
             results.append(CheckResult(name, False, message))

@@ -125,7 +125,7 @@ def read_header(path: Path) -> GgufHeader:
         parts = int(values.get("split.count") or 1)
     except OSError as error:
         raise from_os_error(error, f"reading {path}") from error
-    except Exception as error:  # of a damaged file the library raises what it likes
+    except Exception as error:  # the library raises many errors on a damaged file
         raise ModelError(f"{path} is not a GGUF file, or damaged; download it again") from error
     if parts > 1:
         raise ModelError(f"{path} is one part of several; merge them (llama-gguf-split --merge)")

@@ -217,7 +217,7 @@ def readable_errors(spec: EncoderSpec, folder: Path, what: str) -> Iterator[None
         raise
     except ImportError as error:
         raise ModelError(f"the {what} of {spec} needs a package: {_one_line(error)}") from error
-    except Exception as error:  # libraries raise what they like
+    except Exception as error:  # libraries raise many errors
         if is_out_of_memory(error):
             raise ModelError(
                 f"{spec} does not fit into memory; use ?dtype=bfloat16 or a smaller model"

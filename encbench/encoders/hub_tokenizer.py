@@ -176,7 +176,7 @@ def text_around(
         messages.insert(0, {"role": "system", "content": system})
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
-    except Exception as error:  # a template is somebody's program
+    except Exception as error:  # a template is foreign code
         raise ModelError(
             f"its chat template refuses this recipe's messages ({first_line(error)})"
         ) from error

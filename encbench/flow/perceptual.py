@@ -130,7 +130,7 @@ def _lpips(folder: Path) -> nn.Module:
     try:
         given = load_file(folder / "model.safetensors")
         given = {name: given[f"features.{name}"] for name in _names()}
-    except Exception as error:  # whatever is wrong, the file is to blame
+    except Exception as error:  # any error is about the file
         raise ModelError(
             f"{folder} holds no VGG-16 of timm or torchvision, or a damaged one"
         ) from error

@@ -272,7 +272,7 @@ def load_diffusers_part(model: Any, folder: Path, name: str) -> Any:
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever diffusers finds wrong, the folder is to blame
+    except Exception as error:  # any error of diffusers is about the folder
         raise ModelError(f"diffusers cannot load {home}: {first_line(error)}") from error
     wrong = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
     if wrong:

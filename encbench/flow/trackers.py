@@ -94,7 +94,7 @@ class Trackers:
                 tracker.start()
                 if name != "tensorboard":
                     tracker.store_init_configuration(dict(config))
-            except Exception as error:  # each library raises its own kinds
+            except Exception as error:  # each library raises its own errors
                 if name == "tensorboard" and isinstance(error, OSError):
                     raise from_os_error(error, f"writing {out / name}") from error
                 raise EncbenchError(
@@ -123,7 +123,7 @@ class Trackers:
         for name, tracker in list(self.running.items()):
             try:
                 work(name, tracker)
-            except Exception as error:  # a lost network must not end the training
+            except Exception as error:  # a network failure must not end the training
                 log.warning(
                     "%s failed and is left out from here on (%s); log.jsonl goes on",
                     name, first_line(error),

@@ -106,7 +106,7 @@ class Kind:
         return f"timm/{source}"
 
     def resolve(self, spec: ReEncoderSpec) -> ResolvedModel:
-        _token(spec), _size(spec)  # a wrong option is told before anything is downloaded
+        _token(spec), _size(spec)  # a wrong option fails before anything is downloaded
         return resolve_model(self.repository(spec), spec.revision, patterns=PATTERNS)
 
     def load(
@@ -175,7 +175,7 @@ def load_timm(folder: Path, **settings: Any) -> Any:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False, **settings)
         load_checkpoint(model, str(folder / "model.safetensors"), strict=True)
-    except Exception as error:  # whatever timm finds wrong, the folder is to blame
+    except Exception as error:  # any error of timm is about the folder
         raise _unfit(folder, "timm", error) from error
     return model.eval()
 
@@ -215,7 +215,7 @@ def _from_transformers(folder: Path, size: int | None) -> Backbone:
                 ignore_mismatched_sizes=True,  # so that they are listed, and refused below
             )
             processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # whatever transformers finds wrong, the folder is to blame
+    except Exception as error:  # any error of transformers is about the folder
         raise _unfit(folder, "transformers", error) from error
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:

@@ -29,7 +29,7 @@ from .world import (
     strengths,
 )
 
-GAP = 0.03  # least free space between two boxes; half of it at the border
+GAP = 0.03  # least free space between two boxes; half as much at the border
 TRIES = 12  # places tried for an object before the scene draws anew
 ATTEMPTS = 500
 ALIKE = 0.3  # share of scenes in which all objects are alike, for counting

@@ -72,7 +72,7 @@ MAX_OBJECTS = 4
 NEAR = 35.0  # CIE76 color difference under which an object is too near its ground's color
 SHRINK = 0.1  # of both boxes' sizes, taken off an offset before it counts (GenEval's rule)
 HOLDS = 0.5  # share of the distance that the rest of the offset must exceed (GenEval's rule)
-MARGIN = 0.05  # a relation is only said above HOLDS + MARGIN, and only absent below HOLDS - MARGIN
+MARGIN = 0.05  # stated only above HOLDS + MARGIN; counts as absent only below HOLDS - MARGIN
 EDGES = (0.38, 0.62)  # of the places 'left', 'middle', 'right' and 'top', 'middle', 'bottom'
 
 

@@ -268,7 +268,7 @@ def load_python(spec: ReEncoderSpec, device: torch.device) -> Any:
         return getattr(importlib.import_module(module), attribute)(device)
     except EncbenchError:
         raise
-    except (Exception, SystemExit) as error:  # anybody's code
+    except (Exception, SystemExit) as error:  # user code
         said = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the detector {spec} cannot be made: {said}") from error
 

@@ -142,7 +142,7 @@ def build_geneval(
     name = ""
     if colors != "none":
         spec = EncoderSpec.parse(colors)
-        family_of(spec)  # a wrong spec is told before anything is computed
+        family_of(spec)  # a wrong spec fails before anything is computed
         loader = partial(load_colors, colors, device)
         name = colors
         if Path(spec.source).exists():  # results are shared: they name no folder of this machine
