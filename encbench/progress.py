@@ -288,6 +288,6 @@ def format_duration(seconds: float | int) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def format_size(size: float) -> str:
+def format_size(size: float | int) -> str:
     """Bytes, e.g. '1.1 GB' or '91 MB'."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.0f} MB"

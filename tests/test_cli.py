@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,8 @@ def test_every_command_has_help(words, run):
     assert f"encbench {' '.join(words)}" in " ".join(done.out.split())
     assert summary_words(command.help) <= set(done.out.split())
     assert all(getattr(parameter, "help", "") for parameter in command.params)
+    lines = [line.strip() for line in done.out.split("╭")[0].splitlines()]
+    assert all(len(a) > 55 for a, b in pairwise(lines) if a and b), "paragraphs are filled"
 
 
 def summary_words(text: str) -> set[str]:
