@@ -14,10 +14,11 @@ from encbench.confirm.scoring import PromptGroup, _values, metric_specs
 from encbench.data.geneval import TASKS, Clause, GenevalPrompt, to_metadata
 from encbench.errors import DataError, EncbenchError, UnknownNameError, UsageError
 from encbench.files import digest
+from encbench.flow.sample import text_prompts
 from encbench.metrics import find_family, load_metric
 from encbench.metrics.folder import read_folder
 from encbench.metrics.geneval.metric import SPEC
-from encbench.metrics.prompts import meaning
+from encbench.metrics.prompts import TextPrompt, meaning
 from encbench.metrics.score import (
     ImageResult,
     PromptResult,
@@ -150,6 +151,15 @@ def layout(folder, values):
         for i, value in enumerate(row):
             gray(value).save(place / "samples" / f"{i:04d}.png")
     return read_folder(folder)
+
+
+def test_images_sampled_from_a_text_have_a_prompt_without_clauses(tmp_path):
+    (prompt,) = text_prompts("a red circle")
+    (tmp_path / "00000" / "samples").mkdir(parents=True)
+    (tmp_path / "00000" / "metadata.jsonl").write_text(json.dumps(to_metadata(prompt)))
+    gray(9).save(tmp_path / "00000" / "samples" / "0000.png")
+    folder = read_folder(tmp_path)
+    assert (folder.prompts, folder.notes) == ((TextPrompt(0, "a red circle"),), ())
 
 
 def test_a_metric_of_whole_sets(outside, tmp_path):

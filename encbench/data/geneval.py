@@ -48,6 +48,7 @@ PUBLISHED = {
     "color_attr": 100,
 }  # fmt: skip
 """How many prompts of each task GenEval has."""
+FREE = "free"  # tag of a prompt without clauses, as encbench sample writes it
 FETCH = "run 'encbench data fetch geneval --to FOLDER'"
 FILE = "evaluation_metadata.jsonl"
 

@@ -29,8 +29,8 @@ BACKWARD = 3  # a step with a graph costs three forwards
 
 
 class Cost(NamedTuple):
-    """Cost of a training: parameters, trained parameters, FLOPs of a step in all processes, and bytes
-    in each of them."""
+    """Cost of a training: parameters, trained parameters, FLOPs of a step in all processes, and
+    bytes in each of them."""
 
     parameters: int
     trained: int

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import STATE, load_weights, read_part
-from ..data.geneval import GenevalPrompt
+from ..data.geneval import FREE, GenevalPrompt
 from ..errors import DataError, EncbenchError, ModelError, UnknownNameError, UsageError
 from ..files import digest, digest_files, read_lines
 from . import checkpoint as files
@@ -297,7 +297,7 @@ def text_prompts(given: str) -> list[GenevalPrompt]:
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise DataError(f"{given or '--prompts'} holds no prompt")
-    return [GenevalPrompt(number, "free", text, ()) for number, text in enumerate(texts)]
+    return [GenevalPrompt(number, FREE, text, ()) for number, text in enumerate(texts)]
 
 
 def parse_steps(text: str) -> int | tuple[float, ...]:

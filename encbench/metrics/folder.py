@@ -16,9 +16,9 @@ from os.path import isfile  # unlike Path's, it says no to an impossible name
 from pathlib import Path
 
 from ..data.dpg import load_prompts
-from ..data.geneval import TASKS, GenevalPrompt, parse_metadata
+from ..data.geneval import FREE, TASKS, GenevalPrompt, parse_metadata
 from ..errors import DataError
-from ..files import read_json_lines, read_text
+from ..files import parse_json, read_json_lines, read_text
 from ..listing import IMAGES, is_hidden, list_images, name_uniquely, number_names
 from ..schema import check_text, get_field
 from ..types import ImagePrompt
@@ -240,9 +240,12 @@ def _collected(
     return ImageFolder(root, tuple(prompts), samples, (*notes, *lost))
 
 
-def _read_prompt(folder: Path, number: int) -> GenevalPrompt:
+def _read_prompt(folder: Path, number: int) -> GenevalPrompt | TextPrompt:
     path = folder / METADATA
     text = read_text(path, lambda message: DataError(f"{message}; {LAYOUT}"))
+    record = parse_json(text, str(path), DataError)
+    if isinstance(record, dict) and record.get("tag") == FREE:
+        return TextPrompt(number, get_field(record, "prompt", str, str(path), DataError))
     return parse_metadata(text, number, str(path))
 
 
@@ -276,7 +279,7 @@ def _samples(
     return tuple(found[i] for i in sorted(found))
 
 
-def _gaps(prompts: Sequence[GenevalPrompt], expected: Sequence[GenevalPrompt] | None) -> list[str]:
+def _gaps(prompts: Sequence[ImagePrompt], expected: Sequence[ImagePrompt] | None) -> list[str]:
     notes = []
     if expected is not None:
         of, lost, have = len(expected), [], Counter(map(meaning, prompts))
@@ -292,6 +295,6 @@ def _gaps(prompts: Sequence[GenevalPrompt], expected: Sequence[GenevalPrompt] | 
     if missing:
         notes.append(f"{missing:,} of {of:,} prompts are missing (first: {first})")
     absent = [task for task in TASKS if task not in {prompt.task for prompt in prompts}]
-    if absent:
+    if 0 < len(absent) < len(TASKS):
         notes.append(f"no prompt of {', '.join(absent)}: the mean is over the other tasks")
     return notes
