@@ -2,7 +2,8 @@
 # with one process for each of up to four cores.
 # make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
 # make docs: the docs as a site in build/site.
-# make test-fast: the tests that take no more than a few seconds each (docs/testing.md).
+# make test-fast: the tests that take no more than a few seconds each, without type checks while
+# they run (docs/testing.md).
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
 VENV := .venv
@@ -29,7 +30,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	ENCBENCH_CHECK_TYPES=0 $(BIN)/python -m pytest -m 'not slow'
 
 fuzz: $(READY)
 	ENCBENCH_FUZZ_INPUTS=50000 $(BIN)/python -m pytest -q tests/fuzz

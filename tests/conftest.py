@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _parts = [m.name for m in pkgutil.iter_modules([str(ROOT / "encbench")])]
 _checked = [f"encbench.{name}" for name in _parts if name not in ("cli", "commands", "__main__")]
 _checked += ["encbench.probes", "encbench.reports"]
-_hook = install_import_hook(_checked, "beartype.beartype")
+if os.environ.get("ENCBENCH_CHECK_TYPES") != "0":  # make test-fast goes without
+    _hook = install_import_hook(_checked, "beartype.beartype")
 
 SLOW = {line.split()[1] for line in (ROOT / "tests" / "slow.txt").read_text().splitlines()}
 """Tests that `make test-fast` leaves out, as tests/measure.py chose them."""
