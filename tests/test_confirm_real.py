@@ -13,6 +13,7 @@ import geneval_checkpoints
 import pytest
 
 from encbench.cli import main
+from encbench.confirm.bank import Source, rows_of_run
 from encbench.files import write_json
 from encbench.records import read_prediction, read_verdict
 from encbench.types import Cell
@@ -90,3 +91,7 @@ def test_real_formats_from_ranking_to_verdict(
     run(*confirm)  # nothing is trained again
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert read_verdict(out / "verdict.json").encoders == verdict.encoders
+
+    rows = rows_of_run(out, Source("real", "", ""))
+    assert {row.encoder for row in rows} == {*names, "control:constant"}
+    assert all(row.revision for row in rows if not row.control)

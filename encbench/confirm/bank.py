@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..encoders import EncoderSpec
-from ..encoders.local import public_spec
+from ..encoders.local import public_spec, read_places
 from ..errors import EncbenchError, UsageError
 from ..files import digest, read_csv, to_csv, unescape_formula, write_json, write_text
 from ..flow.config import FREE, with_step
@@ -173,7 +173,8 @@ def rows_of_run(folder: Path, source: Source) -> list[Outcome]:
     for (tier, combos), group in groups.items():
         if plan.prompt_pins.get(f"{tier} {combos}") != group.pin:
             raise BankError(f"{folder} was scored on other prompts than this encbench makes")
-    entries = {entry.spec: entry for entry in plan.encoders}
+    places = read_places(folder)  # a training knows where its encoder lay
+    entries = {places.get(entry.spec, entry.spec): entry for entry in plan.encoders}
     specs = {spec.name: spec for spec in metric_specs(plan)}
     rows = []
     for path in sorted((folder / "confirm" / "models").glob(f"*/{RESULT}")):
@@ -203,6 +204,8 @@ def _row(
     spec = EncoderSpec.parse(trained.spec)
     revision = next((e.revision for e in plan.encoders if e.spec == trained.spec), "")
     control = trained.control or spec.family == "control"
+    if spec.revision and revision.startswith(spec.revision):
+        spec = replace(spec, revision=None)  # which has a column of its own
     return Outcome(
         str(public_spec(spec)), revision, str(spec.get("layer") or "last"), trained.stage, control,
         features_of(plan), recipe_hash(plan), seed, 0, *cell, round(score, DIGITS), prompts,
