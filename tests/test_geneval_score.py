@@ -718,7 +718,7 @@ def test_gallery_shows_everything_and_needs_nothing_else(images, tmp_path):
     assert page.figures.count("unscored") == 1
     assert len(page.images) == 95
     assert all((path.parent / unquote(source)).is_file() for source in page.images)
-    assert page.links == []  # nothing is fetched: no script, style or font from elsewhere
+    assert page.links == ["data:,"]  # no icon, and nothing is fetched: no script, style or font
     assert "://" not in text
     assert "default-src 'none'" in text
     assert str(images.parent) not in text
