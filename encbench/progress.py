@@ -286,8 +286,3 @@ def format_duration(seconds: float | int) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def format_size(size: float | int) -> str:
-    """Bytes, e.g. '1.1 GB' or '91 MB'."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.0f} MB"

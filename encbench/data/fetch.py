@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import requests
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -27,7 +28,7 @@ from rich.progress import (
 from ..errors import DownloadError, EncbenchError, StoreError, UsageError, from_os_error
 from ..files import digest_file, replace_on_success
 from ..lock import lock_folder
-from ..progress import bar, console, format_size
+from ..progress import bar, console
 
 # not https: the bucket's name has dots, so no certificate fits it; the sha256 vouches instead
 COCO = "http://images.cocodataset.org"
@@ -85,10 +86,10 @@ class FetchPlan:
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     def __str__(self) -> str:
-        size = "size unknown, made by the server" if self.bytes is None else format_size(self.bytes)
-        room = format_size(sum((a.bytes or 0) + a.unpacked for a in self.archives))
+        size = "size unknown, made by the server" if self.bytes is None else decimal(self.bytes)
+        room = decimal(sum((a.bytes or 0) + a.unpacked for a in self.archives))
         lines = [
-            f"{archive.url} ({format_size(archive.bytes) if archive.bytes else 'size unknown'})"
+            f"{archive.url} ({decimal(archive.bytes) if archive.bytes else 'size unknown'})"
             for archive in self.archives
         ]
         return "\n".join(
@@ -259,7 +260,7 @@ def _check_space(archives: tuple[Archive, ...], root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise StoreError(
-            f"{format_size(needed)} are needed in {root} and {format_size(free)} are free; free "
+            f"{decimal(needed)} are needed in {root} and {decimal(free)} are free; free "
             "some space or choose another folder"
         )
 
@@ -427,8 +428,8 @@ def _check_members(archive: Archive, members: list[zipfile.ZipInfo]) -> None:
     ):
         problem = f"holds {len(members):,} files, not the {archive.files:,} published ones"
     elif size > most:
-        about = format_size(archive.unpacked)
-        problem = f"would unpack to {format_size(size)}, not to about {about}"
+        about = decimal(archive.unpacked)
+        problem = f"would unpack to {decimal(size)}, not to about {about}"
     else:
         return
     raise DownloadError(

@@ -20,6 +20,8 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from ..errors import (
     DataError,
     DownloadError,
@@ -30,7 +32,7 @@ from ..errors import (
     from_os_error,
 )
 from ..files import digest_file, expand_home, read_json, read_text, write_json
-from ..progress import format_size, log
+from ..progress import log
 from ..schema import check_value, get_field, read_model_config
 from .hub_facts import facts_of
 
@@ -511,7 +513,7 @@ def download_snapshot(
             log.info("looking for the data set %s on the hub", repo)
         elif not download_plan([(repo, revision)])[0].cached:
             size = facts_of(repo).bytes
-            log.info("downloading %s%s", repo, f" (about {format_size(size)})" if size else "")
+            log.info("downloading %s%s", repo, f" (about {decimal(size)})" if size else "")
         return Path(download(endpoint=os.environ.get("HF_ENDPOINT") or None))
     except Exception as error:  # the hub's client raises a dozen kinds, its http client more
         raise download_error(error, repo, revision) from error
