@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
@@ -33,7 +34,7 @@ from encbench.probes.reader import CAPTIONS, EVERYTHING, STEPS, ReaderProbe
 from encbench.probes.retrieval import RetrievalProbe
 from encbench.probes.statements import shapes
 from encbench.probes.trained_pooling import TrainedPoolingProbe
-from encbench.rules import load_rules
+from encbench.rules import RankingRule, load_rules
 from encbench.store import Store
 
 CPU = torch.device("cpu")
@@ -47,6 +48,15 @@ PROBES = {
     "ablation": (AblationProbe, ("calibrated", "published")),
 }
 RANK = "effective-rank"
+RIVALS: dict[str, Callable[[Callable[[str, str], float]], float]] = {
+    "reader x log effective rank": lambda score: (
+        score("reader", EVERYTHING) * math.log(score(RANK, "mean tokens"))
+    ),
+    "reader-other-words, version 1": lambda score: (
+        score("reader", EVERYTHING) + 2 * score("reader", "other-words")
+    ),
+}
+"""Combinations that no ranking uses; predicted with the rules, and judged beside them."""
 
 
 def measure(probe: str, context: Context) -> dict[str, list[float]]:
@@ -119,11 +129,12 @@ def main() -> None:
 
 
 def values(scores: dict[str, dict[str, list[float]]]) -> dict[str, float]:
-    """Every rule's value, of those whose scores are there."""
+    """The value of every rule and rival, of those whose scores are there."""
     found = {}
-    for name, rule in load_rules().items():
+    for name, rule in [*load_rules().items(), *RIVALS.items()]:
+        value = rule.value if isinstance(rule, RankingRule) else rule
         try:
-            found[name] = rule.value(lambda probe, score: scores[probe][score][0])
+            found[name] = value(lambda probe, score: scores[probe][score][0])
         except KeyError:
             continue
     return found
