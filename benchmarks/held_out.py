@@ -1,23 +1,24 @@
-"""The held-out table: predictions that were committed before training, against the bank.
+"""The held-out tables: predictions that were committed before training, against the bank.
 
     python benchmarks/held_out.py
 
-Compares every rule and every probe's score of ``outcomes/predictions-N.json`` with 4-step scores
-of the encoders named there, in the wording of the training captions (tier A) and in other words
-(tier B). Prints both tables, and writes them into docs/prediction.md, a summary into README.md
-(each between its markers), everything into results/held-out.json, a plot, and each rule's record
-into the package. Works while trainings are still going on; it says how many are missing.
+Each ``outcomes/predictions-N.json`` is a round. Compares every rule and every probe's score of a
+round with 4-step scores of the encoders named there, in the wording of the training captions
+(tier A) and in other words (tier B). Prints both tables of each round, and writes them into
+docs/prediction.md, a summary into README.md (each between its markers), everything into
+results/held-out.json, plots, and each rule's record, over all rounds that this version of the
+rule predicted, into the package. Works while trainings are still going on; it says how many are
+missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from provenance import keep
@@ -25,7 +26,7 @@ from provenance import keep
 from encbench.confirm.agreement import Agreement
 from encbench.confirm.rules import seed_deviation
 from encbench.errors import EncbenchError
-from encbench.files import write_atomic, write_text
+from encbench.files import read_json, write_atomic, write_text
 from encbench.records import TrackRecord, provenance
 from encbench.reports.agreement import draw_agreement
 from encbench.rules import load_rules, save_record
@@ -52,26 +53,27 @@ def cell_of(tier: str) -> Cell:
     return Cell("geneval", 4, tier, "seen")
 
 
-def named_encoders() -> list[str]:
-    """Those that the files of predictions name: all of them were held out."""
-    files = sorted(OUTCOMES.glob("predictions-[0-9]*.json"))
-    return [spec for path in files for spec in json.loads(path.read_text("utf-8"))["encoders"]]
+def rounds() -> list[Path]:
+    """Files of predictions, one for each round."""
+    return sorted(OUTCOMES.glob("predictions-[0-9]*.json"))
 
 
-def compare(bank: Path, tier: str) -> tuple[Validation, EncoderOutcome]:
-    """Every score against the held-out encoders with two seeds; and the constant's outcome."""
+def named_encoders(files: Sequence[Path]) -> list[str]:
+    """Those that files of predictions name: all of them were held out."""
+    return [spec for path in files for spec in read_json(path)["encoders"]]
+
+
+def compare(bank: Path, tier: str, files: Sequence[Path]) -> tuple[Validation, EncoderOutcome]:
+    """Every score against the encoders of some rounds with two seeds; the constant's outcome."""
     whole = load_outcomes(bank, cell=cell_of(tier), recipe=RECIPE)
-    named = named_encoders()
+    named = named_encoders(files)
     kept = {row.spec: row for row in whole.encoders if len(row.scores) > 1}
     held = tuple(kept[spec] for spec in named if spec in kept)
     missing = [spec for spec in named if spec not in kept]
     notes = (f"Not trained yet: {', '.join(missing)}.",) if missing else ()
-    files = [
-        *sorted(OUTCOMES.glob("predictions-[0-9]*.json")),
-        *sorted(OUTCOMES.glob("rivals-*.json")),
-    ]
-    name = f"tier {tier}: held-out"
-    found = validate(Outcomes(name, held, whole.scores, notes), load_predictions(files))
+    rivals = [path.with_name(path.name.replace("predictions", "rivals")) for path in files]
+    scores = load_predictions([*files, *(path for path in rivals if path.exists())])
+    found = validate(Outcomes(f"tier {tier}: held-out", held, whole.scores, notes), scores)
     return found, kept["control:constant"]
 
 
@@ -183,34 +185,34 @@ def between(path: Path, text: str, name: str = "held-out") -> None:
     write_text(path, f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}")
 
 
-def save_records(found: Validation, tier: str) -> None:
-    """How each rule did, for the first line of rankings."""
+def save_records(bank: Path) -> None:
+    """How each rule did, for the first line of rankings: over all rounds that its present version
+    predicted."""
     commit = str(provenance().get("commit") or "")
-    held = json.loads((OUTCOMES / "predictions-1.json").read_text("utf-8"))
     for name, rule in load_rules().items():
-        row = agreement(found, f"rule {name}")
-        save_record(
-            TrackRecord(
-                rule=name, version=rule.version, cell=cell_of(tier), recipe=RECIPE,
-                encoders=row.encoders, sets=row.sets, correlation=row.pooled.value,
-                low=row.pooled.low, high=row.pooled.high, within=row.within, chance=row.chance,
-                complete=row.encoders == len(named_encoders()),
-                predictions=held["hash"],
-                source="benchmarks/results/held-out.json", commit=commit,
-            )
-        )  # fmt: skip
+        files = [
+            path for path in rounds() if read_json(path)["rules"][name]["version"] == rule.version
+        ]
+        for tier in "AB" if files else "":
+            row = agreement(compare(bank, tier, files)[0], f"rule {name}")
+            save_record(
+                TrackRecord(
+                    rule=name, version=rule.version, cell=cell_of(tier), recipe=RECIPE,
+                    encoders=row.encoders, sets=row.sets, correlation=row.pooled.value,
+                    low=row.pooled.low, high=row.pooled.high, within=row.within, chance=row.chance,
+                    complete=row.encoders == len(named_encoders(files)),
+                    predictions=read_json(files[-1])["hash"],
+                    source="benchmarks/results/held-out.json", commit=commit,
+                )
+            )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bank", type=Path, default=OUTCOMES / "bank.csv")
-    parser.add_argument("--print-only", action="store_true", help="write no file")
-    given = parser.parse_args()
-    both = {tier: compare(given.bank, tier) for tier in "AB"}
-    (a, _), (b, constant) = both["A"], both["B"]
+def tables(bank: Path, files: Sequence[Path]) -> tuple[str, dict[str, Validation], list[str]]:
+    """Both tiers' tables as text and as found, and encoders clearly above the constant in B."""
+    (a, _), (b, constant) = (compare(bank, tier, files) for tier in "AB")
     clear = above_constant(b, constant)
     parts: list[str] = []
-    for tier, (found, _) in both.items():
+    for tier, found in (("A", a), ("B", b)):
         parts += [
             f"### Tier {tier}\n",
             judge(agreement(found, RULE[tier]), tier, found.spread) + "\n",
@@ -222,28 +224,49 @@ def main() -> None:
             )
         parts += [f"{plateau(found, RULE[tier])}\n", found.markdown()]
     text = "\n".join([*parts, "### Each encoder\n", outcomes_table(a, b, clear)])
-    print(text)
+    return text, {"A": a, "B": b}, clear
+
+
+def summary(name: str, rows: Sequence[Agreement]) -> str:
+    return f"| {name} | {' | '.join(map(spearman, rows))} |\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bank", type=Path, default=OUTCOMES / "bank.csv")
+    parser.add_argument("--print-only", action="store_true", help="write no file")
+    given = parser.parse_args()
+    lines, result = "", {}
+    for number, path in enumerate(rounds(), 1):
+        text, by_tier, clear = tables(given.bank, [path])
+        print(f"## Round {number}\n\n{text}")
+        rows = [agreement(found, RULE[tier]) for tier, found in by_tier.items()]
+        emf = [agreement(found, "rule emf-retrieval") for found in by_tier.values()]
+        size = f"round {number}, {rows[0].encoders} encoders"
+        lines += summary(f"encbench's rule for each, {size}", rows)
+        lines += summary(f"the paper's retrieval score, {emf[0].encoders} of them", emf)
+        result[f"round {number}"] = {
+            **{f"tier {tier}": found.as_dict() for tier, found in by_tier.items()},
+            "clearly above the constant in tier B": clear,
+        }
+        if given.print_only:
+            continue
+        between(ROOT / "docs" / "prediction.md", text, f"held-out-{number}")
+        for tier, found in by_tier.items():
+            drawing = draw_agreement(replace(found, rows=found.rows[:12]))
+            figure = f"held-out-{number}-{tier.lower()}.png"
+            write_atomic(ROOT / "docs" / "figures" / figure, drawing.png)
+    text, by_tier, clear = tables(given.bank, rounds())
+    print(f"## All rounds\n\n{text}")
     if given.print_only:
         return
-    between(ROOT / "docs" / "prediction.md", text)
-    rows = [agreement(found, RULE[tier]) for tier, (found, _) in both.items()]
-    emf = [agreement(found, "rule emf-retrieval") for found, _ in both.values()]
-    between(
-        ROOT / "README.md",
-        f"| rank correlation with trained 4-step GenEval, {rows[0].encoders} held-out encoders | "
-        "in the wording of the training captions (tier A) | in other words (tier B) |\n"
-        "|---|---|---|\n"
-        f"| encbench's rule for each | {spearman(rows[0])} | {spearman(rows[1])} |\n"
-        f"| the paper's retrieval score ({emf[0].encoders} of them) | {spearman(emf[0])} | "
-        f"{spearman(emf[1])} |\n",
+    head = (
+        "| rank correlation with trained 4-step GenEval, held-out encoders | in the wording of the "
+        "training captions (tier A) | in other words (tier B) |\n|---|---|---|\n"
     )
-    result: dict[str, Any] = {f"tier {tier}": found.as_dict() for tier, (found, _) in both.items()}
-    result["clearly above the constant in tier B"] = clear
+    between(ROOT / "README.md", head + lines)
     keep("held-out", result)
-    for tier, (found, _) in both.items():
-        drawing = draw_agreement(replace(found, rows=found.rows[:12]))
-        write_atomic(ROOT / "docs" / "figures" / f"held-out-{tier.lower()}.png", drawing.png)
-        save_records(found, tier)
+    save_records(given.bank)
 
 
 if __name__ == "__main__":
