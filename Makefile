@@ -1,9 +1,9 @@
 # make demo: set everything up, rank the zoo's encoders on embedded scenes, and confirm the ranking,
 # with one process for each of up to four cores.
-# make test: set everything up and run the tests. Both need Python 3.11+ and nothing else.
+# make test: set everything up and run the tests, slow ones without type checks while they run
+# (docs/testing.md). Both need Python 3.11+ and nothing else.
 # make docs: the docs as a site in build/site.
-# make test-fast: the tests that take no more than a few seconds each, without type checks while
-# they run (docs/testing.md).
+# make test-fast: the tests that take no more than a few seconds each, all without type checks.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
 VENV := .venv
@@ -27,7 +27,8 @@ demo: $(READY)
 		-m encbench run --confirm --budget 12m --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+	ENCBENCH_CHECK_TYPES=0 $(BIN)/python -m pytest -m slow
 
 test-fast: $(READY)
 	ENCBENCH_CHECK_TYPES=0 $(BIN)/python -m pytest -m 'not slow'
