@@ -38,4 +38,5 @@ def board(config: BoardConfig, json: PrintJson = False) -> None:
     if json:
         print_json("prediction", merged.prediction)
     else:
-        typer.echo(f"board of {len(merged.rows)} encoders from {len(merged.runs)} runs: {page}")
+        runs = f"{len(merged.runs)} run{'s' * (len(merged.runs) > 1)}"
+        typer.echo(f"board of {len(merged.rows)} encoders from {runs}: {page}")
