@@ -98,8 +98,8 @@ def main() -> None:
         "[method.md](method.md).",
         "",
         f"Images are re-encoded by `{run.reencoder}`. 95 % intervals over items ({queries}). "
-        "'Texts read' is how many captions the encoder has read in training. Members stand by "
-        "the rank of their best point.",
+        "'Texts read' is how many captions the encoder has read in training. Encoders are ordered "
+        "by the rank of their best stage.",
         "",
         *table(run, family, texts),
         "",
@@ -107,10 +107,10 @@ def main() -> None:
         "",
         *table(run, controls, texts),
         "",
-        "## Does training longer show?",
+        "## Does a longer training of the encoder show?",
         "",
-        "A finished encoder against its own early points; 'clearly' means that the intervals do "
-        "not meet.",
+        "A finished encoder against its own earlier checkpoints; 'clearly' means that the "
+        "intervals do not overlap.",
         "",
         *gains(run, family),
         "",

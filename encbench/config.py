@@ -63,7 +63,7 @@ class RunConfig:
     vocabulary: Path | None = option(
         None,
         "Words of your own for the reader: a .toml with 'classes', maybe 'attributes' and "
-        "'synonyms'. The reader then reads and asks prompts that are written with them.",
+        "'synonyms'. The reader's captions and prompts are then written with them.",
         DATA, metavar="FILE",
     )  # fmt: skip
     coco: Path | None = option(
@@ -139,7 +139,7 @@ class RunConfig:
 
     @property
     def dataset(self) -> DatasetSpec | None:
-        """The data set of images with captions that the options name."""
+        """The dataset of images with captions that the options name."""
         if self.data is not None:
             return DatasetSpec.parse(self.data)
         if self.captions is not None:

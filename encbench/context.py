@@ -54,7 +54,7 @@ class Data:
 
 
 def load_run_data(config: RunConfig) -> Data:
-    """The data sets that the configuration names; the embedded scenes where it names none.
+    """The datasets that the configuration names; the embedded scenes where it names none.
 
     Raises:
         DataError: one line about what is missing or broken.

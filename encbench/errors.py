@@ -54,7 +54,7 @@ class MissingLibraryError(EncbenchError):
 
 
 class DataError(EncbenchError):
-    """A data set is missing, broken or not the one that was asked for."""
+    """A dataset is missing, broken or not the one that was asked for."""
 
 
 class ImageError(DataError):

@@ -129,7 +129,7 @@ def _common_items(
         common = common.intersection(table.index)
     if common.empty:
         raise EncbenchError(
-            f"these encoders have no common item for '{term.score}'; probe them on one data set"
+            f"these encoders have no common item for '{term.score}'; probe them on one dataset"
         )
     common = common.sort_values()
     rows = np.concatenate([t.loc[common].to_numpy(np.float64) for t in tables], axis=1)
@@ -445,7 +445,7 @@ def _same_data(entrants: Sequence[Entrant]) -> None:
         if len(pins) > 1:
             raise EncbenchError(
                 f"the {probe} records were measured on different data ({', '.join(sorted(pins))}); "
-                "probe all encoders on one data set, in a folder of its own"
+                "probe all encoders on one dataset, in a folder of its own"
             )
 
 

@@ -57,7 +57,7 @@ class RunRecord:
         name: the encoder's short name, unique within a run.
         card: of the encoder.
         pooling: the pooling that was measured.
-        probe: its spec, data set and pin filled in.
+        probe: its spec, dataset and pin filled in.
         scores: by name.
         item_scores: see ``types.Measurement``.
         items: file with one row per item, relative to the record's folder ('' = none).

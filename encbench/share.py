@@ -1,6 +1,6 @@
 """Carry results to and from the Hugging Face hub: a run's records, or an exported model.
 
-Records go to a data set, each run in a folder of its own, so that many people share one; they are
+Records go to a dataset, each run in a folder of its own, so that many people share one; they are
 what ``encbench board`` merges. Nothing is uploaded unless the caller says so.
 """
 
@@ -28,7 +28,7 @@ class Upload:
 
     Attributes:
         kind: of the repository: 'dataset' (records) or 'model' (an exported model).
-        name: folder in a data set; '' for a model.
+        name: folder in a dataset; '' for a model.
         files: by their names in the repository.
     """
 
@@ -47,7 +47,7 @@ def plan_upload(folder: Path, repo: str, name: str | None = None) -> Upload:
     exported model. Nothing is sent.
 
     Args:
-        name: of the run in the data set; by default its folder's.
+        name: of the run in the dataset; by default its folder's.
 
     Raises:
         UsageError: if the folder holds neither.
@@ -83,7 +83,7 @@ def push(upload: Upload, *, public: bool = False, replace: bool = False) -> str:
 
 
 def pull(source: str, to: Path, *, model: bool = False) -> list[Path]:
-    """Fetch the runs of a data set, or an exported model, into folders below ``to``.
+    """Fetch the runs of a dataset, or an exported model, into folders below ``to``.
 
     A folder that is there already and holds the same stays.
 

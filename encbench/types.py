@@ -119,8 +119,8 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a data set. ``path`` is None when its file is not there;
-    ``instances`` is None when the data set has no annotations for it."""
+    """One image of a dataset. ``path`` is None when its file is not there;
+    ``instances`` is None when the dataset has no annotations for it."""
 
     image_id: int
     file_name: str
@@ -148,7 +148,7 @@ class CaptionSet:
         pin: sha256 over the annotation files it was read from.
         images: in the order of their ids.
         captions: in the order of their ids; several for one image.
-        labels: all class names that ``instances`` may use, in the data set's order.
+        labels: all class names that ``instances`` may use, in the dataset's order.
         notes: warnings in words (files missing, captions skipped).
     """
 
@@ -163,7 +163,7 @@ class CaptionSet:
 @runtime_checkable
 class ImageTextDataset(Protocol):
     """Images with captions, as the retrieval probe and a training read them; attributes as in
-    :class:`CaptionSet`, which is one. A data set that has ``draw(side)``, giving all images as
+    :class:`CaptionSet`, which is one. A dataset that has ``draw(side)``, giving all images as
     uint8 (N, 3, side, side), is trained on as drawn; any other's images are read from files."""
 
     @property

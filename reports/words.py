@@ -42,7 +42,7 @@ def rule_record(run: Run) -> str:
 
 
 def shorten_pin(dataset: str) -> str:
-    """A data set's name with its hash cut to 12 digits."""
+    """A dataset's name with its hash cut to 12 digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", str(dataset))
 
 

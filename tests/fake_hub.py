@@ -12,7 +12,7 @@ REPO = "someone/some-model"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves one repository as the hub does, a model or a data set, and takes commits to it;
+    """Serves one repository as the hub does, a model or a dataset, and takes commits to it;
     ``error`` overrides every answer."""
 
     daemon_threads = True

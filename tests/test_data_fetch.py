@@ -1,4 +1,4 @@
-"""Downloads of data sets, against a server on this machine that can misbehave."""
+"""Downloads of datasets, against a server on this machine that can misbehave."""
 
 from __future__ import annotations
 

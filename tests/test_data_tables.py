@@ -1,4 +1,4 @@
-"""Parquet and data sets of the library datasets: columns, splits, and what is refused."""
+"""Parquet and datasets of the library datasets: columns, splits, and what is refused."""
 
 import json
 import pickle
@@ -65,7 +65,7 @@ def test_a_script_is_never_run(tmp_path):
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(DataError, match="comes with a loading script, and no code of a data set"):
+    with pytest.raises(DataError, match="comes with a loading script, and no code of a dataset"):
         load_dataset(f"datasets:{folder}")
     assert not (tmp_path / "ran").exists()
 

@@ -1,4 +1,4 @@
-"""What is checked of data sets and prompt sets, whoever brings them."""
+"""What is checked of datasets and prompt sets, whoever brings them."""
 
 import multiprocessing
 import os

@@ -29,7 +29,7 @@ class PushConfig:
 def push(config: PushConfig, dry_run: DryRun = False) -> None:
     """Upload a run's records or an exported model to the Hugging Face hub, only with --upload.
 
-    The records of a run go to a data set, with each item's score and text, the prediction and the
+    The records of a run go to a dataset, with each item's score and text, the prediction and the
     verdict; no images, features or weights. Look at --dry-run first: records hold the settings and
     the folder names of the run. Fetch them with: encbench pull OWNER/NAME --to FOLDER.
     """

@@ -24,11 +24,12 @@ class ValidateConfig:
     run: tuple[str, ...] = option((), "Folders of runs, whose records hold scores.")
     predictions: tuple[str, ...] = option((), "Files of predictions, with scores by encoder.")
     cell: str = option(
-        "steps=4&tier=A&combos=seen", "Of a bank: sampling steps, wording tier and combinations."
+        "steps=4&tier=A&combos=seen",
+        "Which scores of a bank to read: sampling steps, wording tier and combinations.",
     )
     recipe: str | None = option(
         None,
-        "If the outcomes hold several recipes: the first characters of one's hash.",
+        "Which recipe to read, if the outcomes hold several: the first characters of its hash.",
         shown="the only one",
     )
     controls: bool = option(False, "Include control encoders.")

@@ -335,7 +335,7 @@ def _check_data(run: Path, prediction: Prediction) -> None:
         name, _, was = used.rpartition("@")
         if name in now and used not in pins:
             raise DataError(
-                f"the data set {name} is not what the encoders were ranked on (it was "
+                f"the dataset {name} is not what the encoders were ranked on (it was "
                 f"{was[:12]}, is {now[name][:12]}); restore it or rank again: "
                 f"encbench run --out {run}"
             )

@@ -1,1 +1,1 @@
-"""Data sets, each read by its own file; ``hub`` is the only part that downloads."""
+"""Datasets, each read by its own file; ``hub`` is the only part that downloads."""

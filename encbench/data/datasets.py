@@ -1,6 +1,6 @@
-"""Data sets of images with captions, for the retrieval probe and for training alike.
+"""Datasets of images with captions, for the retrieval probe and for training alike.
 
-A data set is registered under ``encbench.datasets`` by a file that ends with ``FAMILY =
+A dataset is registered under ``encbench.datasets`` by a file that ends with ``FAMILY =
 DatasetFamily(...)``, and named by a spec: ``family[:source][?option=value&...]``, such as
 ``coco:FOLDER?split=val2017``, ``folder:FOLDER`` or ``scenes:scenes-easy``.
 """
@@ -30,12 +30,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """What a data set is wanted for.
+    """What a dataset is wanted for.
 
     Attributes:
-        training: images are to be trained on; a data set with splits gives those that no probe
+        training: images are to be trained on; a dataset with splits gives those that no probe
             and no test reads.
-        count: how many images; None for as many as there are, or the data set's own choice.
+        count: how many images; None for as many as there are, or the dataset's own choice.
         seed: of data that are drawn.
         allow_missing: accept images whose files are not there.
         store: folder of the store, where an index of large files is kept; None for the default.
@@ -50,7 +50,7 @@ class DatasetUse:
 
 @dataclass(frozen=True)
 class DatasetFamily:
-    """How one kind of data set is found and read.
+    """How one kind of dataset is found and read.
 
     Attributes:
         name: what a spec begins with.
@@ -82,7 +82,7 @@ class PromptFamily:
 
 
 def load_dataset(spec: str | DatasetSpec, use: DatasetUse | None = None) -> ImageTextDataset:
-    """Read a data set and check what every reader relies on.
+    """Read a dataset and check what every reader relies on.
 
     Raises:
         UsageError: if the spec is none, or has unknown parts.
@@ -122,7 +122,7 @@ def number_pairs(
     pairs: Iterable[tuple[str, ImageSource | None, Sequence[str]]],
     notes: Sequence[str] = (),
 ) -> CaptionSet:
-    """A data set of images (name, file, captions), numbered from 1 as they come."""
+    """A dataset of images (name, file, captions), numbered from 1 as they come."""
     images: list[ImageRecord] = []
     captions: list[Caption] = []
     for name_of_image, file, texts in pairs:
@@ -141,7 +141,7 @@ def captions_by_image(data: ImageTextDataset) -> dict[int, list[Caption]]:
 
 
 def check_dataset(data: ImageTextDataset, where: str) -> None:
-    """Check ids and texts of a data set.
+    """Check ids and texts of a dataset.
 
     Raises:
         DataError: in one line that begins with ``where``.

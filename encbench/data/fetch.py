@@ -1,4 +1,4 @@
-"""Downloads of data sets: pinned, verified, resumable; the size is printed first."""
+"""Downloads of datasets: pinned, verified, resumable; the size is printed first."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Archive:
     Attributes:
         url: where it is.
         members: shell patterns of the members to take; they go to ``folder`` by their last name.
-        folder: inside the data set's root.
+        folder: inside the dataset's root.
         files: how many members match.
         bytes: size of the archive; None where the server makes it anew for each download.
         unpacked: about the size of what is taken out, in bytes.
@@ -104,7 +104,7 @@ class FetchPlan:
 # Sizes are what the site sends. COCO publishes no checksums; these sha256 (and the md5
 # cced6f7f71b7629ddf16f17bbcfab6b2 of train2017.zip, 442b8da7639aecaf257c1dceb8ba8c80 of
 # val2017.zip, f4bbac642086de4f52a3fdda2de5fa2c of the annotations) are the same in many public
-# download scripts, e.g. torchvision's prototype data sets (sha256) and PaddleDetection (md5).
+# download scripts, e.g. torchvision's prototype datasets (sha256) and PaddleDetection (md5).
 _IMAGES = {
     "train2017": (
         118_287,
@@ -127,7 +127,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
         split: of COCO: 'val2017' or 'train2017'.
 
     Raises:
-        UsageError: if there is no such data set or split.
+        UsageError: if there is no such dataset or split.
     """
     if name == "dpg":
         prompts = Archive(
@@ -164,7 +164,7 @@ def fetch_plan(name: str, split: str = "val2017") -> FetchPlan:
         license = "MIT (djghosh13/geneval)"
         return FetchPlan("geneval", (metadata,), license, use="evaluation_metadata.jsonl")
     if name != "coco":
-        raise UsageError(f"unknown data set '{name}'; known: coco, dpg, dpg-questions, geneval")
+        raise UsageError(f"unknown dataset '{name}'; known: coco, dpg, dpg-questions, geneval")
     if split not in _IMAGES:
         raise UsageError(f"unknown COCO split '{split}'; known: {', '.join(_IMAGES)}")
     files, size, sha256 = _IMAGES[split]
@@ -198,7 +198,7 @@ def fetch_dataset(
     confirm: Callable[[str], bool] | None = None,
     plan: FetchPlan | None = None,
 ) -> Path:
-    """Download a data set, or what is still missing of it.
+    """Download a dataset, or what is still missing of it.
 
     An interrupted download is resumed. Archives are verified, unpacked, then removed.
 
@@ -213,7 +213,7 @@ def fetch_dataset(
         the folder, or file, to hand to a run.
 
     Raises:
-        UsageError: if there is no such data set or split, or ``confirm`` said no.
+        UsageError: if there is no such dataset or split, or ``confirm`` said no.
         DownloadError: if the site cannot be reached, lacks the file or sent something else.
         FolderInUseError: if another process downloads to the folder.
         StoreError: if the disk is full or the folder cannot be written.

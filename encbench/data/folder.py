@@ -17,7 +17,7 @@ LISTS = ("captions.jsonl", "metadata.jsonl")
 
 def load_folder(folder: Path) -> CaptionSet:
     """Read a folder of images, each with a .txt of its name beside it (a caption a line), or with
-    their captions in captions.jsonl (``file_name`` and ``text``, as hub data sets have them).
+    their captions in captions.jsonl (``file_name`` and ``text``, as hub datasets have them).
 
     Images without a caption are left out and counted, as are hidden files and other formats.
 

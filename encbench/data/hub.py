@@ -43,7 +43,7 @@ DATA_FILES = (
     "*.parquet", "*.arrow", "*.json", "*.jsonl", "*.csv", "*.tsv",
     "*.jpg", "*.jpeg", "*.png", "*.webp",
 )  # fmt: skip
-"""What is fetched of a data set's repository: data, never code."""
+"""What is fetched of a dataset's repository: data, never code."""
 ADAPTER = "adapter_config.json"
 CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -450,7 +450,7 @@ def _resolve_repository(repo: str, revision: str | None, wanted: WantedFiles) ->
 
 
 def resolve_dataset(repo: str, revision: str | None) -> tuple[Path, str]:
-    """A data set's data files (:data:`DATA_FILES`), downloaded if they are not there; folder and
+    """A dataset's data files (:data:`DATA_FILES`), downloaded if they are not there; folder and
     commit. No script is ever fetched.
 
     Raises:
@@ -464,7 +464,7 @@ def resolve_dataset(repo: str, revision: str | None) -> tuple[Path, str]:
     files = _select(folder, DATA_FILES, ())
     if not files:
         raise DataError(
-            f"the data set {repo} has no data files ({', '.join(DATA_FILES)}); no script is run: "
+            f"the dataset {repo} has no data files ({', '.join(DATA_FILES)}); no script is run: "
             "take @refs/convert/parquet, or download it by hand and name the folder"
         )
     hashes = digest_each(files)
@@ -510,7 +510,7 @@ def download_snapshot(
             except LocalEntryNotFoundError:
                 pass
         if kind != "model":
-            log.info("looking for the data set %s on the hub", repo)
+            log.info("looking for the dataset %s on the hub", repo)
         elif not download_plan([(repo, revision)])[0].cached:
             size = facts_of(repo).bytes
             log.info("downloading %s%s", repo, f" (about {decimal(size)})" if size else "")

@@ -1,4 +1,4 @@
-"""Spec strings of data sets and prompt sets; light, since configurations hold them."""
+"""Spec strings of datasets and prompt sets; light, since configurations hold them."""
 
 from __future__ import annotations
 

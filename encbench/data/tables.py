@@ -1,7 +1,7 @@
-"""Parquet, and any data set that the library ``datasets`` loads: a local folder or a hub id.
+"""Parquet, and any dataset that the library ``datasets`` loads: a local folder or a hub id.
 
 The library keeps it as a memory-mapped Arrow table, so that images are read by their row, in any
-order, and memory holds none of them. No code of a data set is ever run: of a hub repository only
+order, and memory holds none of them. No code of a dataset is ever run: of a hub repository only
 data files are fetched, and a folder with a loading script is refused.
 """
 
@@ -75,7 +75,7 @@ def load_table(
 
     Args:
         source: a .parquet file, a pattern of them with ``*`` or braces, a folder that ``datasets``
-            loads (or saved), or the id of a data set on the hub.
+            loads (or saved), or the id of a dataset on the hub.
         revision: of the hub repository; resolved once and then kept.
         split: which split; may be left out where there is one, or one for training.
         name: which configuration, where there are several.
@@ -178,7 +178,7 @@ def _load(library: Any, what: str, source: str, **how: Any) -> dict[str, Any]:
         text = first_line(error)
         if "scripts are no longer supported" in text:
             raise DataError(
-                f"{source} comes with a loading script, and no code of a data set is run; take its "
+                f"{source} comes with a loading script, and no code of a dataset is run; take its "
                 "parquet files (on the hub: the branch refs/convert/parquet)"
             ) from error
         if "Config name is missing" in text or "BuilderConfig" in text:
@@ -213,12 +213,12 @@ def _load_spec(spec: DatasetSpec, use: DatasetUse) -> CaptionSet:
 
 FAMILY = DatasetFamily(
     name="datasets",
-    summary="Parquet files, or a data set of the library datasets: local folder or hub id.",
+    summary="Parquet files, or a dataset of the library datasets: local folder or hub id.",
     examples=("datasets:FOLDER/*.parquet", "datasets:HUB-ID@REVISION?split=train&caption=text"),
     load=_load_spec,
     options={
         "split": "which split (default: the only one, or train for training)",
-        "name": "which configuration of the data set",
+        "name": "which configuration of the dataset",
         "image": "column with the images",
         "caption": "column with a caption or a list of captions",
         "group": "column that marks the rows of one image, such as image_id",

@@ -71,7 +71,7 @@ class TrainConfig:
     out: Path = option(Path("runs/train"), "Folder of the training: checkpoints, log and samples.")
     data: str | None = option(
         None,
-        "Data set to train on, such as coco:FOLDER, folder:FOLDER, scenes:scenes-easy or one of "
+        "Dataset to train on, such as coco:FOLDER, folder:FOLDER, scenes:scenes-easy or one of "
         "another package. See: encbench list datasets.",
         DATA, metavar="SPEC",
     )  # fmt: skip
@@ -107,7 +107,7 @@ class TrainConfig:
     side: int = option(32, "Side of the images, in pixels.", DATA, least=1)
     flip: bool = option(
         False,
-        "Mirror each image left to right with probability 1/2 each time it comes; leave it off "
+        "Mirror each image left to right with probability 1/2 each time it is used; leave it off "
         "where captions say left or right.",
         DATA,
     )
@@ -293,7 +293,7 @@ class TrainConfig:
     )  # fmt: skip
     shard: bool = option(
         False,
-        "Share weights, gradients and optimizer state out over the processes of a launch (FSDP2), "
+        "Split weights, gradients and optimizer state over the processes of a launch (FSDP2), "
         "for networks too large for one GPU; else each process holds all of them (DDP).",
         TRAINING,
     )  # fmt: skip
@@ -329,7 +329,7 @@ class TrainConfig:
         check_options(self)
         if sum(source is not None for source in (self.data, self.coco, self.folder)) > 1:
             raise UsageError(
-                "more than one of --data, --coco and --folder is given; a training has one data set"
+                "more than one of --data, --coco and --folder is given; a training has one dataset"
             )
         if self.batch % self.accumulate:
             raise UsageError(
@@ -338,7 +338,7 @@ class TrainConfig:
 
     @property
     def dataset(self) -> DatasetSpec:
-        """The data set that the options name; the embedded scenes if they name none."""
+        """The dataset that the options name; the embedded scenes if they name none."""
         if self.data is not None:
             return DatasetSpec.parse(self.data)
         if self.folder is not None:

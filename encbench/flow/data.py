@@ -1,4 +1,4 @@
-"""Images with captions to train on, of any data set in the registry.
+"""Images with captions to train on, of any dataset in the registry.
 
 The order of a training follows from its seed alone: :func:`picks` gives the images of a step and
 which of their captions are read, whatever the number of processes.
@@ -114,7 +114,7 @@ def load_training_images(config: TrainConfig) -> ImageSet:
 
     Raises:
         DataError: if they are not there or not usable.
-        UsageError: if there is no such data set or world, or nothing is named.
+        UsageError: if there is no such dataset or world, or nothing is named.
     """
     use = DatasetUse(
         training=True, count=config.images or None, seed=config.seed, allow_missing=True,
@@ -130,7 +130,7 @@ folder_images = load_training_images  # its name in scripts written for earlier 
 def training_images(
     dataset: ImageTextDataset, side: int, count: int = 0, max_broken: int = 0
 ) -> ImageSet:
-    """A data set as a training reads it: drawn in memory, or read from files as needed.
+    """A dataset as a training reads it: drawn in memory, or read from files as needed.
 
     Args:
         side: images are cropped to their middle square and scaled to this.
@@ -159,7 +159,7 @@ def training_images(
 
 @runtime_checkable
 class Drawn(ImageTextDataset, Protocol):
-    """A data set that draws its images at the size asked for."""
+    """A dataset that draws its images at the size asked for."""
 
     def draw(self, side: int) -> UInt8[Tensor, "N 3 H W"]: ...
 

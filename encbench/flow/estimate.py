@@ -244,4 +244,4 @@ def _data(config: TrainConfig) -> str:
     spec = config.dataset
     if spec.family == "scenes":
         return f"{config.images:,} scenes of world '{spec.source or 'scenes'}'"
-    return f"data set {spec}"
+    return f"dataset {spec}"

@@ -1,8 +1,8 @@
-"""Latents of a data set, made once by an autoencoder and kept in the store.
+"""Latents of a dataset, made once by an autoencoder and kept in the store.
 
 A latent is found by content. Its entry in the store follows from the hash of the autoencoder, the
 size and crop of the images and whether they are mirrored; its key is the sha256 of the pixels. So
-the same images in files, in tars or in a larger data set share one latent.
+the same images in files, in tars or in a larger dataset share one latent.
 
 Several processes share the work, also without a common launch: each locks a part of the images in
 the store and skips the parts that another one holds. A part is written completely or not at all, so
@@ -130,7 +130,7 @@ class Shelf:
 
 
 class LatentCache:
-    """Makes the latents of a data set that the store lacks.
+    """Makes the latents of a dataset that the store lacks.
 
     Args:
         flip: also of the mirrored images.
@@ -320,7 +320,7 @@ def _key(pixels: Tensor) -> str:
 
 def _signs(data: ImageSet, span: range) -> list[Any]:
     """What images are known by without reading them: their file's path, size and time of change,
-    or the data set's pin, which holds their content."""
+    or the dataset's pin, which holds their content."""
     if not isinstance(data, Files):
         return [data.pin, span.start, span.stop]
     return [_sign(data.files[number], data.pin) for number in span]

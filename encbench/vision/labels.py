@@ -41,7 +41,7 @@ class LabelReEncoder:
         )
 
     def with_labels(self, labels: Sequence[str]) -> LabelReEncoder:
-        """The same for another data set's classes; unchanged for an empty list."""
+        """The same for another dataset's classes; unchanged for an empty list."""
         return LabelReEncoder(self.spec, labels) if labels else self
 
     def encode(self, images: Sequence[ImageRecord]) -> Float[Tensor, "N P"]:
@@ -61,7 +61,7 @@ class LabelReEncoder:
                     raise DataError(
                         f"image {image.image_id} shows a '{instance.label}', which is not one of "
                         "the "
-                        f"{self.card.dim} classes of the data set"
+                        f"{self.card.dim} classes of the dataset"
                     )
                 # objects without a measured area share the image alike
                 row[self.columns[instance.label]] += instance.area if known else 1.0

@@ -1,4 +1,4 @@
-"""The embedded scenes as a data set: drawn files for probes, drawn in memory for training."""
+"""The embedded scenes as a dataset: drawn files for probes, drawn in memory for training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set: twelve plain images that it makes itself, two captions each."""
+"""A dataset: twelve plain images that it makes itself, two captions each."""
 
 from pathlib import Path
 
