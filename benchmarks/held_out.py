@@ -257,7 +257,7 @@ def main() -> None:
         text, by_tier, clear = tables(given.bank, [path])
         print(f"## Round {number}\n\n{text}")
         rows = [agreement(found, RULE[tier]) for tier, found in by_tier.items()]
-        lines += summary(f"encbench's rule for each, round {number}: {rows[0].encoders}", rows)
+        lines += summary(f"encbench's rules, round {number} ({rows[0].encoders} encoders)", rows)
         result[f"round {number}"] = {
             **{f"tier {tier}": found.as_dict() for tier, found in by_tier.items()},
             "clearly above the constant in tier B": clear,
@@ -280,7 +280,7 @@ def main() -> None:
     between(ROOT / "docs" / "prediction.md", text, "held-out-all")
     result["all rounds, tier A"] = both["A"].as_dict()
     emf = [agreement(found, "rule emf-retrieval") for found in both.values()]
-    lines += summary(f"the paper's retrieval score, both rounds: {emf[0].encoders}", emf)
+    lines += summary(f"the paper's retrieval score, both rounds ({emf[0].encoders})", emf)
     head = (
         "| rank correlation with trained 4-step GenEval over held-out encoders | in the wording of "
         "the training captions (tier A) | in other words (tier B) |\n|---|---|---|\n"
