@@ -25,8 +25,9 @@ DOCS = Path(__file__).parent.parent / "docs" / "family.md"
 
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
-    """Title, probe and score: the published two, their calibrated forms, the two that ask."""
-    chosen = [(probe, metric) for _, probe, metric in SCORES]
+    """Title, probe and score: the reader, the published two, their calibrated forms, the two that
+    ask."""
+    chosen = [("reader", "everything"), *((probe, metric) for _, probe, metric in SCORES)]
     chosen += [("retrieval", "scaled@2"), ("ablation", "calibrated")]
     asking = [probe for probe in run.probes.values() if probe.display.section == CONTENT]
     chosen += [(probe.name, probe.main_metric) for probe in asking]
