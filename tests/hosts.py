@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-NAMES = "encbench-a", "encbench-b"
+NAMES = f"encbench-{os.getpid()}-a", f"encbench-{os.getpid()}-b"
+"""Of this process: tests in others may have hosts of their own at the same time."""
 
 
 class Hosts(NamedTuple):

@@ -18,6 +18,7 @@ from encbench.records import (
     write_prediction,
     write_record,
 )
+from encbench.rules import Term, load_rule
 from encbench.types import Cell, EncoderCard, ProbeSpec
 
 SHUFFLE = "control:shuffle(st:good)"
@@ -130,8 +131,11 @@ def test_the_reader_ranks_where_it_was_run_on_all(tmp_path):
     assert not any("Ranked by" in line for line in found.warnings)
 
 
-def test_a_sum_is_resampled_by_prompt_over_its_wordings(tmp_path):
+def test_a_sum_is_resampled_by_prompt_over_its_wordings(tmp_path, monkeypatch):
     """A hard prompt is hard in both: the sum's interval is wider than by independent items."""
+    terms = (Term("reader", "everything"), Term("reader", "other-words", 2.0))
+    rule = dataclasses.replace(load_rule("reader-other-words"), terms=terms)
+    monkeypatch.setattr("encbench.ranking.load_rule", lambda name: rule)
     widths = {}
     for units in (True, False):
         paths = read_field(tmp_path / str(units), READ, units=units)
