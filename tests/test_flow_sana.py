@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from encbench.errors import MissingLibraryError, ModelError, UsageError
 from encbench.flow.config import TrainConfig
-from encbench.flow.derivative import total_derivative
+from encbench.flow.derivative import STEPS, total_derivative
 from encbench.flow.meanflow import Condition
 from encbench.flow.networks import build_objective
 from encbench.flow.sample import parse_steps
@@ -115,10 +115,16 @@ def test_the_default_step_suits_its_scale_of_time(tmp_path):
     net = load_sana(str(tmp_path), WIDTH)
     z, r, t, cond = inputs()
     v = torch.randn_like(z)
-    own = build_objective(
-        TrainConfig("control:constant", tmp_path, network=f"sana:{tmp_path}"), torch.device("cpu")
-    )
+    network = f"sana:{tmp_path}"
+    config = TrainConfig("control:constant", tmp_path, network=network, sana_times="scaled")
+    own = build_objective(config, torch.device("cpu"))
     assert own.derivative == "central"
+    assert (
+        TrainConfig("control:constant", tmp_path, network=network).difference_step
+        == STEPS["central"]
+    )  # the default feeds times unscaled
+    plain = TrainConfig("control:constant", tmp_path).as_dict()
+    assert "sana_times" not in plain  # hashes of other networks' trainings stay
 
     def field(z, r, t):
         return net(z, r, t, cond)

@@ -135,11 +135,11 @@ class TrainConfig:
     )  # fmt: skip
     lora_rank: int = option(16, "Rank of the adapters of --trainable lora.", MODEL, least=1)
     sana_times: str = option(
-        "scaled",
-        "How times enter a SANA: scaled (times 1,000; equals the parent's network at r = t), "
-        "unscaled (as in EMF's code) or rescaled (an embedding of t in [0, 1], fitted to the "
+        "unscaled",
+        "How times enter a SANA: unscaled (as in EMF's code), scaled (times 1,000; equals the "
+        "parent's network at r = t) or rescaled (an embedding of t in [0, 1], fitted to the "
         "parent's; start with flow matching).",
-        MODEL, choices=("scaled", "unscaled", "rescaled"),
+        MODEL, choices=("unscaled", "scaled", "rescaled"),
     )  # fmt: skip
     prediction: str = option(
         "x", "What the network predicts: x (the image) or u (the average velocity).", MODEL,
@@ -369,6 +369,8 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, paths as text, the difference's step written out; see :data:`LATER`."""
         values = to_values(self) | {"derivative_step": self.difference_step}
+        if not self.network.startswith("sana:"):
+            values["sana_times"] = LATER["sana_times"]  # means nothing there
         return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
     def same_training(self, other: Mapping[str, Any]) -> list[str]:
