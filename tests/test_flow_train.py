@@ -692,7 +692,7 @@ def test_the_step_of_the_difference_is_written_out():
     assert training_config({"derivative": "jvp"}).same_training({
         **training_config({"derivative": "jvp"}).as_dict(), "derivative_step": None
     }) == []  # fmt: skip
-    sana = training_config({"network": "sana:x"})
+    sana = training_config({"network": "sana:x", "sana_times": "scaled"})
     assert sana.same_training({**sana.as_dict(), "derivative_step": None}) == []
     # recipes that have trained keep theirs
     assert training_config(scenes_cpu()).derivative_step == 2**-10
