@@ -64,7 +64,7 @@ def named_encoders(files: Sequence[Path]) -> list[str]:
 
 
 def rivals(path: Path) -> Path:
-    """The file of further scores of a round, which no rule uses."""
+    """The file of a round's further scores, which were measured after its predictions."""
     return path.with_name(path.name.replace("predictions", "rivals"))
 
 
@@ -231,7 +231,7 @@ def tables(bank: Path, files: Sequence[Path]) -> tuple[str, dict[str, Validation
     return text, {"A": a, "B": b}, clear
 
 
-def shared() -> set[str]:
+def shared_scores() -> set[str]:
     """Scores that all rounds have, less rules whose version differs between them."""
     scores = [set(load_predictions([path, rivals(path)])) for path in rounds()]
     rules = [read_json(path)["rules"] for path in rounds()]
@@ -270,9 +270,8 @@ def main() -> None:
             figure = f"held-out-{number}-{tier.lower()}.png"
             write_atomic(ROOT / "docs" / "figures" / figure, drawing.png)
     both = {tier: compare(given.bank, tier, rounds())[0] for tier in "AB"}
-    both["A"] = replace(
-        both["A"], rows=tuple(row for row in both["A"].rows if row.name in shared())
-    )
+    kept = shared_scores()
+    both["A"] = replace(both["A"], rows=tuple(row for row in both["A"].rows if row.name in kept))
     text = f"{plateau(both['A'], RULE['A'])}\n\n{both['A'].markdown()}"
     print(f"## All rounds\n\n{text}")
     if given.print_only:
