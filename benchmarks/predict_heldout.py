@@ -30,9 +30,15 @@ from encbench.files import digest, write_json
 from encbench.probes.ablation import AblationProbe
 from encbench.probes.decodability import DecodabilityProbe
 from encbench.probes.minimal_pairs import MinimalPairsProbe
-from encbench.probes.reader import CAPTIONS, EVERYTHING, STEPS, ReaderProbe
+from encbench.probes.reader import (
+    ENTROPY,
+    EVERYTHING,
+    READABLE_ENTROPY,
+    STEPS,
+    ReaderProbe,
+)
 from encbench.probes.retrieval import RetrievalProbe
-from encbench.probes.statements import shapes
+from encbench.probes.statements import HELD_OUT
 from encbench.probes.trained_pooling import TrainedPoolingProbe
 from encbench.rules import RankingRule, load_rules
 from encbench.store import Store
@@ -40,15 +46,28 @@ from encbench.store import Store
 CPU = torch.device("cpu")
 BY_STEPS = tuple(f"{EVERYTHING}@{steps}" for steps in STEPS)
 PROBES = {
-    "reader": (ReaderProbe, (EVERYTHING, "other-words", "held-out", "bits", *BY_STEPS)),
+    "reader": (
+        ReaderProbe,
+        (EVERYTHING, "other-words", "held-out", "bits", *BY_STEPS, ENTROPY, READABLE_ENTROPY),
+    ),
     "trained-pooling": (TrainedPoolingProbe, ("statements", "other-words")),
     "decodability": (DecodabilityProbe, ("tokens", "pooled")),
     "minimal-pairs": (MinimalPairsProbe, ("scaled",)),
     "retrieval": (RetrievalProbe, ("scaled@2", "published@2")),
     "ablation": (AblationProbe, ("calibrated", "published")),
 }
-RANK = "effective-rank"
+RANK = "effective-rank"  # exp of the reader's spectral entropy; in rounds 1, 2 its own probe
+
+
+def version_3(score: Callable[[str, str], float]) -> float:
+    """Of the rule reader; version 2 was the same with everything alone as the share."""
+    share = min(score("reader", EVERYTHING), score("reader", HELD_OUT))
+    return (min(max(share, 0.1), 0.6) - 0.1) * score("reader", ENTROPY)
+
+
 RIVALS: dict[str, Callable[[Callable[[str, str], float]], float]] = {
+    "reader, version 1": lambda score: score("reader", EVERYTHING),
+    "reader, version 3": version_3,
     "reader x log effective rank": lambda score: (
         score("reader", EVERYTHING) * math.log(score(RANK, "mean tokens"))
     ),
@@ -61,24 +80,9 @@ RIVALS: dict[str, Callable[[Callable[[str, str], float]], float]] = {
 
 def measure(probe: str, context: Context) -> dict[str, list[float]]:
     """Value, low and high by score."""
-    if probe == RANK:
-        return {"mean tokens": [effective_rank(context)] * 3}
     kind, names = PROBES[probe]
     found = kind().run(context, seed=0).scores
     return {name: [found[name].value, found[name].low, found[name].high] for name in names}
-
-
-def effective_rank(context: Context) -> float:
-    """exp of the entropy of the variances' shares along the principal axes of captions' mean
-    tokens, where each dimension of the tokens has root mean square 1 (Roy and Vetterli 2007)."""
-    texts = [caption.text for caption in shapes(0, CAPTIONS).captions]
-    tokens = context.tokens(texts)
-    size = torch.cat(tokens).double().square().mean(0).sqrt()
-    floor = 1e-3 * size.square().mean().sqrt() + 1e-12  # as the generator's connector has it
-    rows = torch.stack([part.double().mean(0) for part in tokens]) / size.clamp(min=floor)
-    energy = torch.linalg.svdvals(rows - rows.mean(0)) ** 2
-    share = energy[energy > 0] / energy.sum()
-    return float(torch.exp(-(share * share.log()).sum()))
 
 
 def context_maker(spec: str, store: Path) -> Callable[[str], Context]:
@@ -101,7 +105,7 @@ def main() -> None:
     parser.add_argument("--encoders", type=Path, required=True, help="a spec a line")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--store", type=Path, default=Path("runs/store"))
-    parser.add_argument("--probes", nargs="+", default=[*PROBES, RANK])
+    parser.add_argument("--probes", nargs="+", default=[*PROBES])
     args = parser.parse_args()
     lines = args.encoders.read_text("utf-8").splitlines()
     specs = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -114,16 +118,17 @@ def main() -> None:
                 continue
             try:
                 context = context_maker(spec, args.store)(probe)
-                row["scores"][probe] = {
-                    "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "commit": commit,
-                    **measure(probe, context),
-                }
+                found = measure(probe, context)
             except EncbenchError as error:
                 print(f"{spec}: no {probe}: {error}", flush=True)
                 continue
+            made = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit}
+            row["scores"][probe] = {**made, **found}
+            if probe == "reader":
+                rank = [math.exp(value) for value in found[ENTROPY]]
+                row["scores"][RANK] = {**made, "mean tokens": rank}
             row["revision"] = context.encoder.resolved.revision
-            row["rules"] = values(row["scores"])
+            row["rules"] |= values(row["scores"])
             write(args.out, rows)
             print(f"{spec}: {probe} {row['scores'][probe]}", flush=True)
 

@@ -9,6 +9,11 @@ objects, number of things, colors, relation, and which color is on which object.
 in minimum-description-length probing, the score measures how easy information is to extract, not
 how much there is (Voita and Titov, arXiv 2003.12298); ``bits`` is an online code length as theirs.
 
+Once a reader gets most prompts right, its score hardly tells encoders apart, but few-step models
+trained on them still differ: they are better if captions' features vary along many directions.
+``readable-entropy`` multiplies the two. There a prompt counts as read only as far as prompts with
+new combinations are, because a reader of noise remembers the captions.
+
 Readers with different seeds are trained side by side as one batched network.
 """
 
@@ -17,14 +22,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from encbench.data.geneval import OPPOSITE, RELATIONS, GenevalPrompt
 from encbench.data.scenes.world import MAX_OBJECTS
+from encbench.flow.connector import even_scale
 from encbench.flow.features import Bank, PromptFeatures
 from encbench.flow.whitening import Whitening, WhiteningError, fit_whitening
 from encbench.intervals import estimate_scores
@@ -38,6 +47,9 @@ STEPS = (100, 200, 300, 400)
 CAPTIONS = 2000
 ATTRIBUTES = ("objects", "colors", "count", "relation", "binding")
 EVERYTHING = "everything"
+ENTROPY = "spectral-entropy"
+READABLE_ENTROPY = "readable-entropy"
+CAPTION_GROUPS = 100  # rows of items that stand for the captions
 
 
 class ReaderProbe:
@@ -46,11 +58,17 @@ class ReaderProbe:
 
     spec = ProbeSpec(
         name="reader",
-        version=1,
+        version=2,
         main_metric=EVERYTHING,
         title="how soon a small network reads what the prompt says",
         dataset="scene and GenEval grammar, version 1",
-        orders=("other-words", "held-out", *(f"{EVERYTHING}@{n}" for n in STEPS), *ATTRIBUTES),
+        orders=(
+            READABLE_ENTROPY,
+            "other-words",
+            "held-out",
+            *(f"{EVERYTHING}@{n}" for n in STEPS),
+            *ATTRIBUTES,
+        ),
         reads=("captions",),
     )
     own_texts = 1_800  # about how many it makes and encodes; it encodes no others
@@ -96,7 +114,7 @@ class ReaderProbe:
             seed=seed,
             rare=language.rare,
         )
-        items, names, curve = _items(readings, questions, layout)
+        items, names, curve = _items(readings, questions, layout, spectrum(captions))
         return Measurement(
             scores=estimate_scores(items, names, seed=seed),
             items=items,
@@ -275,11 +293,55 @@ def _highest(values: Float[np.ndarray, "E T"], right: set[int]) -> Bool[np.ndarr
 # ----------------------------------------------------------------------------------- scores
 
 
+class Spectrum(NamedTuple):
+    """Along how many directions captions' features vary.
+
+    Attributes:
+        entropy: in nats.
+        parts: what each caption adds to it, to first order; their mean is 0.
+    """
+
+    entropy: float
+    parts: Float[np.ndarray, " N"]
+
+
+def spectrum(captions: Bank) -> Spectrum:
+    """The entropy of the normalized eigenvalues of the covariance of captions' mean tokens, where
+    each dimension of the tokens has root mean square 1, as in the generator's connector.
+
+    exp of it is an effective rank (Roy and Vetterli 2007, with variances in place of singular
+    values). It is 0 if all captions have the same features.
+    """
+    tokens = captions.tokens.float()
+    lengths = captions.starts.diff()
+    of = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    rows = torch.zeros(len(lengths), tokens.shape[1], dtype=torch.float64)
+    rows.index_add_(0, of, tokens * even_scale(tokens))
+    rows /= lengths[:, None]
+    size = float(rows.square().mean())
+    rows -= rows.mean(0)
+    left, values, _ = torch.linalg.svd(rows, full_matrices=False)
+    total = float(values.square().sum())
+    if total <= 1e-10 * size * rows.numel():
+        return Spectrum(0.0, np.zeros(len(rows)))
+    share = values.square() / total
+    left, share = left[:, share > 1e-12], share[share > 1e-12]
+    logs = share.log()
+    entropy = -float((share * logs).sum())
+    parts = -len(rows) * (left.square() * share) @ (logs + entropy)
+    return Spectrum(entropy, parts.numpy())
+
+
 def _items(
-    readings: Readings, questions: Mapping[str, Sequence[GenevalPrompt]], layout: Layout
+    readings: Readings,
+    questions: Mapping[str, Sequence[GenevalPrompt]],
+    layout: Layout,
+    captions: Spectrum,
 ) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]], list[dict[str, object]]]:
     """Item columns, scores, and the learning curve."""
-    parts: list[pd.DataFrame] = []
+    split = np.array_split(captions.parts, CAPTION_GROUPS)
+    groups = np.array([part.mean() for part in split if len(part)])
+    parts: dict[str, pd.DataFrame] = {}
     curve: list[dict[str, object]] = []
     for question, prompts in questions.items():
         if not prompts:
@@ -308,9 +370,54 @@ def _items(
         names = [f"{question} {p.task} {i}: {p.text}" for i, p in enumerate(prompts)]
         names += [f"{question} {seed}" for seed in seeds]
         units = [f"{p.task} {i}" for i, p in enumerate(prompts)] + seeds  # the same in all wordings
-        parts.append(pd.DataFrame({"item": names, "unit": units, **columns}))
-    items = pd.concat(parts, ignore_index=True)
+        parts[question] = pd.DataFrame({"item": names, "unit": units, **columns})
+    own, new = (
+        parts[question][name].to_numpy() if question in parts else np.empty(0)
+        for question, name in ((SEEN, EVERYTHING), (HELD_OUT, HELD_OUT))
+    )
+    both = _readable(own, new, captions.entropy, groups)
+    names = [f"captions, part {number}" for number in range(1, len(groups) + 1)]
+    parts["captions"] = pd.DataFrame(
+        {"item": names, "unit": names, ENTROPY: captions.entropy + groups}
+    )
+    for question, column in zip((SEEN, HELD_OUT, "captions"), both, strict=True):
+        if question in parts:
+            parts[question][READABLE_ENTROPY] = column
+    items = pd.concat(parts.values(), ignore_index=True)
     return items, {n: (n,) for n in items.columns if n not in ("item", "unit")}, curve
+
+
+def _readable(
+    own: Float[np.ndarray, " N"],
+    new: Float[np.ndarray, " M"],
+    entropy: float,
+    groups: Float[np.ndarray, " G"],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " M"], Float[np.ndarray, " G"]]:
+    """The item column of the readable share times the entropy, in three parts: rows as in ``own``
+    and ``new``, the columns of everything and held-out, and groups of captions.
+
+    The share is the lower one of the two columns' means: a reader that remembers captions gets
+    much of these, and nothing of new combinations. The mean of the whole column is the score, its
+    spread to first order that of the product. Where the minimum has no derivative, its mean over
+    the errors stands for it.
+    """
+    total = len(own) + len(new) + len(groups)
+    share, first = float(own.mean()), 1.0  # how likely everything is the lower one
+    if len(new):
+        error = math.hypot(*(c.std() / math.sqrt(len(c)) for c in (own, new)))
+        first = 1 - NormalDist(float(new.mean()) - share, max(error, 1e-9)).cdf(0)
+        share = min(share, float(new.mean()))
+    score = share * entropy
+
+    def part(rest: Float[np.ndarray, " K"], weight: float) -> Float[np.ndarray, " K"]:
+        column: np.ndarray = score + weight * total / max(len(rest), 1) * rest
+        return column
+
+    return (
+        part(own - own.mean(), first * entropy),
+        part(new - new.mean() if len(new) else new, (1 - first) * entropy),
+        part(groups, share),
+    )
 
 
 def _column(

@@ -30,7 +30,7 @@ from .load import Entry, Run
 from .svg import hover
 
 PROBES = ("reader", "reader-whitened")
-SCORE = "everything"
+SCORE, READABLE_ENTROPY = "everything", "readable-entropy"
 STYLES = {"as it is": PlotStyle(BLUE, "o", size=4), "whitened": PlotStyle(ORANGE, "^", size=5)}
 
 
@@ -79,7 +79,7 @@ def changes(run: Run) -> list[Change]:
 
 
 def whitening_advice(run: Run) -> Iterator[str]:
-    """Which encoder is best as it is, which whitened, and which others would clearly gain."""
+    """The reader's first encoder as it is, the best whitened, and which would clearly gain."""
     found = changes(run)
     if len(found) < 2:
         return
@@ -87,7 +87,11 @@ def whitening_advice(run: Run) -> Iterator[str]:
     def named(change: Change) -> str:
         return run.brief.get(change.row.spec, text.clean_text(change.row.spec))
 
-    best = found[0]
+    def readable(change: Change) -> float:
+        entry = run.score(change.row.spec, PROBES[0], READABLE_ENTROPY)
+        return change.plain.value if entry is None else entry.value
+
+    best = max(found, key=readable)  # as the rule reader has it, whatever this run ranks by
     white = max(found, key=lambda change: change.whitened.value)
     as_it_is = f"{named(best)} as it is ({text.number(best.plain.value)})"
     whitened = f"{named(white)} with whitened features ({text.number(white.whitened.value)}"

@@ -322,7 +322,7 @@ def only_line(capsys) -> str:
 def test_images_are_retrieved_and_shown(custom, tmp_path):
     assert coco_run(coco(tmp_path / "coco"), tmp_path / "out", custom) == 0
     prediction = read_prediction(tmp_path / "out" / "prediction.json")
-    assert prediction.rule.metric == "everything"
+    assert prediction.rule.metric == "readable-entropy"
     assert prediction.others[0].rule.metric == "scaled@2"
     assert list((tmp_path / "out" / "media").glob("*.jpg"))
     assert "data:image/jpeg" in (tmp_path / "out" / "report" / "index.html").read_text()

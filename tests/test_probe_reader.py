@@ -111,6 +111,7 @@ def test_what_knows_nothing_of_the_prompt_gets_chance(few_steps) -> None:
     assert floor["binding"] == 0.5  # each of these prompts is asked with its colors exchanged
     assert floor["everything"] < 0.13
     assert floor["everything"] == floor["other-words"]
+    assert floor["spectral-entropy"] == floor["readable-entropy"] == 0
     for other in (random, shuffled):
         found = values(measure(other))
         assert found["everything"] < 0.16
@@ -133,6 +134,13 @@ def test_planted_attributes_are_all_read(one_reader) -> None:
     steps = [found[f"everything@{n}"] for n in reader.STEPS]
     assert found["everything"] == pytest.approx(np.mean(steps))
     assert steps[0] < steps[-1]
+
+
+def test_noise_is_remembered_but_does_not_count_as_readable(one_reader) -> None:
+    noise, planted = values(measure(random)), values(measure(attributes))
+    assert noise["everything"] > 0.3  # prompts that are captions, too
+    assert noise["spectral-entropy"] > planted["spectral-entropy"]
+    assert noise["readable-entropy"] < 0.2 * planted["readable-entropy"]
 
 
 def slow(statement: GenevalPrompt) -> torch.Tensor:
@@ -190,6 +198,52 @@ def test_interval_is_that_of_prompts_within_tasks_and_of_readers() -> None:
     of_prompts = sum(part.mean(0).var() / part.shape[1] / 4 for part in by_task)
     of_readers = np.mean([part.mean(1) for part in by_task], axis=0).var(ddof=1) / 4
     assert column.var() / len(column) == pytest.approx(of_prompts + of_readers)
+
+
+def test_entropy_is_that_of_the_variances_of_captions_mean_tokens() -> None:
+    """Known where variances are known; the captions' parts are its derivative by their weights."""
+    base = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    corners = torch.cat([base, -base])  # three directions of equal variance
+    texts = [PromptFeatures(torch.stack([row, row]), None) for row in corners]
+    found = reader.spectrum(Bank.of(texts))
+    assert found.entropy == pytest.approx(np.log(3))
+    assert reader.spectrum(Bank.of(texts[:2] * 3)).entropy < np.log(2)
+    rng = np.random.default_rng(0)
+    spread = torch.tensor([3.0, 1, 1, 0.5])
+
+    def draw(count: int) -> list[PromptFeatures]:
+        rows = torch.from_numpy(rng.normal(size=(count, 1, 4))).float() * spread + 4
+        return [PromptFeatures(row, None) for row in rows]
+
+    captions = draw(4000)
+    whole = reader.spectrum(Bank.of(captions))
+    assert whole.parts.mean() == pytest.approx(0, abs=1e-8)
+    again = [reader.spectrum(Bank.of(draw(4000))).entropy for _ in range(60)]
+    error = whole.parts.std() / np.sqrt(len(captions))
+    assert error == pytest.approx(np.std(again), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("share", "new", "moves"), [(0.4, 0.8, (1, 0)), (0.8, 0.3, (0, 1)), (0.4, None, (1, 0))]
+)
+def test_readable_entropy_is_a_product_with_the_spread_of_both(share, new, moves) -> None:
+    rng = np.random.default_rng(0)
+
+    def column(mean: float, count: int) -> np.ndarray:
+        rows = rng.normal(size=count) * 0.1
+        return mean + rows - rows.mean()
+
+    own, other = column(share, 100), np.empty(0) if new is None else column(new, 40)
+    groups = 2 * column(0, 50)
+    parts = reader._readable(own, other, 2.0, groups)
+    assert [len(part) for part in parts] == [100, len(other), 50]
+    both = np.concatenate(parts)
+    lower = share if moves[0] else new
+    assert both.mean() == pytest.approx(lower * 2.0)
+    error = lower**2 * groups.var() / 50
+    for move, rows in zip(moves, (own, other), strict=True):
+        error += move * 2**2 * rows.var() / len(rows) if len(rows) else 0
+    assert both.var() / len(both) == pytest.approx(error, rel=1e-4)
 
 
 def test_attention_is_multi_head_attention() -> None:

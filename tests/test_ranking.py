@@ -90,9 +90,11 @@ def write_reader(
     for question, column, value in (("seen", "everything", seen), ("other", "other-words", other)):
         unit = [f"prompt {i}" for i in range(n)]
         part = pd.DataFrame({"item": [f"{question} {u}" for u in unit], column: value + hard})
+        if column == "everything":
+            part["readable-entropy"] = 2 * part[column]
         parts.append(part.assign(unit=unit) if units else part)
     items = pd.concat(parts, ignore_index=True)
-    names = {"everything": ("everything",), "other-words": ("other-words",)}
+    names = {name: (name,) for name in ("everything", "other-words", "readable-entropy")}
     return write(folder, spec, seen, probe="reader", tables=(items, names))
 
 
@@ -119,7 +121,7 @@ def test_the_reader_ranks_where_it_was_run_on_all(tmp_path):
         "emf-retrieval": ["st:poor", "st:words", "st:good"],
     }
     assert next(iter(orders)) == "reader"
-    assert (found.rule.probe, found.rule.metric) == ("reader", "everything")
+    assert (found.rule.probe, found.rule.metric) == ("reader", "readable-entropy")
     assert found.rule.cell == Cell("geneval", 4, "A", "seen")
     assert found.rule.trust
     assert found.advice.use == "st:good"
@@ -127,7 +129,8 @@ def test_the_reader_ranks_where_it_was_run_on_all(tmp_path):
     assert found.others[0].advice.use == "st:poor"
     rivals = {(r.probe, r.score): r.agreement for r in found.rivals}
     assert rivals["retrieval", "scaled@2"] == pytest.approx(-1)
-    assert ("reader", "everything") not in rivals
+    assert ("reader", "readable-entropy") not in rivals
+    assert rivals["reader", "everything"] == pytest.approx(1)
     assert not any("Ranked by" in line for line in found.warnings)
 
 

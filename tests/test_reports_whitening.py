@@ -50,6 +50,19 @@ def test_places_and_gains(base):
     assert isinstance(draw_whitening(run), Drawing)
 
 
+def test_the_reader_s_first_as_it_is_does_not_depend_on_the_rule_of_the_run(base):
+    run = read_both_ways(base, {0: (0.8, 0.7), 1: (0.7, 0.85)})
+    named = run.candidates[1].spec
+    records = tuple(
+        replace(record, scores={**record.scores, "readable-entropy": Score(2.0, 100, 1.9, 2.1)})
+        if record.card.spec == named and record.probe.name == "reader"
+        else record
+        for record in run.records
+    )
+    choice, *_ = whitening_advice(replace(run, records=records))
+    assert choice.startswith(f"By the reader, use {run.brief[named]} as it is (0.700)")
+
+
 def test_an_encoder_as_it_is_stays_the_best_choice(base):
     run = read_both_ways(base, {0: (0.9, 0.88), 1: (0.4, 0.41)}, margin=0.1)
     (choice,) = whitening_advice(run)

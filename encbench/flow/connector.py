@@ -16,6 +16,13 @@ from .whitening import fit_whitening
 EPS = 1e-6
 
 
+def even_scale(rows: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
+    """What brings each dimension to root mean square 1; a dead dimension is not blown up."""
+    size = rows.double().square().mean(0).sqrt()
+    floor = 1e-3 * size.square().mean().sqrt() + 1e-12
+    return 1 / size.clamp(min=floor)
+
+
 class Connector(nn.Module):
     """Linear, GELU (tanh), Linear, RMSNorm, as between BLIP3o-NEXT's language model and its
     diffusion transformer (arXiv 2510.15857).
@@ -115,9 +122,7 @@ class Connector(nn.Module):
             self.mean.copy_(found.mean)
             self.whitener.copy_(found.matrix)
             rows = self._whiten(rows)
-        size = rows.double().square().mean(0).sqrt()
-        floor = 1e-3 * size.square().mean().sqrt() + 1e-12  # a dead dimension is not blown up
-        self.scale.copy_(1 / size.clamp(min=floor))
+        self.scale.copy_(even_scale(rows))
 
 
 class TextCondition(NamedTuple):
