@@ -226,6 +226,13 @@ def test_a_stopped_training_goes_on_with_the_same_numbers(tmp_path, short, monke
         train_member("mini-gemma", tmp_path, steps=STEPS + 1, batch=BATCH)
 
 
+def test_each_stage_of_a_training_of_one_step_is_written(tmp_path):
+    done = train_member("mini-gemma", tmp_path, steps=1, batch=BATCH)
+    assert len(done.folders) == 3
+    for folder in done.folders:
+        assert (folder / "model.safetensors").is_file()
+
+
 def test_an_unknown_member_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="mini-clip"):
         train_member("mini-clap", tmp_path)

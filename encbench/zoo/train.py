@@ -93,7 +93,7 @@ def _train(
     losses, seconds = _resume(state, digest(plan), model, optimizer)
     if losses:
         log.info("%s resumes at step %d of %d", name, len(losses), schedule.steps)
-    ends = {math.ceil(STAGES[stage] * schedule.steps): stage for stage in stages_of(name)}
+    ends = {stage: math.ceil(STAGES[stage] * schedule.steps) for stage in stages_of(name)}
     every = max(1, schedule.steps // SAVES)
     began = time.perf_counter() - seconds
     with bar(f"training {name}", schedule.steps) as advance:
@@ -103,9 +103,10 @@ def _train(
             losses.append(_step(recipe, model, optimizer, schedule, at))
             advance(1)
             seconds = time.perf_counter() - began
-            if number + 1 in ends:
-                _write(recipe, model, out, ends[number + 1], plan, losses, seconds)
-            if (number + 1) % every == 0 or number + 1 in ends:
+            reached = [stage for stage, end in ends.items() if end == number + 1]
+            for stage in reached:
+                _write(recipe, model, out, stage, plan, losses, seconds)
+            if (number + 1) % every == 0 or reached:
                 _keep(state, model, optimizer, ZooState(digest(plan), losses, seconds))
     shutil.rmtree(state, ignore_errors=True)
     folders = tuple(zoo_folder(name, stage, out) for stage in stages_of(name))
