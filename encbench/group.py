@@ -3,6 +3,7 @@ noticed."""
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -30,8 +31,7 @@ def join_group() -> None:
     import torch
 
     # torch.distributed.nn keeps the group of the moment it is imported, in arguments' defaults,
-    # and torch.optim imports it at its first step. Such a group outlives destroy_process_group,
-    # its threads outlive the interpreter, and now and then the process ends by SIGABRT. So it is
+    # and torch.optim imports it at its first step. Such a group outlives leave_group. So it is
     # imported before there is a group.
     import torch.distributed.nn
     from torch import distributed
@@ -116,12 +116,37 @@ def _set_timeout(limit: timedelta) -> None:
     (getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout)(limit, None)
 
 
+_mesh: Any = None
+
+
+def group_mesh(kind: str) -> Any:
+    """All processes of the group as a mesh (:class:`torch.distributed.DeviceMesh`), over which
+    tensors are sharded. It is made once, for the ``kind`` of device of the first call."""
+    from torch.distributed import get_world_size
+    from torch.distributed.device_mesh import init_device_mesh
+
+    global _mesh
+    if _mesh is None:
+        _mesh = init_device_mesh(kind, (get_world_size(),))
+    return _mesh
+
+
 def leave_group() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one, and end its threads.
+
+    A thread that is still there when the interpreter ends may have to free the tensors of the last
+    exchange, which have Python objects, and then the process ends by SIGABRT.
+    """
     from torch import distributed
 
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    global _mesh
+    if not distributed.is_initialized():
+        return
+    distributed.destroy_process_group()
+    if _mesh is not None:  # torch's caches keep it, so it must not keep the group
+        getattr(_mesh, "_pg_registry", {}).clear()
+        _mesh = None
+    gc.collect()  # sharded networks are in cycles, and hold the group
 
 
 def guard(exchange: Callable[[], R]) -> R:

@@ -55,11 +55,19 @@ CASES = {
 }
 
 WORK = """
-import json, os, sys
+import atexit, glob, json, os, sys
+
+rank = int(os.environ["RANK"])
+
+def look_at_threads():  # after all that is registered later
+    names = [open(path).read().strip() for path in glob.glob("/proc/self/task/*/comm")]
+    print(f"threads of {rank}: {json.dumps(names)}\\n", end="", flush=True)
+
+atexit.register(look_at_threads)
+
 from encbench.flow.config import training_config
 from encbench.flow.train import train
 
-rank = int(os.environ["RANK"])
 for values in json.loads(sys.argv[1]):
     stop = values.pop("stop", None)
 
@@ -163,6 +171,17 @@ def test_each_process_holds_its_part(two):
             assert sum(parts[name] for parts in held) == tensor.numel()
     large = "blocks.0.mlp.into.weight"
     assert held[0][large] == held[1][large]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have names on Linux only")
+def test_no_thread_of_the_group_outlives_it(two):
+    """One that does ends the process by SIGABRT now and then, when the interpreter is gone."""
+    lines = [line for line in two[1].splitlines() if "threads of" in line]
+    assert len(lines) == 2
+    for line in lines:
+        names = json.loads(line.partition(": ")[2])
+        assert names
+        assert not [name for name in names if "gloo" in name]
 
 
 def test_a_checkpoint_of_two_goes_on_in_one_and_in_three(two, tmp_path):

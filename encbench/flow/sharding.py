@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..group import group_mesh
 from .config import TrainConfig
 
 
@@ -37,10 +38,9 @@ def shard(net: nn.Module, device: torch.device) -> None:
 
     All processes must hold the same weights before. It is moved to the device.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    mesh = group_mesh(device.type)
     for block in transformer_blocks(net):
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh, reshard_after_forward=True)  # also where no backward follows
