@@ -169,8 +169,7 @@ def draw_scores(run: Run, probe: ProbeSpec) -> Drawing | str:
             label_rows(axes, rows, short if place == 0 else {})
         legend(figure, styles if most > 1 else {})
         caption = display.caption or (
-            f"{text.clean_text(probe.title)}. Dots are scores, lines their 95 % intervals; "
-            f"{probe.direction} is better."
+            f"Dots are scores, lines their 95 % intervals; {probe.direction} is better."
         )
         return finish(
             figure,
