@@ -261,7 +261,7 @@ def _sana(asked: Asked) -> nn.Module:
     model = diffusers("SANA's network").SanaTransformer2DModel
     torch.manual_seed(0)
     with asked.device:
-        return SanaVelocity(model(**(SMALL_SANA if asked.small else SANA)), None)
+        return SanaVelocity(model(**(SMALL_SANA if asked.small else SANA)), None, "unscaled")
 
 
 def _latents(net: Any, size: int, device: torch.device) -> train_step.Batch:

@@ -159,7 +159,7 @@ def test_what_does_not_go_with_it_is_one_line(values, tmp_path, more, says):
 def test_without_attention_or_peft_is_one_line(tmp_path, monkeypatch):
     flow_checkpoints.sana(tmp_path, num_layers=0)
     with pytest.raises(UsageError, match="has no attention layers"):
-        load_sana(str(tmp_path), 10).train_only("lora")
+        load_sana(str(tmp_path), 10, times="scaled").train_only("lora")
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -167,7 +167,7 @@ def test_without_attention_or_peft_is_one_line(tmp_path, monkeypatch):
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    net = load_sana(str(tmp_path), 10)
+    net = load_sana(str(tmp_path), 10, times="scaled")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingLibraryError, match=r'lora needs peft.*"encbench\[lora\]"'):
         net.train_only("lora")

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def net(folder):
-    return load_sana(str(folder), WIDTH)
+    return load_sana(str(folder), WIDTH, times="scaled")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_at_r_equal_t_it_is_its_parent(net, parent):
 
 @torch.no_grad()
 def test_sanas_own_encoder_needs_no_connector(folder, parent):
-    net = load_sana(str(folder), None)
+    net = load_sana(str(folder), None, times="scaled")
     z, r, t, cond = inputs(24)
     expected = parent(
         z, cond.tokens, t * 1000, encoder_attention_mask=cond.mask, return_dict=False
@@ -67,7 +67,7 @@ def test_sanas_own_encoder_needs_no_connector(folder, parent):
 
 
 def test_the_parents_network_stays_at_r_equal_t_while_the_interval_learns(folder):
-    net = load_sana(str(folder), WIDTH)
+    net = load_sana(str(folder), WIDTH, times="scaled")
     z, r, t, cond = inputs()
     with torch.no_grad():
         still, moving = net(z, t, t, cond), net(z, r, t, cond)
@@ -95,7 +95,7 @@ def test_the_jvp_equals_a_central_difference(tmp_path, scale, h, tolerance):
     """In float32, as SANA computes its times and attention; at its x1000 scale of time the
     derivative is larger and the step has to be smaller."""
     flow_checkpoints.sana(tmp_path, timestep_scale=scale)
-    net = load_sana(str(tmp_path), WIDTH)
+    net = load_sana(str(tmp_path), WIDTH, times="scaled")
     z, r, t, cond = inputs()
     v = torch.randn_like(z)
     with sdpa_kernel(SDPBackend.MATH):
@@ -112,7 +112,7 @@ def test_the_jvp_equals_a_central_difference(tmp_path, scale, h, tolerance):
 @torch.no_grad()
 def test_the_default_step_suits_its_scale_of_time(tmp_path):
     flow_checkpoints.sana(tmp_path, timestep_scale=1.0)
-    net = load_sana(str(tmp_path), WIDTH)
+    net = load_sana(str(tmp_path), WIDTH, times="scaled")
     z, r, t, cond = inputs()
     v = torch.randn_like(z)
     network = f"sana:{tmp_path}"
@@ -218,24 +218,24 @@ def test_the_parts_to_train(net):
 
 def test_what_is_no_sana_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="there is no folder"):
-        load_sana(str(tmp_path / "nowhere"), WIDTH)
+        load_sana(str(tmp_path / "nowhere"), WIDTH, times="scaled")
     with pytest.raises(ModelError, match="says: AutoencoderDC"):
-        load_sana(str(folder / "vae"), WIDTH)
+        load_sana(str(folder / "vae"), WIDTH, times="scaled")
     flow_checkpoints.sana(tmp_path / "sprint", guidance_embeds=True)
     with pytest.raises(UsageError, match="SANA-Sprint"):
-        load_sana(str(tmp_path / "sprint"), WIDTH)
+        load_sana(str(tmp_path / "sprint"), WIDTH, times="scaled")
     part = flow_checkpoints.sana(tmp_path / "bad") / "transformer"
     (part / "diffusion_pytorch_model.safetensors").rename(part / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelError, match="pickled ones are not read"):
-        load_sana(str(tmp_path / "bad"), WIDTH)
+        load_sana(str(tmp_path / "bad"), WIDTH, times="scaled")
     (part / "diffusion_pytorch_model.bin").rename(part / "diffusion_pytorch_model.safetensors")
     said = json.loads((part / "config.json").read_text())
     (part / "config.json").write_text(json.dumps(said | {"num_layers": 3}))
     with pytest.raises(ModelError, match=r"transformer_blocks\.2"):
-        load_sana(str(tmp_path / "bad"), WIDTH)
+        load_sana(str(tmp_path / "bad"), WIDTH, times="scaled")
     z, r, t, cond = inputs()
     with pytest.raises(UsageError, match="latents of 4 channels, not 3"):
-        load_sana(str(folder), WIDTH)(z[:, :3], r, t, cond)
+        load_sana(str(folder), WIDTH, times="scaled")(z[:, :3], r, t, cond)
 
     real = builtins.__import__
 
@@ -246,4 +246,4 @@ def test_what_is_no_sana_is_refused(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingLibraryError, match=r'pip install "encbench\[diffusers\]"'):
-        load_sana(str(folder), WIDTH)
+        load_sana(str(folder), WIDTH, times="scaled")

@@ -219,7 +219,7 @@ def _sana(
                 ) from error
         else:
             source, _, revision = config.network.removeprefix("sana:").partition("@")
-            net = load_sana(source, widths.tokens, revision or None, config.sana_times)
+            net = load_sana(source, widths.tokens, revision or None, times=config.sana_times)
         if net.shape[0] != shape[0]:
             raise UsageError(
                 f"{config.network} works on latents of {net.shape[0]} channels, and these have "

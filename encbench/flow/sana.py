@@ -55,7 +55,7 @@ class SplitTime(nn.Module):
         scale: what t is multiplied by in the parent.
     """
 
-    def __init__(self, parent: Any, times: str = "scaled", scale: float = TIME_SCALE) -> None:
+    def __init__(self, parent: Any, times: str, scale: float = TIME_SCALE) -> None:
         super().__init__()
         self.end, self.linear = parent.emb, parent.linear
         self.from_zero = times != "unscaled"
@@ -124,7 +124,7 @@ class SanaVelocity(nn.Module):
     prediction: Literal["u"] = "u"
     velocity_head = False
 
-    def __init__(self, transformer: nn.Module, cond_dim: int | None, times: str = "scaled") -> None:
+    def __init__(self, transformer: nn.Module, cond_dim: int | None, times: str) -> None:
         super().__init__()
         config: Any = transformer.config
         if config.guidance_embeds:
@@ -218,10 +218,13 @@ class SanaVelocity(nn.Module):
 
 
 def load_sana(
-    source: str, cond_dim: int | None, revision: str | None = None, times: str = "scaled"
+    source: str, cond_dim: int | None, revision: str | None = None, *, times: str
 ) -> SanaVelocity:
     """A pretrained SANA from a folder or the hub: a pipeline's, with the folder transformer/, or
     the transformer alone. Safetensors only.
+
+    Args:
+        times: how r and t enter; see :class:`SplitTime`.
 
     Raises:
         MissingLibraryError: if diffusers is not installed.
